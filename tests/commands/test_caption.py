@@ -253,7 +253,7 @@ def hostile(number: int, _attempt: int) -> str:
     return "say " + answer.replace(CAT, f"{CAT[:-1]}, number {number}.")
 
 
-@pytest.mark.parametrize("images", [pytest.param(300, marks=pytest.mark.long), 90])
+@pytest.mark.parametrize("images", [pytest.param(300, marks=pytest.mark.long), 150])
 def test_a_hostile_server_neither_adds_nor_loses_a_caption(
     images: int, checkout: Path, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

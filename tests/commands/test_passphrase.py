@@ -86,4 +86,4 @@ def test_the_state_gets_the_salt_of_the_stack_file(tmp_path: Path, name: str) ->
     assert exported is not None
     assert exported["deployment"]["secrets_providers"]["state"] == {"salt": CURRENT_SALT}
     assert find_engine("dev", local=True, environ=environ, root=tmp_path).environment == updated.environment
-    assert yaml.safe_load(updated.setting("cloud") or "") == "local"
+    assert yaml.safe_load(updated.settings()["cloud"]) == "local"

@@ -3,6 +3,8 @@
 docs/decisions/0032-real-inputs.md names the public reports.
 """
 
+# ruff: noqa: RUF001 - models answer in all languages, and their tokens have characters that look like others
+
 CAT = "A ginger cat looks up."
 THOUGHT = (
     "The user wants a short caption. Let me look at the picture: there is a cat. I should mention the fur. "
@@ -29,7 +31,7 @@ AROUND_A_CAPTION = {
     "another turn in Markdown": f"{CAT}\n\n### User: And a longer one?",
     "tokens of Llama": f"<s>[INST] [/INST] {CAT}</s>",
     "tokens of Gemma": f"<start_of_turn>model\n{CAT}<end_of_turn>",
-    "tokens of DeepSeek": f"{CAT}<｜end▁of▁sentence｜>",  # noqa: RUF001 - the token of DeepSeek has this character
+    "tokens of DeepSeek": f"{CAT}<｜end▁of▁sentence｜>",
     "tokens of Florence": f"<CAPTION>{CAT}<loc_12><loc_40><loc_700><loc_801></s>",
     "regions": f"<ref>{CAT}</ref><box>[[12, 40, 700, 801]]</box>",
     "a transcript": f"USER: <image>\nDescribe it. ASSISTANT: {CAT}",
@@ -57,6 +59,24 @@ AROUND_A_CAPTION = {
     "a quotation": f"> {CAT}",
     "quotes": f"“{CAT}”",
     "line breaks": "A ginger cat\nlooks up.",
+    "XML": f"<caption>{CAT}</caption>",
+    "an introduction in German": f"Hier ist eine kurze Bildunterschrift:\n\n{CAT}",
+    "a label in Chinese": f"图片描述：{CAT}",
+    "a label with an emoji": f"📸 **Caption:** {CAT}",
+    "JSON in JSON": f'{{"result": {{"caption": "{CAT}"}}}}',
+    "an introduction to JSON": f'Here is the JSON:\n{{"caption": "{CAT}"}}',
+    "a list as Python writes it": f"['{CAT}']",
+    "the name of a model": f"GPT-4: {CAT}",
+    "a count in brackets": f"{CAT} [5 words]",
+    "YAML": f"caption: {CAT}\ntags: cat",
+    "a label with a dash": f"Caption — {CAT}",
+    "the same twice": f"{CAT}\n\n{CAT}",
+    "characters without width": f"\u200b{CAT}\ufeff",
+    "a count of characters": f"{CAT} (22 characters)",
+    "a hope in German": f"{CAT}\n\nIch hoffe, das hilft!",
+    "reasoning of Mistral": f"[THINK]The user wants a caption.[/THINK]{CAT}",
+    "reasoning of Granite": f"Here is my thought process: there is a cat.\n\nHere is my response: {CAT}",
+    "channels with their start": f"<|start|>assistant<|channel|>final<|message|>{CAT}<|return|>",
 }
 
 # (kind, answer): none holds a caption that could be told from the rest.
@@ -109,6 +129,33 @@ NO_CAPTION = {
     "the prompt": "Generate a short caption for this image (100 words or less) that captures composition and details about the subject",
     "wrong characters": "\ufffd\ufffd A cat \ufffd\ufffd\ufffd",
     "numbers": "0.123 0.442 0.99 1.0 0.3 0.7",
+    "a refusal in French": "Je suis désolé, mais je ne peux pas décrire cette image.",
+    "a refusal in German": "Es tut mir leid, aber ich kann dieses Bild nicht beschreiben.",
+    "no image, in Russian": "Я не вижу изображения. Пожалуйста, загрузите его.",
+    "no image, blank": "The image appears to be blank, I can't see any content in it.",
+    "a refusal by a policy": "This content may violate our usage policies.",
+    "a verdict of a guard": "unsafe\nS1",
+    "a refusal by a filter": "[Content removed by the safety filter]",
+    "only an image token": "<image>",
+    "the image itself": "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkSEw8UHRofHh0aHBwgJC4nICIsIxwcKDcpLDAxNDQ0",
+    "an address": "https://files.example/caption/1234",
+    "a file name": "IMG_20240101_120000.jpg",
+    "only a role": "assistant",
+    "a confirmation": "Yes, I can see the image.",
+    "a promise": "Sure, I can help with that!",
+    "an announcement": "I will now describe the image in detail.",
+    "an error about credit": "Insufficient credits. Please add more at https://openrouter.ai/credits",
+    "an error about a limit": "You've hit your limit for today. Upgrade to continue.",
+    "an error about a login": "Please log in to continue.",
+    "a call": 'describe_image(image="1.jpg")',
+    "a call with a text": 'print("A ginger cat")',
+    "a loop with numbers": "cat 1, cat 2, cat 3, cat 4, cat 5, cat 6, cat 7, cat 8, cat 9, cat 10, cat 11, cat 12, cat 13, cat 14, cat 15, cat 16, cat 17, cat 18, cat 19, cat 20, cat 21, cat 22, cat 23, cat 24, cat 25, cat 26, cat 27, cat 28, cat 29, cat 30, cat 31, cat 32, cat 33, cat 34, cat 35, cat 36, cat 37, cat 38, cat 39, cat 40, cat 41, cat 42, cat 43, cat 44, cat 45, cat 46, cat 47, cat 48, cat 49, cat 50, cat 51, cat 52, cat 53, cat 54, cat 55, cat 56, cat 57, cat 58, cat 59,",
+    "pieces of tokens": "asdf qwer zxcv ĠĠĠ ĊĊ",
+    "a note that there is none": "No caption available.",
+    "only an apology": "Sorry.",
+    "progress": "Processing image...",
+    "an error about loading": "Model is loading, please wait.",
+    "a table": "| caption |\n|---|\n| A ginger cat looks up. |",
 }
 
 GOOD_CAPTIONS = (
@@ -142,4 +189,27 @@ GOOD_CAPTIONS = (
     "An old radio with the note: do not touch, taped to its side",
     "3 cats, 2 dogs and 1 parrot on a sofa",
     "A library with books about artificial intelligence and a large language model poster",
+    'A woman says sorry to her friend in a cafe',
+    'A poster about safety policies on a wall',
+    'A cat, <lora:style:1>',
+    "A 'Loading' sign on a warehouse door",
+    'A log in screen on a laptop',
+    'The letter A carved in wood',
+    'Yes sign on a door, red paint',
+    'Unsafe ladder leaning on a wall',
+    'Please do not feed the ducks sign in a park',
+    'So many balloons over a valley at dawn',
+    'Got milk? poster on a brick wall, faded',
+    'No parking sign beside a bicycle',
+    'A page of code: print("hello") on a monitor',
+    'A cat — caption by an unknown artist on the frame',
+    'I ♥ NY shirt on a man in a crowd',
+    'A policeman processing images in a dark room',
+    'ohwx, portrait, 85mm',
+    'a man (30 years old) and a dog',
+    "panel 1, panel 2, panel 3 and panel 4 of a comic",
+    "The Ġgantija temples in Malta at noon",
+    "A dancer (arms raised) in front of a mirror (cracked)",
+    "No people, no cars: an empty street in the morning",
+    "Description boards beside a path through the dunes",
 )  # fmt: skip

@@ -13,7 +13,10 @@ REASONING_OPEN = re.compile(
 REASONING_CLOSE = re.compile(
     rf"</{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_){_THOUGHT}\|>|<unused95>", _I
 )
-FINAL_CHANNEL = re.compile(r"<\|channel\|>final\s*<\|message\|>|\Aanalysis[\s\S]*?assistantfinal", _I)
+FINAL_CHANNEL = re.compile(
+    r"<\|channel\|>final\s*<\|message\|>|\Aanalysis[\s\S]*?assistantfinal|\Ahere(?:'s| is) my thought process:[\s\S]*?here(?:'s| is) my response:",
+    _I,
+)
 
 # What follows one of these is another turn of the conversation.
 END_TOKEN = re.compile(
@@ -31,13 +34,19 @@ SPECIAL_TOKEN = re.compile(
 REGIONS = re.compile(r"<(box|object|quad)>.{0,400}?</\1>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]", _I | re.DOTALL)
 BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}?\}")
 TURN = re.compile(r"(?:^|\s)(?:ASSISTANT|### ?(?:Assistant|Response|Answer)):\s*")
-ROLE = re.compile(r"^\s*(?:assistant|model|gpt)\s*(?::|\n)\s*", _I)
+ROLE = re.compile(
+    r"^\s*(?:assistant|model|chatbot|(?:gpt|claude|gemini|gemma|llava|qwen|mistral|pixtral|internvl)[-.\w]*)\s*(?::|\n)\s*",
+    _I,
+)
 FENCE = re.compile(r"```(?:[a-z]*\n)?(.{0,10000}?)```", _I | re.DOTALL)
 
+BEFORE_JSON = re.compile(r"\A[^{\[]{0,200}:\s*(?=\{)")
+
 _NAME = r"(?:captions?|descriptions?|alt[- ]?text)"
-_LABEL = rf"(?:(?:final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){{0,3}}(?:{_NAME}|answer|output)"
-ANSWER_LABEL = re.compile(rf"^[\s*_#>\"-]*{_LABEL}[\s*_\"]*:[\s*_]*", _I)
-LABEL_LINE = re.compile(r"^[\s*_#>\"-]*[A-Z][A-Za-z ]{1,24}[\s*_\"]*:")
+_OTHER_LANGUAGES = r"(?:bild)?(?:unterschrift|beschreibung)|légende|descripción|leyenda|didascalia|legenda|(?:图片|图像)?(?:描述|说明|标题)|キャプション|画像の説明"
+_LABEL = rf"(?:(?:final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){{0,3}}(?:{_NAME}|answer|output|{_OTHER_LANGUAGES})"
+ANSWER_LABEL = re.compile(rf"^[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*[:：]|\s+[—–-]\s)[\s*_]*", _I)
+LABEL_LINE = re.compile(r"^[\s*_#>\"-]*[A-Za-z][A-Za-z ]{1,24}[\s*_\"]*:")
 _ADJECTIVES = (
     r"(?:(?:a|an|the|my|your|one|short|brief|concise|detailed|possible|suggested|simple|descriptive|revised|accurate"
     r"|image|photo|100-word|\w+-word)\s+){0,6}"
@@ -61,6 +70,10 @@ INTRODUCTIONS = (
     re.compile(
         rf"{_ADJECTIVES}{_NAME}\b(?: (?:for|of) [^:\n]{{0,60}})?\s*(?:is|could be|would be)\s*:\s*", _I
     ),
+    re.compile(
+        r"(?:hier (?:ist|sind)|voici|aquí (?:está|tienes)|ecco|aqui está|以下是|这是|以下は|こちらは)[^:：\n]{0,80}[:：]\s*",
+        _I,
+    ),
     ANSWER_LABEL,
 )
 CLOSING = re.compile(
@@ -68,7 +81,7 @@ CLOSING = re.compile(
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
     r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|word count|total words"
-    r"|\(?\d{1,3} words?\)?\W*$)[\s\S]*$",
+    r"|ich hoffe,? |lass mich wissen|j'espère |n'hésitez pas|espero que|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$)[\s\S]*$",
     _I,
 )
 CLOSING_NOTE = re.compile(
@@ -108,14 +121,17 @@ NO_IMAGE = re.compile(
     r"|\b(?:don't|do not) have (?:the (?:ability|capability) to|access to|vision|visual)"
     r"|\[img-\d+\]"
     r"|\b(?:ich sehe kein|ich kann (?:das|kein) bild|no veo ninguna imagen|no puedo ver|je ne vois (?:pas|aucune)|non vedo)\b"
-    r"|看不到图|没有看到图|无法查看|画像が(?:見え|添付)",
+    r"|не вижу изображени|não (?:consigo|posso) ver|ik zie geen|nie widzę|看不到图|没有看到图|无法(?:查看|看到)|请上传|画像が(?:見え|添付)|이미지를 볼 수 없"
+    r"|^the image (?:appears|seems) to be (?:blank|empty|missing|corrupted|broken)\b",
     _I,
 )
 REFUSAL = re.compile(
     r"(?:unfortunately,? |apologies,? )?(?:(?:but )?(?:\b(?:i'?m|i am) (?:really |so |very )?sorry|\bsorry,? (?:but )?(?:i|this|that|we)\b|i apologi[sz]e"
     r"|my apologies|as an? (?:ai|large language model|language model)(?:,| (?:assistant|language|model|text|system|developed|i\b))|i (?:can(?:no|')t|can not|am unable to|'m unable to|won't|will not|must decline)"
     r"|i'?m (?:unable|not able|not comfortable)|unable to (?:assist|comply)"
-    r"|es tut mir leid|tut mir leid|lo siento|je suis désolé|désolé,|mi dispiace|desculpe)|抱歉|很抱歉|对不起|申し訳|我无法|我不能|извините)",
+    r"|es tut mir leid|tut mir leid|lo siento|je suis désolé|désolé,|mi dispiace|desculpe)|抱歉|很抱歉|对不起|申し訳|我无法|我不能|извините"
+    r"|this (?:content|request|prompt|image) (?:may |might |appears to )?(?:violates?|was (?:blocked|flagged|rejected|filtered))\b"
+    r"|\W*content (?:was |has been )?(?:removed|blocked|filtered|flagged)\b|(?:un)?safe\s+s\d)",
     _I,
 )
 REASONING = re.compile(
@@ -135,19 +151,20 @@ ALTERNATIVES = re.compile(
     _I | re.DOTALL,
 )
 QUESTION = re.compile(
-    r"^(?:what|which|would|could|do|does|how|can|shall|should|may)\b[^?]*\b(?:you|i|me)\b[^?]*\?$|\bhow (?:can|may) i (?:help|assist)"
+    r"^(?:yes,? )?i can (?:help|assist|see (?:the|your|this) (?:image|picture|photo))\b|^i will (?:now|try to) \w+|^(?:what|which|would|could|do|does|how|can|shall|should|may)\b[^?]*\b(?:you|i|me)\b[^?]*\?$|\bhow (?:can|may) i (?:help|assist)"
     r"|\b(?:happy|glad) to (?:help|assist|write|generate|provide|create)\b",
     _I,
 )
 ERROR_TEXT = re.compile(
-    r"(?:error\s*[:(\d]|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
+    r"(?:error\s*[:(\d]|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:processing|loading|generating)\b[^.\n]{0,20}(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
     r" \(most|\w*exception:|\w+error:|cuda (?:error|out of memory)|out of memory|rate limit|unauthorized|http(?:/[\d.]+)? \d{3}|[45]\d\d:? [a-z]"
-    r"|upstream (?:connect|request) |you (?:are out of|have exceeded|have reached|'ve reached|exceeded)|the (?:model|server|engine) is (?:currently )?"
+    r"|upstream (?:connect|request) |you(?: are out of|(?: have|'ve)? (?:exceeded|reached|hit|used up))|(?:the )?(?:model|server|engine) is (?:currently )?"
     r"(?:overloaded|busy|loading|unavailable)|(?:please )?try again later|quota exceeded)",
     _I,
 )
 PLACEHOLDERS = re.compile(
-    r"[\[{<(]+\s*(?:insert|your|caption|description|image|add|write|short|a short|a brief|the caption)\b[^\]}>)]*[\]}>)]+\W*"
+    r"https?://\S+|[\w-]+\.(?:jpe?g|png|webp|gif)|[A-Za-z\d+/=]{60,}|no (?:caption|description)(?: is)?(?: available| provided| generated)?\W*"
+    r"|[\[{<(]+\s*(?:insert|your|caption|description|image|add|write|short|a short|a brief|the caption)\b[^\]}>)]*[\]}>)]+\W*"
     rf"|(?:an? |the )?(?:short |brief |detailed )?{_NAME}(?: (?:of|for) (?:the|this|an?|your) {_IMAGE})?\W*",
     _I,
 )
@@ -170,8 +187,14 @@ PLACEHOLDER_WORDS = frozenset(
         ),
         *("image", "photo", "picture", "no caption", "your caption", "your caption here"),
         *("hello", "hi", "no", "ok", "okay", "sure", "thank you", "thanks", "yes"),
+        *("assistant", "loading", "model", "processing", "safe", "sorry", "system", "unsafe", "user"),
     )
 )
-MARKUP = re.compile(r"[{]|\[[{\"]|<[a-z!?/][^>]*>", _I)
+MARKUP = re.compile(
+    r"[{]|\[[{\"]|<[a-z!?/][^>]*>|\|[^|]*\|\s*\|?\s*:?-{3}|[a-z_]\w*\((?:\w+=)? *(?:,.*)?\)\W*$", _I
+)
+# Pieces of words as byte-level tokenizers store them.
+RAW_TOKENS = re.compile(r"[ĠĊ]{2}|\w[ĠĊ]\w")
+NUMBER = re.compile(r"\d+")
 ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", _I)
 REPEATED_CHARACTERS = re.compile(r"(\S{1,8}?)\1{11,}")

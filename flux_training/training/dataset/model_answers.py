@@ -3,6 +3,7 @@
 The forms come from public bug reports; docs/decisions/0032-real-inputs.md lists them.
 """
 
+import ast
 import html
 import json
 import re
@@ -21,6 +22,8 @@ MAX_ANSWER = 30_000
 # A text with a smaller share of letters, among all but white space, is noise.
 MIN_LETTERS = 0.4
 MAX_REPEATED_WORDS = 40
+# A list such as `panel 1, panel 2` is no loop until it has so many words.
+MIN_COUNTED = 20
 SHOWN = 80
 
 
@@ -83,14 +86,24 @@ def is_loop(text: str) -> bool:
     words = text.casefold().split()
     if len(words) > 2 and len(set(words)) == 1:
         return True
+    counting = patterns.NUMBER.sub("0", text.casefold()).split()
+    return (
+        _repeats(words)
+        or _repeats(counting, MIN_COUNTED)
+        or patterns.REPEATED_CHARACTERS.search(text) is not None
+    )
+
+
+def _repeats(words: list[str], at_least: int = 0) -> bool:
+    """Whether words come again, `at_least` words long."""
     for size in range(1, min(MAX_REPEATED_WORDS, len(words) // 3) + 1):
-        needed = 5 if size == 1 else 3 * size if size < 4 else 2 * size
+        needed = max(at_least, 5 if size == 1 else 3 * size if size < 4 else 2 * size)
         run = 0
         for index in range(size, len(words)):
             run = run + 1 if words[index] == words[index - size] else 0
             if run >= needed:
                 return True
-    return patterns.REPEATED_CHARACTERS.search(text) is not None
+    return False
 
 
 def _start(text: str) -> str:
@@ -127,14 +140,21 @@ def _from_html(text: str) -> str:
 def _from_json(text: str) -> str:
     """The caption in a JSON document, perhaps in a fenced block; the text itself if it has none."""
     fenced = patterns.FENCE.search(text)
-    inner = fenced[1].strip() if fenced else text
+    inner = fenced[1].strip() if fenced else patterns.BEFORE_JSON.sub("", text)
     if inner[:1] in ("{", "["):
-        try:
-            found = _caption_in(json.loads(inner))
-        except (ValueError, RecursionError):
-            return text
+        found = _caption_in(_parsed(inner))
         return found if found is not None else text
     return inner if fenced and not text.replace(fenced[0], "").strip() else text
+
+
+def _parsed(text: str) -> Any:
+    """JSON, or what Python writes for such values; None if it is neither."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
 
 
 def _caption_in(document: Any) -> str | None:
@@ -146,7 +166,10 @@ def _caption_in(document: Any) -> str | None:
         return None
     texts = {str(key).casefold(): value for key, value in document.items() if isinstance(value, str)}
     named = next((texts[key] for key in CAPTION_KEYS if key in texts), None)
-    return named if named is not None or len(document) != 1 else next(iter(texts.values()), None)
+    if named is not None or len(document) != 1:
+        return named
+    [only] = document.values()
+    return _caption_in(only)
 
 
 def _from_labelled_parts(text: str) -> str:
@@ -192,6 +215,12 @@ def _without_markdown(text: str) -> str:
     return text
 
 
+def _without_repetition(text: str) -> str:
+    """One of several equal paragraphs."""
+    paragraphs = {paragraph.strip() for paragraph in text.split("\n") if paragraph.strip()}
+    return paragraphs.pop() if len(paragraphs) == 1 else text
+
+
 def _without_quotes(text: str) -> str:
     """Without quotes around the whole text. A quote that only ends or begins it belongs to a part of it."""
     stripped = text.strip("`* ")
@@ -210,7 +239,11 @@ def _has_no_words(text: str) -> bool:
 
 def _is_noise(text: str) -> bool:
     dense = "".join(text.split())
-    return "\ufffd" in text or sum(letter.isalpha() for letter in dense) < MIN_LETTERS * len(dense)
+    return (
+        "\ufffd" in text
+        or patterns.RAW_TOKENS.search(text) is not None
+        or sum(letter.isalpha() for letter in dense) < MIN_LETTERS * len(dense)
+    )
 
 
 def _is_markup(text: str) -> bool:
@@ -233,6 +266,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("a closing remark", _without_closing),
     ("Markdown", _without_markdown),
     ("an introduction", _without_introduction),
+    ("a repetition", _without_repetition),
 )
 FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),
