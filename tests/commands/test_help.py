@@ -6,7 +6,7 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
-from flux_training.commands.__main__ import COMMANDS, main
+from flux_training.commands.main import COMMANDS, main
 
 WIDTH = 80
 
