@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TextIO
 
 from flux_training.clients.connection import LOCAL_FILE_VARIABLE, Connection, Setting, connect
@@ -12,6 +13,7 @@ from flux_training.training.errors import FluxError
 
 # Options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
 OPTIONS_VARIABLE = "LOCALCLOUD"
+PACKAGE_FOLDER = Path(__file__).resolve().parents[2] / "packages" / "localcloud"
 # A worker reports the end of a job with its next heartbeat. The usual 30 seconds are too long for jobs of a minute.
 DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
 
@@ -50,7 +52,7 @@ def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | 
 
 def is_local_cloud_running() -> bool:
     line = [sys.executable, "-m", "localcloud", "status"]
-    return subprocess.run(line, capture_output=True, check=False).returncode == 0  # noqa: S603 - a fixed command
+    return subprocess.run(line, env=_environment(), capture_output=True, check=False).returncode == 0  # noqa: S603 - a fixed command
 
 
 def stop_local_cloud() -> None:
@@ -60,7 +62,13 @@ def stop_local_cloud() -> None:
 
 def _call(*arguments: str, output: TextIO | None = None) -> None:
     line = [sys.executable, "-m", "localcloud", *arguments]
-    code = subprocess.run(line, check=False, stdout=output).returncode  # noqa: S603 - a fixed command
+    code = subprocess.run(line, env=_environment(), check=False, stdout=output).returncode  # noqa: S603 - a fixed command
     if code != 0:
         what = f"the local cloud could not {arguments[0]} (exit code {code})"
         raise FluxError(what, "", "see its messages above")
+
+
+def _environment() -> dict[str, str]:
+    """The CLI's virtual environment has what the local cloud needs, but not the local cloud: requirements.txt lists packages of an index."""
+    paths = [str(PACKAGE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
