@@ -36,6 +36,7 @@ from flux_training.commands.doctor.services import (
     check_clock,
     check_cloudflare,
     check_gpu,
+    check_group,
     check_invitation,
     check_kelpie,
     check_node_keys,
@@ -77,6 +78,26 @@ def group(replicas: int) -> ContainerGroup:
     state = {"status": "running"}
     raw = {"id": "g", "name": "g", "replicas": replicas, "container": container, "current_state": state}
     return ContainerGroup.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("mark", "adopt", "verdict", "message"),
+    [
+        ("p/prod", False, "ok", "g may be used by this stack"),
+        ("p/dev", True, "ok", "g may be used by this stack"),
+        ("p/dev", False, "bad", "g exists already and belongs to p/dev"),
+        (None, False, "bad", "g exists already and is not this project's"),
+    ],
+)
+def test_a_container_group_of_others_is_found_before_the_preview_refuses_it(
+    mark: str | None, adopt: bool, verdict: str, message: str
+) -> None:
+    found = group(0)
+    if mark:
+        found.container.environment_variables["FLUX_OWNER"] = SecretStr(mark)
+    (result,) = check_group(found, "p/prod", adopt)
+    assert (result.verdict, result.message) == (verdict, message)
+    assert check_group(None, "p/prod", adopt)[0].verdict == "ok"
 
 
 def job(status: str, minutes: float, started: bool = False) -> Job:

@@ -19,8 +19,9 @@ from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, check_cluster, ok, run_check
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
-from flux_training.commands.stack.project import project_root
+from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.job_status import stack_jobs
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs, weights_in_image
 from flux_training.training.settings import StackSettings
@@ -118,8 +119,7 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
             )
             for name in settings.all_clusters
         }
-        up = make_command("up", stack)
-        if _check_services(checkup, connection, settings, needs, up):
+        if _check_services(checkup, connection, settings, needs, stack):
             storage = connection.storage(settings.storage.bucket)
             checkup.check(
                 "Results",
@@ -135,9 +135,14 @@ def _memory_needed(jobs: Iterable[DeclaredJob], weights: str) -> int:
 
 
 def _check_services(
-    checkup: Checkup, connection: Connection, settings: StackSettings, memory_gb: Mapping[str, int], up: str
+    checkup: Checkup,
+    connection: Connection,
+    settings: StackSettings,
+    memory_gb: Mapping[str, int],
+    stack: str,
 ) -> bool:
-    """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs of each cluster need. `up`: the command that deploys the stack."""
+    """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs of each cluster need."""
+    up, owner = make_command("up", stack), f"{project_name(project_root())}/{stack}"
     connection = connection.model_copy(update={"few_retries": True})
     urls = addresses(connection)
     if settings.storage.kind == "r2":
@@ -157,18 +162,26 @@ def _check_services(
             for name, cluster in clusters.items():
                 check = partial(services.check_gpu, classes, cluster, memory_gb[name])
                 checkup.check("GPU", partial(check_cluster, name, "GPU", check))
+                check = partial(_check_group, connection, cluster, owner, settings.adopt)
+                checkup.check("Group", partial(check_cluster, name, "Group", check))
             checkup.check("Quota", lambda: services.check_quota(connection.salad(), clusters.values()))
             for name, cluster in clusters.items() if is_reachable["Kelpie"] else ():
                 check = partial(services.check_kelpie, connection, cluster, up)
                 checkup.check("Kelpie's key", partial(check_cluster, name, "Kelpie's key", check))
     if is_reachable.get("Cloudflare"):
         checkup.check("Cloudflare's token", lambda: services.check_cloudflare(connection, settings, up))
-    stack = StackServices(connection, settings)
-    checkup.check("Nodes' keys", lambda: services.check_node_keys(stack))
+    stack_services = StackServices(connection, settings)
+    checkup.check("Nodes' keys", lambda: services.check_node_keys(stack_services))
     if not is_reachable["Storage"]:
         return False
     storage = connection.storage(settings.storage.bucket)
     return checkup.check("Bucket", lambda: services.check_bucket(storage, settings, up))
+
+
+def _check_group(
+    connection: Connection, cluster: ClusterSettings, owner: str, adopt: bool
+) -> list[CheckResult]:
+    return services.check_group(connection.salad().get_group(cluster.name), owner, adopt)
 
 
 def print_result(result: CheckResult) -> None:

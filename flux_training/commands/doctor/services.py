@@ -26,7 +26,7 @@ from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.gpu import choose_gpu, names_a_class, wanted_classes
 from flux_training.training.gpu import memory_gb as memory_of
 from flux_training.training.runs.node_rights import shared_keys_warning
-from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import counted
@@ -96,6 +96,23 @@ def check_quota(salad: Salad, clusters: Iterable[ClusterSettings]) -> list[Check
     if quotas.quota - others < wanted:
         return [note("Quota", message, "fewer nodes than cluster.maxReplicas can start now")]
     return [ok("Quota", message)]
+
+
+def check_group(group: ContainerGroup | None, owner: str, adopt: bool) -> list[CheckResult]:
+    """Whether the stack `owner` (`<project>/<stack>`) may use the container group of this name, if there is one."""
+    if group is None:
+        return [ok("Group", "does not exist yet; its name is free")]
+    other = group.environment_value(OWNER_VARIABLE)
+    if adopt or other == owner:
+        return [ok("Group", f"{group.name} may be used by this stack")]
+    whose = f"belongs to {other}" if other else "is not this project's"
+    return [
+        bad(
+            "Group",
+            f"{group.name} exists already and {whose}",
+            "choose another cluster.name, or set `adopt: true`",
+        )
+    ]
 
 
 def check_kelpie(connection: Connection, cluster: ClusterSettings, up: str) -> list[CheckResult]:
