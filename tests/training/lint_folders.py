@@ -362,6 +362,7 @@ MISTAKES: dict[str, Spoil] = {
     "saves-kept": edit("max_step_saves_to_keep: 20", "max_step_saves_to_keep: 4"),
     "config-processes": edit("meta:\n", "    - type: sd_trainer\nmeta:\n"),
     "job-type": edit("job: extension", "job: train"),
+    "config-meta": edit('  name: "[name]"\n', ""),
     "process-type": edit("sd_trainer", "sd_trainre"),
     "caption-ext": edit("caption_ext: txt", "caption_ext: caption"),
     "config-variable": edit("meta:", "meta:\n  token: ${HF_TOKEN}"),

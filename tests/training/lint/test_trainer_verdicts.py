@@ -9,8 +9,8 @@ from tests.training.lint.trainer_cases import (
     base_document,
     changed,
     lint_errors,
-    random_cases,
     trainer_cases,
+    tried_cases,
 )
 
 CASES = [case for case in trainer_cases() if "raw" not in case.change]
@@ -55,9 +55,10 @@ def test_what_the_trainer_trains_with_is_no_error(case: TrainerCase) -> None:
     assert bool(errors) == (case.name in MISREAD), errors
 
 
-def test_lint_and_the_trainer_agree_about_random_changes() -> None:
-    """At least 95 of 100 times, and there is a reason for each of the others."""
-    cases = random_cases()
+@pytest.mark.parametrize("name", ["trainer_mutations.json", "trainer_trials.json"])
+def test_lint_and_the_trainer_agree(name: str) -> None:
+    """For the few changes about which they do not, there is a reason."""
+    cases = tried_cases(name)
     found = {case.name: agreement(case, lint_errors(changed(base_document(), case.change))) for case in cases}
     assert [name for name, how in found.items() if how == Agreement.UNEXPLAINED] == []
-    assert list(found.values()).count(Agreement.AGREED) >= 0.95 * len(cases)
+    assert list(found.values()).count(Agreement.AGREED) >= (0.9 if "trials" in name else 0.95) * len(cases)

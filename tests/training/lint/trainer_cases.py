@@ -1,6 +1,7 @@
 """What the real ai-toolkit did with changed copies of jobs/chelsea-cat/train.yml (docs/trainer.md).
 
-trainer_verdicts.json has chosen changes, trainer_mutations.json random ones (`mutations(43, 200)`), all of which were run.
+trainer_verdicts.json and trainer_trials.json have chosen changes, trainer_mutations.json random ones (`mutations(43, 200)`). Those of
+the last two were all run.
 """
 
 import copy
@@ -20,7 +21,7 @@ from flux_training.training.train_yml.trainer_config import TrainerFile, documen
 
 ABSENT = "<absent>"
 # Rules about what ai-toolkit silently reads as something else, or trains without.
-SILENT = ("value-misread", "node-path", "caption-ext")
+SILENT = ("key-unknown", "value-misread", "node-path", "caption-ext")
 # Rules that refuse what ai-toolkit runs, by the reason.
 REFUSED_HERE = {
     "config-name": "its results are not in the folder that is uploaded",
@@ -37,6 +38,7 @@ RUNS_BY_CHANCE = {
     "datasets[0].scale": "a negative one turns the tiny images of this trial around",
     "datasets[0].loss_multiplier": "torch takes a list of one number for the number",
     "train.optimizer_params": "the text `false` turns an option on",
+    "sample.network_multiplier": "a text that is no number is not used",
     "sample.format": "`.png` makes files that end with `..png`, which are no samples here",
     "sample.neg": "a list of one text is taken for the text",
     "sample.prompts": "a section is taken for the list of its keys",
@@ -44,6 +46,10 @@ RUNS_BY_CHANCE = {
 }
 FAILS_BY_CHANCE = {
     "torch_profiler": "it asks for a GPU",
+    "train.attention_backend": "its package needs a GPU",
+    "datasets[0].controls[0]": "it downloads a model",
+    "model.assistant_lora_path": "it downloads the adapter",
+    "network.network_kwargs.only_if_contains[0]": "the tiny model of this trial has no such layer",
     "train.optimizer": "ai-toolkit's own 8-bit Adam needs a GPU",
     "datasets[0].scale": "a hundredth of the tiny images of this trial has no pixels",
     "network.network_kwargs": "lint does not know the names of the layers",
@@ -80,8 +86,9 @@ def trainer_cases() -> list[TrainerCase]:
     return [TrainerCase(**case) for case in _read("trainer_verdicts.json")]
 
 
-def random_cases() -> list[TrainerCase]:
-    return [TrainerCase(json.dumps(case["change"]), **case) for case in _read("trainer_mutations.json")]
+def tried_cases(name: str) -> list[TrainerCase]:
+    """Of trainer_mutations.json or trainer_trials.json."""
+    return [TrainerCase(json.dumps(case["change"]), **case) for case in _read(name)]
 
 
 def _read(name: str) -> list[dict[str, Any]]:

@@ -203,6 +203,12 @@ def _denoising_steps(job: Subject) -> Iterator[Conflict]:
         )
 
 
+def _single_items(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    if train.get("single_item_batching") and _number(train.get("batch_size"), 1) > 1:
+        yield "single_item_batching fails with a batch_size above 1", ("train", "single_item_batching")
+
+
 def _start_step(job: Subject) -> Iterator[Conflict]:
     start, steps = job.section("train").get("start_step"), job.config.steps if job.config else None
     if steps and _number(start, 0) >= steps:
@@ -242,6 +248,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _parameters,
     _augmentations,
     _denoising_steps,
+    _single_items,
     _start_step,
     _log_folder,
     _wandb,

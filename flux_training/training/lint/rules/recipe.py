@@ -158,6 +158,16 @@ def unknown_job_type(job: Subject) -> Iterator[Problem]:
 
 
 @AREA.error(
+    "config-meta",
+    "ai-toolkit adds its own keys to this section when it saves, and stops if it is none",
+    "delete it, or write keys below it",
+)
+def meta_that_is_no_section(job: Subject) -> Iterator[Problem]:
+    if job.config and job.trains and not isinstance(job.config.document.get("meta", {}), dict):
+        yield job.in_file(f"meta is {job.config.document['meta']!r}", "meta")
+
+
+@AREA.error(
     "process-type",
     "ai-toolkit's other processes extract, merge or generate, or need the database of its own web page",
     f"set type: {TRAINERS[0]}",
