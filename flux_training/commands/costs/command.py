@@ -19,19 +19,20 @@ from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_hours
 from flux_training.training.cost import CLOUDS
-from flux_training.training.estimates.actuals import CostGroup, RunCost, Waste, advice, grouped, run_cost
+from flux_training.training.estimates.actuals import (
+    WASTE_WORDS,
+    CostGroup,
+    RunCost,
+    Waste,
+    advice,
+    grouped,
+    run_cost,
+)
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import one_line
-
-WASTE_WORDS = {
-    "downloads": "downloads",
-    "loading": "loading, caching, first samples",
-    "starts": "starting again",
-    "repeated": "steps trained again",
-}
 
 
 @click.command()

@@ -12,6 +12,7 @@ from flux_training.commands.report.chart import chart_curve
 from flux_training.commands.report.inline_images import InlineImage, embed_image
 from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
 from flux_training.training.bill import show_dollars
+from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
 from flux_training.training.train_yml.diff import caption_changes, differing_settings, setting_changes
@@ -170,6 +171,7 @@ def _figures(run: ReportedRun) -> Facts:
         found.append(("Faulty steps", progress.faults))
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
+        found.append(("Paid without training", in_words(waste_of(progress).total)))
     if cost is not None:
         found.append(("Cost", show_dollars(cost) + (" at example prices" if run.is_stand_in else "")))
     found.append(("Images", str(len(run.images))))

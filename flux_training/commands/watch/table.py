@@ -9,6 +9,7 @@ from rich.text import Text
 
 from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.bill import FREE, show_dollar_range, show_dollars
+from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.runs.progress import loss_note
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.train_yml.trainer_version import version_warning
@@ -45,6 +46,8 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     parts += [Text(f"{name}: {faults}", style="yellow") for name, faults in faulty]
     if note := loss_note(row.status.progress for row in stack.rows):
         parts.append(Text(note, style="dim"))
+    wasted = [(row.name, waste_of(row.status.progress).after_interruptions) for row in stack.rows]
+    parts += [Text(f"{name}: {waste}", style="dim") for name, waste in wasted if waste]
     expected = [(row.name, show_dollar_range(row.expected)) for row in stack.rows]
     parts += [Text(f"{name}: {cost} expected in the end", style="dim") for name, cost in expected if cost]
     if stack.spent is not None:

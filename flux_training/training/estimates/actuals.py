@@ -16,6 +16,13 @@ from flux_training.training.runs.records import EstimateRecord, RunRecord
 
 # The time that is left is the mean time of a step so far, which samples and saves make uneven. Assumption.
 LEFT_SPREAD = Range(0.85, 1.0, 1.25)
+# The fields of Waste.
+WASTE_WORDS = {
+    "downloads": "downloads",
+    "loading": "loading, caching, first samples",
+    "starts": "starting again",
+    "repeated": "steps trained again",
+}
 # Shares of the paid time above which advice is worth a line.
 MAX_REPEATED_SHARE = 0.05
 MAX_IDLE_SHARE = 0.1
@@ -37,6 +44,14 @@ class Waste:
     @property
     def total(self) -> float:
         return self.downloads + self.loading + self.starts + self.repeated
+
+    @property
+    def after_interruptions(self) -> str:
+        """`starting again 3 min, steps trained again 8 min`; empty if nothing was interrupted."""
+        found = {"starts": self.starts, "repeated": self.repeated}
+        return ", ".join(
+            f"{WASTE_WORDS[cause]} {show_hours(seconds)}" for cause, seconds in found.items() if seconds
+        )
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ def test_waste_by_cause(progress: RunProgress, waste: Waste) -> None:
     assert waste_of(progress) == waste
 
 
+def test_interruptions_are_said_in_words() -> None:
+    assert waste_of(PROGRESS).after_interruptions == "starting again 3 min, steps trained again 3 min"
+    assert waste_of(RunProgress()).after_interruptions == ""
+
+
 def test_a_finished_run_has_an_error_and_is_inside_its_range_or_not() -> None:
     found = run_cost("cat", "0123456789ab", RECORD, PROGRESS)
     assert (found.month, found.gpu) == ("2026-11", "RTX 5090 (32 GB)")
