@@ -7,7 +7,7 @@ the last two were all run.
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -124,12 +124,12 @@ def changed(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def lint_errors(document: Mapping[str, Any]) -> list[str]:
+def lint_errors(document: Mapping[str, Any], variables: Collection[str] = ()) -> list[str]:
     """The codes of all errors in a train.yml for the images of chelsea-cat, on the GPU that the recipe recommends."""
     raw = json.dumps(document).encode()
     config = TrainerFile(Path("train.yml"), raw, dict(document))
     images = IMAGES.dataset(JOB, folder_uses(config.process))
-    job = Subject("chelsea-cat", JOB, config, images, gpu="RTX 5090")
+    job = Subject("chelsea-cat", JOB, config, images, gpu="RTX 5090", variables=frozenset(variables))
     return sorted({finding.code for finding in check_rules(job) if finding.severity == "error"})
 
 
