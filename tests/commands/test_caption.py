@@ -334,3 +334,17 @@ def test_a_prompt_of_ones_own_is_used_for_any_model(checkout: Path, run: Run) ->
     with captioner() as server:
         run(*options(server), "--prompt", "What is it?")
     assert set(server.prompts) == {"What is it?"}
+
+
+def test_other_folders_that_are_trained_are_named_and_left_alone(checkout: Path, run: Run) -> None:
+    config = checkout / "jobs/squares/train.yml"
+    dataset = '        - folder_path: "dataset"\n'
+    text = new_train_yml("squares", "ohwx")
+    assert dataset in text
+    config.write_text(
+        text.replace(dataset, f"        - folder_path: dataset-faces/\n{dataset}"), encoding="utf-8"
+    )
+    (image,) = make_images(checkout / "jobs/squares/dataset-faces", 1)
+    with captioner() as server:
+        assert "Not looked at: dataset-faces/, which train.yml trains on as well" in run(*options(server))
+    assert not image.with_suffix(".txt").exists()

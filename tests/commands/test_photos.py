@@ -192,6 +192,20 @@ def test_a_renaming_can_be_previewed_and_undone(checkout: Path, run: Run) -> Non
     assert tree(checkout) == before
 
 
+def test_images_with_control_images_are_not_renamed(checkout: Path, tmp_path: Path, run: Run) -> None:
+    run(new, "cat", "--from", str(photos(tmp_path / "p", 2)), "--trigger", "x1x")
+    config = checkout / "jobs/cat/train.yml"
+    dataset = '        - folder_path: "dataset"\n'
+    text = config.read_text(encoding="utf-8")
+    assert dataset in text
+    config.write_text(text.replace(dataset, f"{dataset}          control_path: control\n"), encoding="utf-8")
+    (checkout / "jobs/cat/dataset/00001.jpg").rename(checkout / "jobs/cat/dataset/b 1.jpg")
+    before = tree(checkout / "jobs/cat")
+    with pytest.raises(BadInput, match="pairs its images with those in control/ by name"):
+        run(rename, "cat")
+    assert tree(checkout / "jobs/cat") == before
+
+
 def test_a_dry_run_reports_an_interrupted_renaming(checkout: Path, run: Run) -> None:
     make_job(checkout / "jobs", "cat", images=1)
     dataset = checkout / "jobs/cat/dataset"

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
+from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, other_folders
 from flux_training.training.bill import show_dollars
 from flux_training.training.dataset.captions import (
     MAX_SIDE,
@@ -192,6 +192,10 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
         missing = uncaptioned(dataset)
         _check_trigger(dataset.parent, options)
         _announce(dataset, missing, options)
+        if others := other_folders(dataset.parent, trained=True):
+            say(
+                f"Not looked at: {', '.join(others)}, which train.yml trains on as well; write these captions yourself"
+            )
         if missing and not dry_run:
             _caption_all(missing, options, flux_command(f"caption {name} --review", stack))
 

@@ -12,6 +12,8 @@ from flux_training.training.errors import BadInput
 from flux_training.training.jobs.declare import folder_names
 from flux_training.training.names import DATASET_FOLDER
 from flux_training.training.opening import outside_target, project_of
+from flux_training.training.train_yml.dataset_folders import folder_uses
+from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.words import nearest
 
 # `flux` changes to the checkout before it runs a command.
@@ -41,6 +43,18 @@ def existing_dataset(folder: Path, name: str) -> Path:
             [f"{dataset}: links to {target}, outside the project; replace the link by a copy of the folder"]
         )
     return dataset
+
+
+def other_folders(job: Path, *, trained: bool) -> list[str]:
+    """The folders beside `dataset/` that train.yml trains on, or those whose files belong to the images of `dataset/` by name."""
+    uses = folder_uses(read_trainer_file(job).process)
+    found = [
+        f"{use.folder}/"
+        for use in uses
+        if use.folder != DATASET_FOLDER
+        and (use.is_trained if trained else not use.is_trained and use.images == DATASET_FOLDER)
+    ]
+    return list(dict.fromkeys(found))
 
 
 @contextmanager

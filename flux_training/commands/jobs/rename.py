@@ -4,7 +4,7 @@ import rich_click as click
 
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder
+from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, other_folders
 from flux_training.training.dataset.renaming import (
     Renaming,
     complete_interrupted,
@@ -13,7 +13,9 @@ from flux_training.training.dataset.renaming import (
     plan_undo,
     rename_files,
 )
+from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in
+from flux_training.training.names import DATASET_FOLDER
 from flux_training.training.words import counted, flux_command
 
 
@@ -29,6 +31,13 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
     job is trained again.
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
+    if paired := other_folders(dataset.parent, trained=False):
+        raise BadInput(
+            [
+                f"{dataset}: train.yml pairs its images with those in {', '.join(paired)} by name, and only {DATASET_FOLDER}/ would be renamed;"
+                " rename the files of a pair together, yourself"
+            ]
+        )
     with only_one_in(dataset):
         if dry_run and (interrupted := interrupted_renaming(dataset)):
             _print(interrupted)
