@@ -222,6 +222,42 @@ def test_a_comparison_shows_what_differs(outputs: Path) -> None:
     for words in ("3 runs side by side", "learning rate", "1e-4", "2e-4", "4e-4", "owl, step 20"):
         assert words in text
     assert "train.steps" not in text
+    # Jobs always differ in their names.
+    assert "config.name" not in text
+
+
+def test_the_page_of_a_comparison_can_be_written_elsewhere(outputs: Path, tmp_path: Path) -> None:
+    make_run(outputs)
+    make_run(outputs, "dog")
+    page = tmp_path / "new folder/both.html"
+    done = CliRunner().invoke(report, ["--from", str(outputs), "--compare", "--to", str(page)])
+    assert (done.exit_code, done.output.strip()) == (0, str(page))
+    assert "2 runs side by side" in page.read_text(encoding="utf-8")
+    refused = CliRunner().invoke(report, ["--from", str(outputs), "--to", str(page)])
+    assert (refused.exit_code, "--to FILE is the page of --compare" in refused.output) == (2, True)
+
+
+@NEEDS_CHROMIUM
+def test_a_comparison_is_sorted_and_shows_all_runs_at_one_step(outputs: Path) -> None:
+    for job, loss in (("cat", 0.3), ("dog", None), ("owl", 0.1)):
+        folder = make_run(outputs, job)
+        write_json(folder / "progress.json", {"step": 20, "loss_smoothed": loss})
+    for sample in (outputs / "owl" / ("a" * 12) / "samples").glob("*__000000000_*"):
+        sample.unlink()
+    page = write_comparison(newest_runs(outputs, (), "dev"), outputs / "compare.html")
+    with page_in_chromium(page.as_uri()) as seen:
+        heads, shown = (
+            seen.page.locator("thead th"),
+            seen.page.locator(".cell").locator("p:visible, figcaption:visible"),
+        )
+        assert [name.strip() for name in heads.all_inner_texts()] == ["cat", "dog", "owl"]
+        seen.page.get_by_label("Sort by").select_option("loss")
+        assert [name.strip() for name in heads.all_inner_texts()] == ["owl", "cat", "dog"]
+        assert shown.all_inner_texts()[:3] == ["owl, step 20", "cat, step 20", "dog, step 20"]
+        seen.page.locator("#step").focus()
+        seen.page.keyboard.press("Home")
+        assert shown.all_inner_texts()[:3] == ["owl", "cat, step 0", "dog, step 0"]
+        assert seen.console_errors == []
 
 
 def test_a_job_without_runs_is_reported_with_the_nearest_name(outputs: Path) -> None:
@@ -265,7 +301,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run = ReportedRun("cat", "b" * 12, made)
     return {
         "run": write_report(run, outputs, outputs.parent / "jobs"),
-        "compare": write_comparison(newest_runs(outputs, (), "dev"), outputs),
+        "compare": write_comparison(newest_runs(outputs, (), "dev"), outputs / "compare.html"),
     }
 
 
@@ -277,7 +313,7 @@ def test_the_page_is_accessible_and_makes_no_requests(
 ) -> None:
     pytest.importorskip("axe_playwright_python", reason="axe-core is not installed (requirements-dev.txt)")
     with page_in_chromium(pages[name].as_uri(), dark=dark, phone=phone) as seen:
-        seen.page.locator(".shot").first.click()
+        seen.page.locator(".shot:visible").first.click()
         assert seen.page.locator("dialog[open] img").evaluate("image => image.naturalWidth") > 0
         large = seen.page.locator("dialog figcaption").inner_text()
         seen.page.keyboard.press("ArrowRight")

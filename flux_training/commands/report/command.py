@@ -34,17 +34,32 @@ OutputsPath = UserPath(file_okay=False, exists=True, path_type=Path)
     type=OutputsPath,
     help="The folder with the images. [default: the stack's jobsFolder]",
 )
+@click.option(
+    "--to",
+    type=UserPath(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where to write the page of --compare. [default: outputs/<stack>/compare.html]",
+)
 @stack_option
 def report(
-    jobs: tuple[str, ...], compare: bool, all_runs: bool, folder: Path | None, images: Path | None, stack: str
+    jobs: tuple[str, ...],
+    compare: bool,
+    all_runs: bool,
+    folder: Path | None,
+    images: Path | None,
+    to: Path | None,
+    stack: str,
 ) -> None:
     """Make a page of each JOB's newest run: samples, loss, dataset, changes, cost, times.
 
     Each page is a single file, outputs/<stack>/<job>/<run id>/report.html, made from what was fetched. It loads nothing from the network.
     """
     outputs = folder or outputs_of(stack)
+    if to and not compare:
+        raise click.UsageError("--to FILE is the page of --compare; a run's page stays in its folder")
     if compare:
-        say(str(write_comparison(_runs_to_compare(outputs, jobs, stack), outputs)))
+        runs = _runs_to_compare(outputs, jobs, stack)
+        say(str(write_comparison(runs, to or outputs / COMPARISON)))
         return
     for newest in newest_runs(outputs, jobs, stack):
         for run in runs_of(outputs, newest.job) if all_runs else [newest]:
@@ -68,11 +83,11 @@ def write_report(run: ReportedRun, outputs: Path, images: Path, stack: str = DEF
     return path
 
 
-def write_comparison(runs: list[ReportedRun], outputs: Path) -> Path:
-    """Write the page that compares the runs; its path."""
+def write_comparison(runs: list[ReportedRun], path: Path) -> Path:
+    """Write the page that compares the runs; its path. Raises OSError."""
     from flux_training.commands.report.page import compare_page
 
-    path = outputs / COMPARISON
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, compare_page(runs))
     return path
 

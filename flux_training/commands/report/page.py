@@ -23,7 +23,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 # The samples before and after the training are shown side by side; those between them are smaller to keep the file small.
 LARGE_SIDE, SAMPLE_SIDE, THUMBNAIL_SIDE = 1024, 768, 256
 MAX_STEPS, MAX_PROMPTS, MAX_IMAGES = 12, 24, 200
+# Twelve runs side by side, each with all of these, are a file of some 20 MB.
+MAX_COMPARED_STEPS, MAX_COMPARED_PROMPTS, COMPARED_SIDE = 6, 8, 512
 MAX_TEXT = 200_000
+# Settings that differ between jobs whatever they train.
+NAMES_OF_A_RUN = ("config.name", "meta.name", "meta.version")
 # The timestamps of a Kelpie job, and their labels.
 TIMES = {
     "created": "Queued",
@@ -52,6 +56,22 @@ class ImageStrip:
     heading: str
     shots: list[PageImage]
     settings: str = ""
+
+
+@dataclass(frozen=True)
+class RunShots:
+    """One run's samples of a prompt by step, in a comparison."""
+
+    label: str
+    shots: list[PageImage]
+
+
+@dataclass(frozen=True)
+class ComparedPrompt:
+    """A prompt, with the samples of each run."""
+
+    heading: str
+    runs: list[RunShots]
 
 
 @dataclass(frozen=True)
@@ -103,15 +123,19 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
         title="Comparison of runs: " + ", ".join(labels),
         models=dict.fromkeys(run.base_model for run in runs),
         runs=[
-            {"run": run, "label": label, "state": _state(run)}
+            {"run": run, "label": label, "state": _state(run), "sort_keys": _sort_keys(run)}
             for run, label in zip(runs, labels, strict=True)
         ],
         figures=[(name, [one.get(name, "") for one in figures]) for name in names],
-        settings=differing_settings([run.config for run in runs]),
+        settings={
+            name: values
+            for name, values in differing_settings([run.config for run in runs]).items()
+            if name not in NAMES_OF_A_RUN
+        },
         curves=[
             chart_curve(label, run.losses) for label, run in zip(labels, runs, strict=True) if run.losses
         ],
-        strips=_strips_of_all(runs, labels),
+        prompts=_prompts_of_all(runs, labels),
     )
 
 
@@ -157,6 +181,16 @@ def _state(run: ReportedRun) -> tuple[str, str]:
     if state == RunState.COMPLETED:
         return state, "good"
     return state, "bad" if state.startswith((RunState.FAILED, RunState.WITHOUT_WEIGHTS)) else "other"
+
+
+def _sort_keys(run: ReportedRun) -> dict[str, float]:
+    """The known numbers by which the runs of a comparison can be sorted."""
+    found = {
+        "loss": run.progress.loss,
+        "cost": number(mapping(run.record.get("cost")).get("actualUsd")),
+        "time": run.progress.gpu_seconds,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _figures(run: ReportedRun) -> Facts:
@@ -251,26 +285,33 @@ def _sample_at_step(
     return PageImage(picture, words, alt, sample.step)
 
 
-def _strips_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[ImageStrip]:
-    """For each prompt, the last sample of each run. Prompts are matched by position: their trigger words may differ."""
+def _prompts_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[ComparedPrompt]:
+    """For each prompt, the samples of each run. Prompts are matched by position: their trigger words may differ."""
     prompts = max((len(run.samples) for run in runs), default=0)
-    strips = []
-    for prompt in range(min(prompts, MAX_PROMPTS)):
-        shots = []
-        for run, label in zip(runs, labels, strict=True):
-            by_step = run.samples.get(prompt)
-            if not by_step:
-                shots.append(PageImage(None, f"{label}: none", ""))
-                continue
-            step = max(by_step)
-            shots.append(_sample(run, by_step[step].name, f"{label}, step {step}", f"{label}, step {step}"))
-        words = dict.fromkeys(run.prompts[prompt] for run in runs if prompt < len(run.prompts))
-        strips.append(ImageStrip(" / ".join(words) or f"prompt {prompt + 1}", shots))
-    return strips
+    return [
+        ComparedPrompt(
+            " / ".join(dict.fromkeys(run.prompts[prompt] for run in runs if prompt < len(run.prompts)))
+            or f"prompt {prompt + 1}",
+            [
+                RunShots(label, _shots_to_compare(run, label, prompt))
+                for run, label in zip(runs, labels, strict=True)
+            ],
+        )
+        for prompt in range(min(prompts, MAX_COMPARED_PROMPTS))
+    ]
 
 
-def _sample(run: ReportedRun, name: str, words: str, alt: str) -> PageImage:
-    return PageImage(embed_image(run.folder / "samples" / name, SAMPLE_SIDE), words, alt)
+def _shots_to_compare(run: ReportedRun, label: str, prompt: int) -> list[PageImage]:
+    by_step = run.samples.get(prompt, {})
+    return [
+        PageImage(
+            embed_image(run.folder / "samples" / by_step[step].name, COMPARED_SIDE),
+            f"{label}, step {step}",
+            f"{label}, step {step}",
+            step,
+        )
+        for step in spread_evenly(sorted(by_step), MAX_COMPARED_STEPS)
+    ]
 
 
 def _image_with_partners(run: ReportedRun, name: str, found: Mapping[str, Path]) -> list[PageImage]:

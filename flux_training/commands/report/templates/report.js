@@ -23,7 +23,9 @@ function step(by) {
 
 for (const shot of document.querySelectorAll(".shot")) {
   shot.addEventListener("click", () => {
-    shots = [...shot.closest(".row").querySelectorAll(".shot")];
+    // On a run's page all steps of the prompt, in a comparison all runs at the chosen step.
+    const row = shot.closest(".row");
+    shots = row ? [...row.querySelectorAll(".shot")] : [...shot.closest(".side-by-side").querySelectorAll("figure:not([hidden]) .shot")];
     opener = shot;
     show(shots.indexOf(shot));
     large.showModal();
@@ -43,30 +45,48 @@ large.addEventListener("touchend", (event) => {
   if (Math.abs(moved) > 40) step(moved < 0 ? 1 : -1);
 });
 
-// The first sample of each prompt beside the one at the chosen step. Without this script all steps are shown.
+// The newest sample at the chosen step; on a run's page beside the first one of the prompt. Without this script all steps are shown.
 const slider = document.getElementById("step");
 if (slider) {
   const all = document.getElementById("all-steps");
-  const rows = [...document.querySelectorAll(".row")].map((row) => ({ row, figures: [...row.querySelectorAll("[data-step]")] }));
+  const places = [...document.querySelectorAll(".row, .cell")].map((place) => ({ place, figures: [...place.querySelectorAll("[data-step]")] }));
   const stepOf = (figure) => Number(figure.dataset.step);
-  const steps = [...new Set(rows.flatMap(({ figures }) => figures.map(stepOf)))].sort((a, b) => a - b);
+  const steps = [...new Set(places.flatMap(({ figures }) => figures.map(stepOf)))].sort((a, b) => a - b);
   const showStep = () => {
     const chosen = steps[slider.value];
-    slider.disabled = all.checked;
+    const isAll = Boolean(all?.checked);
+    slider.disabled = isAll;
     slider.setAttribute("aria-valuetext", `step ${chosen}`);
-    document.querySelector(".steps output").textContent = all.checked ? "all steps" : `step ${chosen}`;
-    for (const { row, figures } of rows) {
+    document.querySelector(".steps output").textContent = isAll ? "all steps" : `step ${chosen}`;
+    for (const { place, figures } of places) {
       const latest = figures.filter((figure) => stepOf(figure) <= chosen).at(-1);
-      row.classList.toggle("before-after", !all.checked);
-      for (const figure of figures) figure.hidden = !all.checked && figure !== figures[0] && figure !== latest;
+      const first = place.matches(".row") ? figures[0] : latest;
+      place.classList.toggle("before-after", place.matches(".row") && !isAll);
+      for (const figure of figures) figure.hidden = !isAll && figure !== first && figure !== latest;
+      const none = place.querySelector(".none");
+      if (none) none.hidden = Boolean(latest);
     }
   };
   slider.max = steps.length - 1;
   slider.value = slider.max;
   slider.addEventListener("input", showStep);
-  all.addEventListener("change", showStep);
+  all?.addEventListener("change", showStep);
   document.querySelector(".steps").hidden = false;
   showStep();
+}
+
+// Sorts the runs of a comparison: the columns of the table and the samples of each prompt. Unknown numbers come last.
+const sort = document.getElementById("sort");
+if (sort) {
+  const heads = [...document.querySelectorAll("thead th")];
+  const lines = [...document.querySelectorAll(".compared tr")].filter((line) => line.children.length > heads.length);
+  const columns = [...lines.map((line) => [...line.children].slice(1)), ...[...document.querySelectorAll(".side-by-side")].map((row) => [...row.children])];
+  sort.addEventListener("change", () => {
+    const value = (index) => Number(heads[index].dataset[sort.value] ?? Infinity);
+    const order = [...heads.keys()].sort((a, b) => (sort.value ? value(a) - value(b) || a - b : a - b));
+    for (const cells of columns) cells[0].parentNode.append(...order.map((index) => cells[index]));
+  });
+  sort.closest("[hidden]").hidden = false;
 }
 
 const losses = document.getElementById("loss-chart");
