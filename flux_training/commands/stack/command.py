@@ -70,8 +70,8 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
-    if collected.statuses:
-        say(_next_steps(stack, collected, images_folder(stack)))
+    if steps := _next_steps(stack, collected, images_folder(stack)):
+        say(steps)
     errors = failures(stack, collected.statuses, collected.unfetched)
     if errors:
         raise FluxError("\n".join(map(str, errors)))
@@ -223,7 +223,8 @@ def _collect(engine: Engine, stack: str) -> Collected:
             "all jobs were" if before == len(rows) else f"{counted(before, 'other job')} were"
         )
         say(f"  {what} fetched before; {flux_command('list', stack)} names them")
-    say(_cost_table(costs, local=watcher.local))
+    if table := _cost_table(costs, local=watcher.local):
+        say(table)
     return collected
 
 
