@@ -214,9 +214,8 @@ def launch() -> int:
     try:
         if started:
             started.finish(code, message)
-    except (
-        RunEndedError
-    ) as end:  # a failure is still one; results that the worker can no longer upload are none
+    except RunEndedError as end:
+        # Stopped in the last seconds: a failure is still counted, but results can no longer be uploaded.
         return code or end.code
     finally:
         clean()
