@@ -327,3 +327,13 @@ def test_a_limit_that_ends_in_hours_stops_all_images() -> None:
 def test_a_context_that_is_too_short_is_explained() -> None:
     with asking("context") as (client, _), pytest.raises(FluxError, match="smaller --max-side"):
         client.ask(picture())
+
+
+def test_a_parameter_that_is_refused_although_it_is_not_sent_is_explained() -> None:
+    with asking("refuse always") as (client, server):
+        with pytest.raises(FluxError, match="left out or sent under its other name, too"):
+            client.ask(picture())
+        assert [sorted(body) for body in server.bodies] == [
+            ["max_completion_tokens", "model", "response_format"],
+            ["max_tokens", "model", "response_format"],
+        ]

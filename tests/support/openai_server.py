@@ -102,6 +102,8 @@ class CaptionHandler(BaseHTTPRequestHandler):
 
     def _behave(self, how: str, number: int, body: dict[str, Any]) -> None:
         refused = next((name for word, name in REFUSED_PARAMETERS if word in how and name in body), None)
+        if how == "refuse always":
+            refused = "max_completion_tokens"
         if refused:
             self._send(400, {"error": {"message": f"Unsupported parameter: {refused}"}}, {})
             return

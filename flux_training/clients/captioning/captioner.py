@@ -12,7 +12,13 @@ import httpx
 import tenacity
 from pydantic import SecretStr
 
-from flux_training.clients.captioning.requests import RequestForm, adapted, read_answer, suggestion
+from flux_training.clients.captioning.requests import (
+    RequestForm,
+    adapted,
+    read_answer,
+    refuses_what_is_absent,
+    suggestion,
+)
 from flux_training.clients.errors import MIN_SECRET_LENGTH
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
 from flux_training.clients.proxies import checked_proxies
@@ -37,6 +43,8 @@ MAX_REFUSAL_LENGTH = 10_000
 SMALLER = (
     "send less with a smaller --max-side, ask for less with --max-tokens, or give the model a longer context"
 )
+
+NOT_SENT = "this parameter was left out or sent under its other name, too; look for it in the settings of the server, or of a gateway before it"
 
 
 class Stopped(Exception):  # noqa: N818 - it is not an error
@@ -160,8 +168,15 @@ class Captioner:
         except error.APIConnectionError as failure:
             raise self._refused(failure, "is it running, and is the address right?") from failure
         except error.APIError as failure:
-            hint = SMALLER if "context" in self._words(failure) else ""
-            raise FluxError(f"answered with an error ({self._words(failure)})", "", hint) from failure
+            raise FluxError(
+                f"answered with an error ({self._words(failure)})", "", self._hint(failure)
+            ) from failure
+
+    def _hint(self, failure: openai.APIError) -> str:
+        words = self._words(failure)
+        if "context" in words:
+            return SMALLER
+        return NOT_SENT if refuses_what_is_absent(self._form, words) else ""
 
     def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
         """Ask, without the parameters that the server has refused by name so far."""

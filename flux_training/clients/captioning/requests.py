@@ -62,6 +62,12 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     return None
 
 
+def refuses_what_is_absent(form: RequestForm, refusal: str) -> bool:
+    """Whether a server still refuses a limit of tokens that the request no longer has under this name."""
+    absent = [name for name in LIMIT_NAMES if name != form.limit]
+    return REFUSING.search(refusal) is not None and any(_names(refusal, name) for name in absent)
+
+
 def _names(refusal: str, parameter: str) -> bool:
     return re.search(rf"(?<!\w){parameter}(?!\w)", refusal) is not None
 
