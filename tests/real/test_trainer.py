@@ -81,9 +81,15 @@ FluxTransformer2DModel.forward = small_only
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "flux"
     program = Path(__file__).with_name("tiny_flux.py")
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder.parent / "inductor")}
-    subprocess.run([PYTHON, str(program), str(folder)], check=True, capture_output=True, env=environment)
+    run_python([str(program), str(folder)], folder.parent)
     return folder
+
+
+def run_python(words: list[str], home: Path) -> str:
+    """A program in the trainer's environment; its output."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor")}
+    done = subprocess.run([PYTHON, *words], check=True, capture_output=True, text=True, env=environment)
+    return done.stdout
 
 
 def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
@@ -189,9 +195,7 @@ def try_configs(cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str
     """The verdict and error of each case, by its name."""
     (folder / "cases.json").write_text(json.dumps(cases))
     program = Path(__file__).with_name("try_configs.py")
-    words = [PYTHON, str(program), str(CHECKOUT), str(folder / "cases.json"), str(folder / "out.jsonl")]
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    subprocess.run(words, check=True, capture_output=True, env=environment)
+    run_python([str(program), str(CHECKOUT), str(folder / "cases.json"), str(folder / "out.jsonl")], folder)
     found = map(json.loads, (folder / "out.jsonl").read_text().splitlines())
     return {verdict["name"]: verdict for verdict in found}
 
@@ -227,8 +231,7 @@ def test_its_dataset_class_reads_the_folders_of_a_job_as_lint_does(
     monkeypatch.chdir(node)
     lay_out(job, node)
     program = Path(__file__).with_name("read_dataset.py")
-    done = subprocess.run([PYTHON, str(program), str(CHECKOUT)], capture_output=True, text=True, check=True)
-    main, second = json.loads(done.stdout)
+    main, second = json.loads(run_python([str(program), str(CHECKOUT)], tmp_path))
     assert (main["count"], main["is_reg"]) == (3, False)
     assert main["captions"]["00002.jpg"] == "tr1gger, picture 2"
     assert main["controls"]["00002.jpg"] == ["control/00002.png", "control-depth/00002.png"]
