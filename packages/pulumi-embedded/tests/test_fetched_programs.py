@@ -27,6 +27,9 @@ pytestmark = [
 # Ids that programs and providers make up, and where a class of `__main__` was pickled.
 MADE_UP = re.compile(r'"(id|__provider)": "[^"]*"|[0-9a-f]{30}')
 
+# The CLI stores a provider for the function that looks up a resource of the stack.
+ONLY_OF_THE_CLI = '"type": "pulumi:providers:pulumi"'
+
 
 @dataclass(frozen=True)
 class ProgramSteps:
@@ -137,7 +140,9 @@ class FetchedProgram:
 
     def step(self, *arguments: str) -> None:
         code = self.run(*arguments, "--yes", "--skip-preview")
-        resources = sorted(MADE_UP.sub("MADE UP", line) for line in essence(self.state()))
+        resources = sorted(
+            MADE_UP.sub("MADE UP", line) for line in essence(self.state()) if ONLY_OF_THE_CLI not in line
+        )
         self.seen.append((arguments[0], code, resources))
 
     def run(self, *arguments: str) -> int:
