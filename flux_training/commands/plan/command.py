@@ -265,6 +265,9 @@ class Comparison:
         if not self.survey.bucket_exists:
             return list(image_set.images.values())
         storage, layout, digest = self.stack.storage, self.stack.layout, image_set.digest
+        stored = stored_images(storage, layout, digest)
+        if not stored:
+            return list(image_set.images.values())
         expected = {name: StoredImage(image) for name, image in image_set.images.items()}
         record = read_dataset(storage, layout, digest) or expected
-        return [image_set.images[name] for name in differing(record, stored_images(storage, layout, digest))]
+        return [image_set.images[name] for name in differing(record, stored)]
