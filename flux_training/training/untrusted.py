@@ -38,6 +38,8 @@ MAX_STEPS = 10_000_000
 MAX_FILE_BYTES = 64 * 1024**3
 MAX_LOSS = 1e6
 MAX_USD = 100_000.0
+# SaladCloud's dearest class costs less than a tenth of it.
+MAX_USD_AN_HOUR = 10.0
 # The first release of the tool, and how far two clocks may differ.
 FIRST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
 CLOCK_TOLERANCE = timedelta(days=1)
@@ -153,6 +155,7 @@ Message = Annotated[str, BeforeValidator(_message)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_RUN_SECONDS, allow_inf_nan=False)]
 Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
 Usd = Annotated[float, Field(ge=0, le=MAX_USD, allow_inf_nan=False)]
+UsdAnHour = Annotated[float, Field(ge=0, le=MAX_USD_AN_HOUR, allow_inf_nan=False)]
 Steps = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_STEPS)]
 Bytes = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_FILE_BYTES)]
 Time = Annotated[datetime, BeforeValidator(_time), PlainSerializer(datetime.isoformat, when_used="json")]

@@ -18,7 +18,8 @@ from flux_training.training.runs.run import Layout
 from tests.support.flux import make_checkout
 
 Run = Callable[..., str]
-ESTIMATE = {"usd": 0.4, "usd_low": 0.3, "usd_high": 0.6, "gpu": "RTX 5090 (32 GB)", "usd_an_hour": 0.5}
+# Nodes can write these records: the name of a GPU must not be read as rich's markup.
+ESTIMATE = {"usd": 0.4, "usd_low": 0.3, "usd_high": 0.6, "gpu": "RTX [/x] (32 GB)", "usd_an_hour": 0.5}
 PROGRESS = {"state": "finished", "step": 100, "steps": 100, "seconds_per_step": 30.0, "start_seconds": 200.0}
 
 

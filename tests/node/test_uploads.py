@@ -1,5 +1,6 @@
 """What the launcher puts into the folder that the worker uploads from."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -120,6 +121,21 @@ def test_a_restored_file_is_not_put_there_and_its_object_is_deleted_when_it_is_p
     (output.folder / OLDER).unlink()
     output.until(lambda: output.pruned == [OLDER])
     output.uploads.stop()
+
+
+def test_a_folder_that_cannot_be_read_deletes_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node.output / OLDER).write_bytes(weights(4))
+    output = OutputFolder(node, (OLDER,))
+    output.write(CHECKPOINT, weights(8))
+    output.until(lambda: output.is_uploaded(CHECKPOINT, weights(8)))
+
+    def fail(path: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    output.scans()
+    output.uploads.stop()
+    assert (output.pruned, output.is_uploaded(CHECKPOINT, weights(8))) == ([], True)
 
 
 def test_a_restored_checkpoint_that_is_saved_again_is_put_there(node: Node) -> None:

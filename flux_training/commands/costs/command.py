@@ -9,6 +9,7 @@ from typing import Any
 
 import rich_click as click
 from rich.table import Table
+from rich.text import Text
 
 from flux_training.clients.records import read_record
 from flux_training.clients.stack.services import StackServices
@@ -112,7 +113,7 @@ def _print_groups(title: str, groups: Sequence[CostGroup]) -> None:
     for one in groups:
         inside = f"{one.inside} of {one.runs}"
         table.add_row(
-            one_line(one.name), str(one.runs), show_dollars(one.estimate), show_dollars(one.usd), inside
+            Text(one_line(one.name)), str(one.runs), show_dollars(one.estimate), show_dollars(one.usd), inside
         )
     say("")
     screen.print(table)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from flux_training.commands.design.style import csp_hash, loss_chart_script, style_with
 from flux_training.commands.report.chart import chart_curve
-from flux_training.commands.report.inline_images import InlineImage, embed_image
+from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, InlineImage, embed_image
 from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
 from flux_training.training.bill import show_dollars
 from flux_training.training.estimates.actuals import waste_of
@@ -281,7 +281,7 @@ def _sample_at_step(
     words = f"step {sample.step}"
     alt = ", ".join(filter(None, (heading, words, details)))
     side = LARGE_SIDE if sample.step in (steps[0], steps[-1]) else SAMPLE_SIDE
-    picture = embed_image(run.folder / "samples" / sample.name, side)
+    picture = embed_image(run.folder / "samples" / sample.name, side, MAX_SAMPLE_PIXELS)
     return PageImage(picture, words, alt, sample.step)
 
 
@@ -305,7 +305,7 @@ def _shots_to_compare(run: ReportedRun, label: str, prompt: int) -> list[PageIma
     by_step = run.samples.get(prompt, {})
     return [
         PageImage(
-            embed_image(run.folder / "samples" / by_step[step].name, COMPARED_SIDE),
+            embed_image(run.folder / "samples" / by_step[step].name, COMPARED_SIDE, MAX_SAMPLE_PIXELS),
             f"{label}, step {step}",
             f"{label}, step {step}",
             step,

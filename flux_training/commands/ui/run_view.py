@@ -8,7 +8,7 @@ from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import MAX_CONFIG_BYTES
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.chart import chart_curve
-from flux_training.commands.report.inline_images import encode_image
+from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -23,9 +23,7 @@ MAX_LOSS_BYTES = 2 * 1024 * 1024
 MAX_SAMPLES = 5000
 MAX_PROMPTS, MAX_STEPS = 24, 40
 MAX_PROMPT_LENGTH = 500
-# Trainers write JPEGs of one or two million pixels.
 MAX_IMAGE_BYTES = 32 * 1024 * 1024
-MAX_IMAGE_PIXELS = 4096 * 4096
 IMAGE_SIDE = 1024
 
 
@@ -54,7 +52,7 @@ def read_image(storage: Storage, keys: RunKeys, name: str) -> bytes | None:
     if not NAME.fullmatch(name):
         return None
     raw = read_bounded(storage, f"{keys.output}samples/{name}", MAX_IMAGE_BYTES)
-    image = encode_image(io.BytesIO(raw), IMAGE_SIDE, MAX_IMAGE_PIXELS) if raw else None
+    image = encode_image(io.BytesIO(raw), IMAGE_SIDE, MAX_SAMPLE_PIXELS) if raw else None
     return image.data if image else None
 
 

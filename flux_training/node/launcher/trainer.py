@@ -33,6 +33,7 @@ MAX_HEADING = 60
 MAX_LINE_BYTES = 8192
 BAR_LOG_SECONDS = 10
 TAIL_LINES = 12
+GPU_NAME_SECONDS = 20
 MIN_FREE_BYTES = 64 << 20
 CANCEL_GRACE_SECONDS, INTERRUPT_GRACE_SECONDS, KILL_SECONDS = 30, 2, 30
 
@@ -172,8 +173,16 @@ def check_node(settings: RunSettings) -> None:
 def gpu_name() -> str:
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        out = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout  # noqa: S603 - constant words
-    except (OSError, subprocess.SubprocessError):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603 - constant words
+    except OSError:
+        return ""
+    try:
+        out = process.communicate(timeout=GPU_NAME_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        # Not waited for: with a driver that hangs it never ends.
+        process.kill()
+        return ""
+    if process.returncode != 0:
         return ""
     return " ".join(out.decode("utf-8", "replace").split())[:200]
 

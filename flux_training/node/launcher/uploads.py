@@ -94,7 +94,7 @@ class UploadFolder:
 
     def _scan(self) -> dict[str, FileVersion]:
         found: dict[str, FileVersion] = {}
-        for folder, folders, names in os.walk(self._source):
+        for folder, folders, names in os.walk(self._source, onerror=_raise_unless_deleted):
             folders[:] = [name for name in folders if name != TEMPORARY_FOLDER]
             for name in names:
                 path = Path(folder, name)
@@ -178,3 +178,9 @@ class UploadFolder:
                 del self._resend_at[name]
                 with contextlib.suppress(FileNotFoundError):
                     os.utime(UPLOAD_FOLDER / name)
+
+
+def _raise_unless_deleted(error: OSError) -> None:
+    """A folder that cannot be read does not mean that its files were deleted."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

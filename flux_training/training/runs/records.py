@@ -17,6 +17,7 @@ from flux_training.training.untrusted import (
     Time,
     UntrustedRecord,
     Usd,
+    UsdAnHour,
 )
 
 # Kelpie's ids are UUIDs. An id becomes part of a URL.
@@ -33,7 +34,7 @@ class EstimateRecord(UntrustedRecord):
     seconds: Seconds | None = None
     gpu: ShortText = ""
     priority: ShortText = ""
-    usd_an_hour: Usd | None = None
+    usd_an_hour: UsdAnHour | None = None
     basis: ShortText = ""
 
 

@@ -8,13 +8,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from flux_training.training.untrusted import parse_object
+from flux_training.training.untrusted import MAX_FILE_BYTES, parse_object
 from flux_training.training.values import count
 
 # A LoRA's header has about 200 KB, and the launcher accepts as much as this.
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 LENGTH_BYTES = 8
-MAX_TENSOR_BYTES = 2**50
+MAX_TENSOR_BYTES = MAX_FILE_BYTES - LENGTH_BYTES - MAX_HEADER_BYTES
 # Each tensor takes about eight.
 MAX_HEADER_VALUES = 200_000
 # What untrusted JSON can raise, for example with infinite numbers or thousands of brackets.

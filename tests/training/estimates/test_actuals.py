@@ -17,6 +17,7 @@ from flux_training.training.estimates.actuals import (
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import EstimateRecord, RunRecord
+from flux_training.training.untrusted import parse_record
 
 PROGRESS = RunProgress(
     state="finished",
@@ -66,6 +67,13 @@ def test_runs_without_an_estimate_are_not_compared() -> None:
     found = run_cost("cat", "0123456789ab", RunRecord(), PROGRESS)
     assert (found.usd, found.error, found.month) == (None, None, "")
     assert grouped([found], lambda run: run.month) == []
+
+
+def test_a_price_that_no_node_has_is_ignored() -> None:
+    raw = b'{"estimate": {"usd": 0.4, "usd_an_hour": 100000.0}}'
+    record = parse_record(raw, RunRecord).value
+    assert record is not None
+    assert run_cost("cat", "0123456789ab", record, PROGRESS).usd is None
 
 
 def test_groups_have_totals_of_finished_runs() -> None:

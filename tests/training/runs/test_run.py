@@ -8,6 +8,7 @@ import pytest
 
 from flux_training.clients.datasets import parse_dataset_record
 from flux_training.training.dataset.manifest import parse_manifest
+from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import (
     Evidence,
@@ -197,7 +198,10 @@ def test_the_header_is_parsed_and_checked() -> None:
 @pytest.mark.parametrize("end", [0, MAX_TENSOR_BYTES])
 def test_tensor_ends_within_the_limit_are_accepted(end: int) -> None:
     raw = weights({"a": {"data_offsets": [0, end]}})
-    assert parse_header(raw).data_end == len(raw) + end
+    header = parse_header(raw)
+    assert header.data_end == len(raw) + end
+    # What is accepted can be recorded.
+    assert PinnedWeights(sha256="0" * 64, size=header.data_end, step=1, etag="e").size == header.data_end
 
 
 @pytest.mark.parametrize(
