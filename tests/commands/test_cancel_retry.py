@@ -1,21 +1,26 @@
 """`flux cancel` and `retry`: how they edit the stack file, and when they refuse."""
 
+import json
 import re
 import string
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_training.commands.jobs.cancel_retry import check_failed
+from flux_training.clients.kelpie import Job
+from flux_training.commands.jobs.cancel_retry import attempt_of, check_failed
 from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import choose_jobs
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
+from flux_training.training.untrusted import parse_record
 
 JOBS = "flux-training:jobs"
 STACK = """\
@@ -122,3 +127,25 @@ def test_only_a_failed_run_is_retried_without_force(state: str | None, message: 
 @pytest.mark.parametrize("state", ["failed", "canceled", "lost", "stalled", "completed without weights"])
 def test_a_failed_run_may_be_retried(state: str) -> None:
     check_failed("dev", "cat", JobStatus(JOB, RunState(state), "why"))
+
+
+@pytest.mark.parametrize(
+    ("queued", "record", "attempt"),
+    [
+        ({"FLUX_ATTEMPT": "2"}, {"attempt": 9}, 2),
+        ({}, {"attempt": 9}, 9),
+        (None, {"attempt": 3}, 3),
+        (None, {"attempt": 0}, 1),
+        (None, {"attempt": 10_000_000}, 1),
+        (None, None, None),
+    ],
+)
+def test_the_attempt_is_read_from_the_queue_first(
+    queued: dict[str, str] | None, record: dict[str, int] | None, attempt: int | None
+) -> None:
+    """A node can write any attempt into run.json, but not into its job."""
+    now = datetime(2026, 11, 30, tzinfo=UTC)
+    job = Job(id="i", container_group_id="g", status="failed", created=now, environment=queued or {})
+    status = JobStatus(JOB, RunState.FAILED, queue_job=None if queued is None else job)
+    parsed = None if record is None else parse_record(json.dumps(record).encode(), RunRecord).value
+    assert attempt_of(status, parsed) == attempt

@@ -152,7 +152,7 @@ def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
 def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_doubled_nor_lost(
     services: NodeServices, tmp_path: Path
 ) -> None:
-    """A quarter of the requests to Kelpie fails, three of a hundred downloads break, and every few seconds a node loses its power."""
+    """A quarter of the requests that queue the jobs fails, three of a hundred downloads break, and every few seconds a node loses its power."""
     names, dice = [f"many-{number}" for number in range(20)], random.Random(1)
     faults = at_random(1, 0.03, (DownloadFault.CUT, DownloadFault.RESET))
 

@@ -17,7 +17,7 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import choose_jobs, folder_names
 from flux_training.training.runs.records import RunRecord
-from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run import ATTEMPT_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
 from flux_training.training.words import flux_command, make_command, nearest
@@ -97,8 +97,15 @@ def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
     if last is None:
         return None, None
     status = job_status(last, last.in_queue(connection.kelpie(), bucket), storage)
-    record = read_record(storage, last.keys.record, RunRecord).value
-    return record.attempt if record else None, status
+    return attempt_of(status, read_record(storage, last.keys.record, RunRecord).value), status
+
+
+def attempt_of(status: JobStatus, record: RunRecord | None) -> int | None:
+    """The attempt of a run. Nodes can write its record, but not its job in the queue, which is forgotten some time after its end."""
+    queued = status.queue_job.environment.get(ATTEMPT_VARIABLE, "") if status.queue_job else ""
+    if queued.isdecimal():
+        return int(queued)
+    return record.attempt if record else None
 
 
 def check_failed(stack: str, job: str, status: JobStatus | None) -> None:

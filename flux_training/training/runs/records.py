@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from flux_training.training.untrusted import (
+    Attempt,
     Bytes,
     RunId,
     Seconds,
@@ -44,7 +45,7 @@ class RunRecord(UntrustedRecord):
     version: Steps = 1
     job: ShortText = ""
     run_id: RunId | None = None
-    attempt: Steps = 1
+    attempt: Attempt = 1
     parent: RunId | None = None
     dataset: Sha256 | None = None
     manifest: Sha256 | None = None

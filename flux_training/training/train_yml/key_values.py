@@ -13,6 +13,7 @@ from flux_training.training.words import nearest
 
 # Texts that people write for "no". ai-toolkit takes any text but an empty one for "yes".
 NO_WORDS = ("false", "no", "off", "n", "f", "0", "none", "null")
+WHOLE = re.compile(r"[+-]?[0-9]+")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./-]+)?")
 RULES_OF_TYPE = {
     KeyType.INTEGER: "a whole number without quotes",
@@ -118,7 +119,7 @@ def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
 def _has_type(spec: KeySpec, value: Any) -> bool:
     match spec.type:
         case KeyType.INTEGER:
-            return isinstance(value, int) or (spec.or_text and _is_digits(value))
+            return isinstance(value, int) or (spec.or_text and _is_whole(value))
         case KeyType.NUMBER:
             return _is_number(value)
         case KeyType.NUMERIC:
@@ -172,8 +173,11 @@ def _expected(spec: KeySpec) -> str:
     return RULES_OF_TYPE[spec.type]
 
 
-def _is_digits(value: object) -> bool:
-    return isinstance(value, str) and value.isascii() and value.isdigit()
+def _is_whole(value: object) -> bool:
+    """Whether `int()` makes the number that is meant of it: `4.0` and `"-1"`."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, str) and WHOLE.fullmatch(value) is not None
 
 
 def _is_number(value: object) -> bool:

@@ -137,6 +137,9 @@ def test_an_alpha_far_from_the_rank_matters_only_where_ai_toolkit_uses_it(
         ({"prompts": ["a"], "neg": ""}, False),
         ({"prompts": ["a"]}, True),
         ({"prompts": ["a --n bad"]}, False),
+        ({"prompts": ["a --n"]}, False),
+        ({"prompts": ["--n bad"]}, False),
+        ({"prompts": ["a --n2 bad"]}, True),
         ({"samples": [{"prompt": "a", "neg": ""}]}, False),
         ({"samples": [{"prompt": "a", "neg": ""}, {"prompt": "b"}]}, True),
         ({"prompts": []}, False),
@@ -148,6 +151,22 @@ def test_a_sample_needs_a_negative_prompt(sample: Mapping[str, object], missing:
     assert (
         messages("negative-prompt", configured({"sample": sample, "train": {"disable_sampling": True}})) == []
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "reported"), [("txt", False), (".txt", False), ("..txt", True), ("json", True)]
+)
+def test_captions_end_with_txt(value: str, reported: bool) -> None:
+    assert bool(messages("caption-ext", configured({"datasets": [{"caption_ext": value}]}))) == reported
+
+
+@pytest.mark.parametrize(
+    ("value", "reported"),
+    [(4, False), (4.0, False), ("4", False), ("-1", False), (4.5, True), ("4.0", True), ("four", True)],
+)
+def test_a_factor_is_what_int_can_read(value: object, reported: bool) -> None:
+    job = configured({"network": {"type": "lokr", "lokr_factor": value}})
+    assert bool(messages("value-type", job)) == reported
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Rules about how a LoRA is trained: rates, sizes, samples."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
@@ -17,6 +18,8 @@ MIN_RATE, MAX_RATE = 1e-5, 1e-3
 MIN_RANK, MAX_RANK = 2, 128
 MAX_SAVE_EVERY = 1000
 MAX_SAMPLES = 200
+# ai-toolkit splits a prompt at each `--`; the text up to the next space is the name of an option.
+NEGATIVE_FLAG = re.compile(r"--n(?: |\Z)")
 # These optimizers find the rate themselves, as a factor of lr.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
 # What loads the LoRA types that ai-toolkit can train, besides ai-toolkit itself.
@@ -211,7 +214,7 @@ def missing_negative_prompts(job: Subject) -> Iterator[Problem]:
         return
     for (_, key, number), prompt in sample_prompts(job):
         entry = job.section("sample")[key][int(number)]
-        if " --n " not in prompt and not (isinstance(entry, dict) and "neg" in entry):
+        if not NEGATIVE_FLAG.search(prompt.strip()) and not (isinstance(entry, dict) and "neg" in entry):
             yield job.in_config("sample.neg is missing", "sample")
             return
 

@@ -186,7 +186,7 @@ def unknown_process_type(job: Subject) -> Iterator[Problem]:
 def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         value = entry.get("caption_ext", "txt")
-        if str(value).lstrip(".") != "txt":
+        if value not in ("txt", ".txt"):
             yield job.in_config(f"caption_ext is {value!r}", "datasets", str(number), "caption_ext")
         # The older name of this key, without which ai-toolkit adds no dot.
         older = entry.get("caption_type")
