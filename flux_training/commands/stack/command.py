@@ -194,7 +194,7 @@ def _collect(engine: Engine, stack: str) -> Collected:
     """Wait for the jobs and fetch their results. Those that an earlier `up` fetched are not printed again."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
-        say("The stack declares no job.")
+        say("No job is deployed: the stack declares none, or all of them wait for the budget.")
         return Collected()
     watcher = Watcher(connection_of(engine, stack), outputs, stack)
     say(
