@@ -67,7 +67,9 @@ def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
         document = {"version": 1, "stack": stack, "deployed": bool(outputs), "well": True, "jobs": []}
         click.echo(json.dumps(document))
     elif outputs:
-        say(f"Stack {stack} has no job: Pulumi.{stack}.yaml declares none, or all of them wait for the budget.")
+        say(
+            f"Stack {stack} has no job: Pulumi.{stack}.yaml declares none, or all of them wait for the budget."
+        )
     else:
         say(
             f"Nothing is deployed in stack {stack}: {make_command('up', stack)} trains the jobs that it declares."
