@@ -37,8 +37,8 @@ MAX_RUN_SECONDS = 30 * 24 * 3600.0
 MAX_STEPS = 10_000_000
 MAX_FILE_BYTES = 64 * 1024**3
 MAX_LOSS = 1e6
-# Each attempt is a change of the stack file.
-MAX_ATTEMPTS = 10_000
+# Users choose any number, such as a date.
+MAX_ATTEMPTS = 1_000_000_000
 MAX_USD = 100_000.0
 # SaladCloud's dearest class costs less than a tenth of it.
 MAX_USD_AN_HOUR = 10.0

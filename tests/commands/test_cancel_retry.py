@@ -136,7 +136,7 @@ def test_a_failed_run_may_be_retried(state: str) -> None:
         ({}, {"attempt": 9}, 9),
         (None, {"attempt": 3}, 3),
         (None, {"attempt": 0}, 1),
-        (None, {"attempt": 10_000_000}, 1),
+        (None, {"attempt": 2_000_000_000}, 1),
         (None, None, None),
     ],
 )
