@@ -15,6 +15,13 @@ AWS := $(if $(shell cat $(STACK_FILES) </dev/null | while read -r line; do \
 	case "$$line" in (*\#*kind:*) ;; (*kind:\ aws*|*kind:\ ?aws*) echo yes;; esac; done),.venv/ready-aws)
 READY := .venv/ready $(AWS)
 
+# A linked .venv belongs to another checkout, which would run this one's code if `make` here installed into it.
+IS_LINKED := $(shell test -L .venv && echo yes)
+define refuse_linked
+test -z "$(IS_LINKED)" || { echo "error: .venv is a link to the environment of another checkout, which lacks $@;" \
+	"run \`make $@\` there, or \`rm .venv\` here for an environment of its own"; exit 1; }
+endef
+
 .PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences trainer-keys lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines pyproject.toml leaves them out.
 define lint_with
@@ -144,18 +151,21 @@ aws: .venv/ready-aws ## install what stacks on AWS need
 	@echo "Making the virtual environment .venv with $(PYTHON) ..."
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/ready: .venv/bin/python requirements/local.lock $(SOURCES)
+.venv/ready: $(if $(IS_LINKED),,.venv/bin/python requirements/local.lock $(SOURCES))
+	@$(refuse_linked)
 	@echo "Installing the packages of requirements/local.lock into it (once; 300 MB, 10 to 60 seconds) ..."
 	@$(call install,requirements/local.lock)
 	@$(call link)
 	@touch $@
 
-.venv/ready-aws: .venv/ready requirements/aws.lock
+.venv/ready-aws: .venv/ready $(if $(IS_LINKED),,requirements/aws.lock)
+	@$(refuse_linked)
 	@echo "Installing pulumi-aws, which stacks on AWS need (once; 180 MB) ..."
 	@$(call install,requirements/aws.lock)
 	@touch $@
 
-.venv/ready-dev: .venv/ready requirements/dev.lock
+.venv/ready-dev: .venv/ready $(if $(IS_LINKED),,requirements/dev.lock)
+	@$(refuse_linked)
 	@echo "Installing what tests and lint need (once; 700 MB) ..."
 	@$(call install,requirements/dev.lock)
 	@touch $@

@@ -33,11 +33,27 @@ def connect_started(
         connection = connect(cloud, settings, environ, kind, stack)
         connection.check_alive()
     except Unavailable:
-        if cloud != "local" or LOCAL_FILE_VARIABLE in environ:
+        if cloud != "local":
             raise
-        start_local_cloud(environ, output=sys.stderr)
+        need_local_cloud(environ, output=sys.stderr)
         connection = connect(cloud, settings, environ, kind, stack)
     return connection
+
+
+def need_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
+    """Start the local cloud of this folder, unless FLUX_LOCAL_CLOUD names another, which has to run. Raises FluxError."""
+    named = environ.get(LOCAL_FILE_VARIABLE)
+    if not named:
+        start_local_cloud(environ, output)
+        return
+    try:
+        connect("local", {}, environ).check_alive()
+    except Unavailable:
+        raise Unavailable(
+            f"the local cloud of {named} does not run",
+            f"{LOCAL_FILE_VARIABLE} names it",
+            f"start it, or run `unset {LOCAL_FILE_VARIABLE}` to use that of this folder",
+        ) from None
 
 
 def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:

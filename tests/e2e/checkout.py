@@ -185,13 +185,6 @@ def new_checkout(
     (folder / "requirements").mkdir()
     for name in REQUIREMENTS:
         shutil.copy2(ROOT / name, folder / name)
-    # Older than the virtual environment, or `make` would install this checkout into it in place of ROOT.
-    for path in (
-        folder / "pyproject.toml",
-        *folder.glob("requirements/*"),
-        *folder.glob("packages/*/pyproject.toml"),
-    ):
-        os.utime(path, (0, 0))
     (folder / ".venv").symlink_to(virtualenv)
     (folder / "jobs").mkdir()
     make_job(folder / "jobs", "cat", seed=1)

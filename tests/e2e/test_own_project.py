@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,33 +44,59 @@ def flux(project: Path, *arguments: str) -> str:
     return done.output
 
 
-def test_two_projects_of_ones_own(own_projects: tuple[Path, Path], tmp_path: Path) -> None:
-    one, other = own_projects
-    tool = git(one, "ls-files", "--stage", "flux-training").split()
-    assert tool[:2] == ["160000", git(one / "flux-training", "rev-parse", "HEAD").strip()]
-    assert "Stack" in flux(one, "preview")  # of a stack without jobs
-
-    photos = tmp_path / "photos"
+def declare_job(project: Path, job: str, photos: Path) -> None:
+    """A job of 20 steps on six photos, made as users make it."""
     photos.mkdir()
     for number in range(6):
         photo(number, (1024, 768)).save(photos / f"{number}.jpg")
         (photos / f"{number}.txt").write_text("tr1gger cat on a gradient")
-    flux(one / "jobs", "new", "cat", "--from", str(photos), "--trigger", "tr1gger cat", "--stack", "dev")
-    config = one / "jobs/cat/train.yml"
+    flux(project / "jobs", "new", job, "--from", str(photos), "--trigger", "tr1gger cat", "--stack", "dev")
+    config = project / "jobs" / job / "train.yml"
     config.write_text(re.sub(r"(?m)^( *)(steps|save_every): .*", r"\g<1>\g<2>: 20", config.read_text()))
+
+
+def has_trained(project: Path, job: str) -> None:
+    """This job and no other: its verified weights with the project as their owner, and nothing changed in the tool."""
+    assert [path.name for path in (project / "outputs/dev").iterdir() if path.is_dir()] == [job]
+    (run,) = (project / "outputs/dev" / job).iterdir()
+    assert load_file(run / f"{job}.safetensors")
+    assert json.loads((run / ".fetched.json").read_text())["owner"] == f"{project.name}/dev"
+    assert git(project / "flux-training", "status", "--porcelain") == ""
+
+
+def test_a_project_of_ones_own(own_projects: tuple[Path, Path], tmp_path: Path) -> None:
+    one, other = own_projects
+    tool = git(one, "ls-files", "--stage", "flux-training").split()
+    assert tool[:2] == ["160000", git(one / "flux-training", "rev-parse", "HEAD").strip()]
+    assert "Stack" in flux(one, "preview")  # of a stack without jobs
+    declare_job(one, "cat", tmp_path / "photos")
     flux(other, "cloud")
     flux(one, "up")
     assert cloud_page(one) != cloud_page(other)
-    (run,) = (one / "outputs/dev/cat").iterdir()
-    assert load_file(run / "cat.safetensors")
-    assert json.loads((run / ".fetched.json").read_text())["owner"] == "my-loras/dev"
-    assert git(one / "flux-training", "status", "--porcelain") == ""
+    has_trained(one, "cat")
     assert not (other / "outputs").exists()
     moves_under_another_name(one, tmp_path / "moved")
 
 
+@pytest.mark.long
+def test_two_projects_train_at_the_same_time(own_projects: tuple[Path, Path], tmp_path: Path) -> None:
+    jobs = dict(zip(own_projects, ("cat", "dog"), strict=True))
+    for project, job in jobs.items():
+        declare_job(project, job, tmp_path / job)
+    with ThreadPoolExecutor() as pool:
+        outputs = list(pool.map(lambda project: flux(project, "up"), jobs))
+    for (project, job), output in zip(jobs.items(), outputs, strict=True):
+        assert f"outputs/dev/{job}/" in output
+        has_trained(project, job)
+    assert len({cloud_page(project) for project in jobs}) == len(jobs)
+
+
 def moves_under_another_name(one: Path, moved: Path) -> None:
     arguments = [str(moved), "--from", str(one), "--name", "renamed"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FLUX_LOCAL_CLOUD", "connection.json")
+        with pytest.raises(BadInput, match=r"FLUX_LOCAL_CLOUD names .*unset it"):
+            init.main(arguments, standalone_mode=False)
     with pytest.raises(BadInput, match=r"local cloud of .* is running"):
         init.main(arguments, standalone_mode=False)
     flux(one, "down")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from flux_training.clients import local_cloud
+from flux_training.clients.connection import LOCAL_FILE_VARIABLE
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import OUTPUTS
 from flux_training.commands.init.renaming import ProjectRename, group_names, rename_marks, rename_results
@@ -95,6 +96,8 @@ class ExistingSetup:
             return
         if project_root() != self.root:
             yield f"FLUX_PROJECT names {project_root()}, not {self.root}; unset it"
+        if named := os.environ.get(LOCAL_FILE_VARIABLE):
+            yield f"{LOCAL_FILE_VARIABLE} names {named}, and only the local cloud of {self.root} moves; unset it"
         if local_cloud.is_local_cloud_running():
             yield f"the local cloud of {self.root} is running; stop it with `make -C {self.root} down`"
         for stack in self.stacks:

@@ -18,7 +18,7 @@ def prepare_engine(stack: str, output: TextIO | None = None) -> Engine:
     local = uses_local_cloud(project_root(), stack)
     engine = find_engine(stack, local)
     if local:
-        local_cloud.start_local_cloud(output=output)
+        local_cloud.need_local_cloud(output=output)
     engine.select()
     engine.release()
     return engine.update_passphrase()

@@ -27,6 +27,10 @@ pytestmark = [
 # Ids that programs and providers make up, and where a class of `__main__` was pickled.
 MADE_UP = re.compile(r'"(id|__provider)": "[^"]*"|[0-9a-f]{30}')
 
+# Edits the class of a dynamic provider, whose pickled form is an input of its resources.
+PROVIDER_CLASS = re.compile(r"(?m)^class \w+\((?:\w+\.)*ResourceProvider\):\n")
+SUMMARY = re.compile(r"(?m)^ +(?:[-+~]+ ?)(\d+ (?:created|updated|replaced|deleted))$")
+
 # The CLI stores a provider for the function that looks up a resource of the stack.
 ONLY_OF_THE_CLI = '"type": "pulumi:providers:pulumi"'
 
@@ -78,7 +82,9 @@ LIST = (
     ProgramSteps(("partial_values/python",)),
     ProgramSteps(("printf/python",)),
     ProgramSteps(("python/duplicate-output",)),
+    ProgramSteps(("python/dynamic-provider/pip",)),
     ProgramSteps(("python/implicit-dependency-cycles",)),
+    ProgramSteps(("python/pylint",)),
     ProgramSteps(("python/resource_args",)),
     ProgramSteps(("python/translation",)),
     ProgramSteps(("python_await/asyncio_tasks",)),
@@ -96,8 +102,18 @@ LIST = (
 )
 
 
+@dataclass(frozen=True)
+class SeenStep:
+    """What one command did: its exit code, the counts that it printed, and the resources in the state afterwards."""
+
+    command: str
+    code: int
+    counts: list[str]
+    resources: list[str]
+
+
 class FetchedProgram:
-    """The program in a folder of its own, driven by one tool. `seen` has the exit code and the state after each command."""
+    """The program in a folder of its own, driven by one tool."""
 
     def __init__(self, folder: Path, program: ProgramSteps, command: Sequence[str]) -> None:
         self.folder, self.program, self.command = folder / "program", program, command
@@ -111,7 +127,7 @@ class FetchedProgram:
             "PYTHONPATH": str(PACKAGE_FOLDER),
             "PATH": path,
         }
-        self.seen: list[tuple[str, int, list[str]]] = []
+        self.seen: list[SeenStep] = []
         self.printed: list[str] = []
 
     def life(self) -> None:
@@ -125,13 +141,20 @@ class FetchedProgram:
         for step in self.program.steps[1:]:
             self.copy(step)
             self.step("up")
-        with (self.folder / "__main__.py").open("a") as file:
-            file.write("\nimport pulumi as pulumi_\npulumi_.export('updated', [1, {'a': True}])\n")
+        self.edit()
         self.step("up")
         urns = [item["urn"] for item in self.state().get("resources", []) if "dynamic" in item["type"]]
         if urns:
             self.step("up", *(f"--replace={urn}" for urn in sorted(urns)))
+            assert f"{len(urns)} replaced" in self.seen[-1].counts
         self.step("destroy")
+
+    def edit(self) -> None:
+        """A new output of the stack, and a new attribute in each class of a dynamic provider."""
+        for file in self.folder.glob("*.py"):
+            file.write_text(PROVIDER_CLASS.sub(r"\g<0>    edited = True\n", file.read_text()))
+        with (self.folder / "__main__.py").open("a") as main:
+            main.write("\nimport pulumi as pulumi_\npulumi_.export('updated', [1, {'a': True}])\n")
 
     def copy(self, step: str) -> None:
         shutil.copytree(Path(PROGRAMS or "") / step, self.folder, dirs_exist_ok=True)
@@ -143,7 +166,8 @@ class FetchedProgram:
         resources = sorted(
             MADE_UP.sub("MADE UP", line) for line in essence(self.state()) if ONLY_OF_THE_CLI not in line
         )
-        self.seen.append((arguments[0], code, resources))
+        counts = SUMMARY.findall(self.printed[-1])
+        self.seen.append(SeenStep(" ".join(arguments), code, counts, resources))
 
     def run(self, *arguments: str) -> int:
         done = subprocess.run(
