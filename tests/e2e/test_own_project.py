@@ -133,6 +133,13 @@ def test_init_names_everything_that_is_wrong(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "1 a").iterdir()] == ["photo.jpg"]
 
 
+def test_an_installed_package_makes_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux_training.commands.init.command.tool_root", lambda: tmp_path / "site-packages")
+    with pytest.raises(BadInput, match=r"no git repository.*run `\./flux init .*my-loras` in the clone"):
+        init.main([str(tmp_path / "my-loras")], standalone_mode=False)
+    assert not (tmp_path / "my-loras").exists()
+
+
 def test_workflows_check_out_the_tool() -> None:
     step = "        with:\n          persist-credentials: false\n          lfs: true\n"
     assert with_submodules(step) == step.replace("false\n", "false\n          submodules: true\n")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -53,12 +54,12 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     folder = folder.resolve()
     setup = existing_setup(clone, name) if clone else None
     name = setup.renaming.new if setup else name or folder.name
-    _refuse_unusable(folder, name)
+    tool = tool_root()
+    _refuse_unusable(folder, name, tool)
     if setup:
         setup.check()
-    tool = tool_root()
     commit = _git(tool, "rev-parse", "HEAD")
-    if (tool / ".git").exists() and _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
+    if _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
         say(f"note: the changes in {tool} that are not committed are not in the new project")
     folder.mkdir(parents=True, exist_ok=True)
     with named_in_errors(folder):
@@ -121,9 +122,14 @@ def with_submodules(workflow: str) -> str:
     return re.sub(indent, lambda match: match[0] + match[1] + WITH_TOOL, workflow)
 
 
-def _refuse_unusable(folder: Path, name: str) -> None:
+def _refuse_unusable(folder: Path, name: str, tool: Path) -> None:
     """Raises BadInput with every finding."""
     findings = []
+    if not (tool / ".git").exists():
+        findings.append(
+            f"this flux runs from {tool}, which is no git repository, and a project has the tool as a submodule; clone the tool "
+            f"with git, and run `./flux init {shlex.quote(str(folder))}` in the clone"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         findings.append(f"{folder}: exists and is not empty; give the name of a new folder")
     if not NAME.fullmatch(name):

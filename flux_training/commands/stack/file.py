@@ -54,7 +54,12 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         document = yaml.safe_load(raw.decode("utf-8-sig"))
     except FileNotFoundError as error:
         stacks = stack_names(root)
-        what = f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; stacks here: {', '.join(stacks)}"
+        here = (
+            f"stacks here: {', '.join(stacks)}"
+            if stacks
+            else f"{root} has no stack; go to your project, or name it with `flux --cwd FOLDER`"
+        )
+        what = f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; {here}"
         raise BadInput([what]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(

@@ -39,11 +39,21 @@ class Session:
     @property
     def stack(self) -> StackId:
         """The stack of `--stack`, or the selected one. Raises EngineError if there is neither."""
-        name = self.requested or os.environ.get("PULUMI_STACK")
-        name = name or selection.selected_stack(self.project.name, self.project.file, self.backend.url)
+        name = self.chosen_stack()
         if not name:
-            raise EngineError("no stack selected: use --stack NAME or `stack select NAME`")
+            known = f" (known: {', '.join(names)})" if (names := self.known_stacks()) else ""
+            raise EngineError(f"no stack selected: use --stack NAME or `pulumi stack select NAME`{known}")
         return StackId(self.project.name, check_stack_name(name))
+
+    def chosen_stack(self) -> str | None:
+        """The name given for this command, else that of the selected stack."""
+        name = self.requested or os.environ.get("PULUMI_STACK")
+        return name or selection.selected_stack(self.project.name, self.project.file, self.backend.url)
+
+    def known_stacks(self) -> list[str]:
+        """The stacks that have a state or a configuration file."""
+        existing = self.backend.stack_names(self.project.name)
+        return sorted({*existing, *self.project.configured_stacks()})
 
     def exists(self, stack: StackId) -> bool:
         return self.backend.stack_key(stack) is not None
@@ -54,7 +64,7 @@ class Session:
     def crypter_for(self, salt: str, stack: str = "") -> Crypter:
         """The crypter for a salt. Its key is derived once. `stack` is named in messages; by default this one."""
         if salt not in self._crypters:
-            self._crypters[salt] = Crypter(salt, read_passphrase(stack or self.stack.name))
+            self._crypters[salt] = Crypter(salt, read_passphrase(stack or self.stack.name, salt))
         return self._crypters[salt]
 
     def deployment(self) -> Json:

@@ -163,6 +163,22 @@ def test_the_passphrase_is_required_and_checked(stack: EngineStack, give: str) -
     stack.run("preview", **{variable: "fixture" if give == "variable" else str(wrong)})
 
 
+def test_the_only_stack_needs_neither_selection_nor_an_empty_passphrase(stack: EngineStack) -> None:
+    del stack.environment["PULUMI_CONFIG_PASSPHRASE"]
+    stack.run("stack", "rm", "--yes")
+    salt = Crypter.new(Passphrase("", "a test", "sole")).salt
+    (stack.folder / "Pulumi.sole.yaml").write_text(f"encryptionsalt: {salt}\n")
+    stack.spec({"one": {"text": {"$secret": "hidden-text"}}})
+    assert "no stack selected: use --stack NAME or `pulumi stack select NAME` (known: sole)" in stack.run(
+        "destroy", "--yes", code=1
+    )
+    assert "No stack was selected: using sole, the only one" in stack.up()
+    assert "No stack was selected" not in stack.run("preview")
+    stack.run("stack", "select", "--create", "other", PULUMI_CONFIG_PASSPHRASE="")
+    stack.run("stack", "rm", "--yes", "--preserve-config")
+    assert "(known: other, sole)" in stack.up(code=1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [

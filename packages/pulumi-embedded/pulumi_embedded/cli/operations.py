@@ -19,12 +19,14 @@ from pulumi_embedded.session import Session
 
 
 def run_preview(session: Session, options: argparse.Namespace) -> int:
+    stacks.select_only_stack(session)
     with _started(session, options, program=True) as running:
         succeeded = running.preview("update", running.run.preview)
         return _status(succeeded, running.display, options, "preview")
 
 
 def run_up(session: Session, options: argparse.Namespace) -> int:
+    stacks.select_only_stack(session)
     return _operate(session, options, "update", Run.preview, Run.update, program=True)
 
 

@@ -66,6 +66,18 @@ def _select(session: Session, name: str) -> None:
     selection.select_stack(session.project.name, session.project.file, session.backend.url, stack)
 
 
+def select_only_stack(session: Session) -> None:
+    """If no stack is selected, select the only one that has a state or a configuration file, and create it if need be."""
+    known = [] if session.chosen_stack() else session.known_stacks()
+    if len(known) != 1:
+        return
+    (name,) = known
+    if not session.exists(StackId(session.project.name, check_stack_name(name))):
+        create_stack(session, name)
+    _select(session, name)
+    print(f"No stack was selected: using {name}, the only one of this project.", file=sys.stderr)
+
+
 def list_stacks(session: Session, options: argparse.Namespace) -> int:
     selected = selection.selected_stack(session.project.name, session.project.file, session.backend.url)
     rows = []

@@ -87,6 +87,11 @@ class Project:
     def stack_config_file(self, stack: str) -> Path:
         return self.folder / self.config_folder / f"Pulumi.{stack}.yaml"
 
+    def configured_stacks(self) -> list[str]:
+        """The stacks that have a configuration file."""
+        files = (self.folder / self.config_folder).glob("Pulumi.*.yaml")
+        return [file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in files]
+
     def program_folder(self) -> Path:
         path = self.folder / self.main
         return path if path.is_dir() else path.parent

@@ -16,6 +16,7 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -43,14 +44,20 @@ class Passphrase:
     stack: str
 
 
-def read_passphrase(stack: str) -> Passphrase:
-    """The passphrase from the environment or, on a terminal, from the user. Raises EngineError if there is none."""
+def read_passphrase(stack: str, salt: str = "") -> Passphrase:
+    """The passphrase from the environment; otherwise the empty one if it fits the salt; otherwise, on a terminal, the user's.
+
+    Raises EngineError if there is none.
+    """
     value = os.environ.get(_VARIABLE)
     if value is not None:
         return Passphrase(value, _VARIABLE if value else f"{_VARIABLE} (it is set, but empty)", stack)
     file = os.environ.get(_FILE_VARIABLE)
     if file:
         return Passphrase(_read_file(file, stack), f"{_FILE_VARIABLE} ({file})", stack)
+    empty = Passphrase("", "the default, which is empty", stack)
+    if salt and _fits(salt, empty):
+        return empty
     if sys.stdin.isatty():
         asked = getpass.getpass(f"Enter the passphrase of stack {stack}: ")
         return Passphrase(asked, "the terminal", stack)
@@ -102,6 +109,14 @@ class Crypter:
             self._cipher.set_exception(error)
 
 
+def _fits(salt: str, phrase: Passphrase) -> bool:
+    try:
+        _derive_cipher(salt, phrase)
+    except EngineError:
+        return False
+    return True
+
+
 def _derive_cipher(encryption_salt: str, phrase: Passphrase) -> AESGCM:
     try:
         version, salt, proof = encryption_salt.split(":", 2)
@@ -122,6 +137,7 @@ def _derive_cipher(encryption_salt: str, phrase: Passphrase) -> AESGCM:
     )
 
 
+@lru_cache(maxsize=1)
 def _derive_key(phrase: str, salt: bytes) -> bytes:
     return PBKDF2HMAC(hashes.SHA256(), 32, salt, _ROUNDS).derive(phrase.encode())
 
