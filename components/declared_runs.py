@@ -11,10 +11,12 @@ from components.messages import inform
 from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.kelpie import Job
+from flux_training.clients.queue.hung_nodes import NODE_REPLACED, replace_hung_node
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
+from flux_training.node.launcher.settings import LaunchLimits
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout, RunKeys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +71,16 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         places = [RunPlace.of(args.bucket, layout, job, run) for job, run in runs]
         removed = unfinished_jobs(queue.jobs(), places)
         for job in removed:
-            queue.kelpie.cancel_job(job.id)
             name, run = job.environment.get(JOB_VARIABLE, "?"), job.environment[RUN_ID_VARIABLE]
+            self._replace_if_hung(args, job, layout.run(name, run))
+            queue.kelpie.cancel_job(job.id)
             inform(f"{name}: canceled the job of run {run}, which is no longer declared")
         if removed:
             queue.forget()
+
+    def _replace_if_hung(self, args: DeclaredRunsArgs, job: Job, keys: RunKeys) -> None:
+        if replace_hung_node(self.connection, job, args.bucket, keys, LaunchLimits.stall_minutes):
+            inform(f"{keys.job}: {NODE_REPLACED}")
 
 
 def unfinished_jobs(jobs: Iterable[Job], runs: Collection[RunPlace]) -> list[Job]:

@@ -21,6 +21,7 @@ from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import ClaimFile
+from flux_training.clients.queue.hung_nodes import NODE_REPLACED, replace_hung_node
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
 from flux_training.clients.queue.requeue import cancel_run, job_of_run
@@ -198,9 +199,14 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         )
 
     def remove(self, _id: str, state: TrainingJobState) -> None:
-        """Its job is canceled if it is pending or running; the objects stay."""
-        storage = self.connection.storage(state.bucket)
-        if cancel_run(self.connection.kelpie(), state.kelpie_id, state.place, storage, state.keys):
+        """Its job is canceled if it is pending or running; a node that hangs is replaced; the objects stay."""
+
+        def before_cancel(job: Job) -> None:
+            if replace_hung_node(self.connection, job, state.bucket, state.keys, state.stall_minutes):
+                inform(f"{state.job}: {NODE_REPLACED}")
+
+        kelpie, storage = self.connection.kelpie(), self.connection.storage(state.bucket)
+        if cancel_run(kelpie, state.kelpie_id, state.place, storage, state.keys, before_cancel):
             queue_of(self.connection, state.group_id).forget()
 
     def _is_finished(self, storage: Storage, args: TrainingJobArgs, job: Job | None = None) -> bool:

@@ -10,6 +10,7 @@ from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import read_pin
 from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from
+from flux_training.clients.queue.hung_nodes import hand_out_of
 from flux_training.clients.records import listed, read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
@@ -108,19 +109,10 @@ def run_status(
 
 
 def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
-    """The job's last hand-out by the services' clocks: the node's own may be wrong. None unless it is running or has failed."""
+    """The job's last hand-out. None unless it is running or has failed."""
     if job.status not in (RunState.RUNNING, RunState.FAILED):
         return None
-    written = listed(storage, keys.progress)
-    started = job.started or job.created or datetime.now(UTC)
-    return HandOut(
-        started,
-        max(started, job.heartbeat or started),
-        written.modified if written else None,
-        report.state == "failed",
-        job.num_failures,
-        job.heartbeat_interval,
-    )
+    return hand_out_of(storage, keys, job, report.state == "failed")
 
 
 def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:

@@ -400,6 +400,13 @@ class Salad:
             path = f"{self._group(name)}/instances/{quote(instance_id, safe='')}/reallocate"
             self._http.request("POST", path, repeatable=True)
 
+    def reallocate_machine(self, name: str, machine_id: str) -> bool:
+        """Replace the group's instance on this machine. Returns whether there is one. Raises NotFound for an unknown group."""
+        found = [instance.id for instance in self.instances(name) if instance.machine_id == machine_id]
+        for instance_id in found:
+            self.reallocate(name, instance_id)
+        return bool(found)
+
     def _wait_for(self, poll: Callable[[], T | None], seconds: float, not_yet: str, why: str) -> T:
         """Call `poll` until it returns a value, at growing intervals. Raises Unavailable."""
         retrying = tenacity.Retrying(

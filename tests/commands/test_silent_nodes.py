@@ -3,21 +3,26 @@
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from localcloud.testing import kelpie_client, running_cloud
+from localcloud.testing import kelpie_client, running_cloud, wait_until
 
+from components import declared_runs, training_job
+from components.declared_runs import DeclaredRunsArgs, DeclaredRunsProvider
+from components.training_job import TrainingJobProvider, TrainingJobState
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.queue.requeue import SilentRun, cancel_run, job_of_run
-from flux_training.clients.salad import GroupSpec
+from flux_training.clients.queue.requeue import SilentRun, job_of_run
+from flux_training.clients.salad import GroupSpec, Instance
 from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.job_status import JobStatus, StackJob
@@ -35,7 +40,9 @@ BUCKET = "silent"
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     home = tmp_path_factory.mktemp("silent") / "cloud"
-    with running_cloud(home, nodes=0, key_write_seconds=0) as running:
+    # Nodes that never ask for work: the tests do that in their place.
+    idle = ["sh", "-c", "exec sleep 1000"]
+    with running_cloud(home, nodes=4, node_command=idle, key_write_seconds=0) as running:
         yield running | {"home": home}
 
 
@@ -95,7 +102,33 @@ class NodeAndRun:
 
     def remove(self) -> None:
         """As `up` removes a job that the stack no longer declares."""
-        cancel_run(self.connection.kelpie(), self.first.id, self.place, self.storage, self.keys)
+        provider = TrainingJobProvider()
+        provider.connection = self.connection
+        state = TrainingJobState(
+            home={},
+            job="cat",
+            folder="jobs/cat",
+            run_id="0123456789ab",
+            steps=20,
+            group_id=self.group,
+            bucket=BUCKET,
+            prefix=self.layout.prefix,
+            kelpie_id=self.first.id,
+        )
+        provider.remove("", state)
+
+    def no_longer_declare(self) -> None:
+        """As `up` does before it changes any job."""
+        provider = DeclaredRunsProvider()
+        provider.connection = self.connection
+        before = DeclaredRunsArgs(
+            home={},
+            group_id=self.group,
+            bucket=BUCKET,
+            prefix=self.layout.prefix,
+            runs={"cat": "0123456789ab"},
+        )
+        provider.change("", before, replace(before, runs={}))
 
     def jobs(self) -> list[Job]:
         return self.connection.kelpie().list_jobs(self.group)
@@ -103,6 +136,14 @@ class NodeAndRun:
     def pending(self) -> Job:
         (job,) = (job for job in self.jobs() if job.status == "pending")
         return job
+
+    def start_node(self) -> Instance:
+        """A replica of the group, once it runs."""
+        salad = self.connection.salad()
+        salad.patch_group(self.name, {"replicas": 1})
+        salad.start_group(self.name)
+        wait_until(lambda: [one.state for one in salad.instances(self.name)] == ["running"])
+        return salad.instances(self.name)[0]
 
     def take_job(self, machine: str = "m") -> str:
         """Get work as a node does."""
@@ -116,11 +157,23 @@ class NodeAndRun:
             body = {"machine_id": machine, "container_group_id": self.group}
             kelpie.post(f"/jobs/{job}/failed", json=body).raise_for_status()
 
+    def machines(self) -> list[str]:
+        return [node.machine_id for node in self.connection.salad().instances(self.name)]
+
     def let_pass(self, job: str, seconds: float) -> None:
         """Make the hand-out so much older; the heartbeat stays."""
+        self._change("UPDATE jobs SET started = started - ? WHERE id = ?", seconds, job)
+
+    def hand_out_again(self, job: str, later: float, heartbeat: float) -> None:
+        """Start the hand-out so many seconds from now, with a heartbeat after so many more."""
+        now = time.time()
+        change = "UPDATE jobs SET started = ?, heartbeat = ? WHERE id = ?"
+        self._change(change, now + later, now + later + heartbeat, job)
+
+    def _change(self, statement: str, *values: object) -> None:
         path = Path(self.cloud["home"]) / "cloud.db"
         with contextlib.closing(sqlite3.connect(path, timeout=10)) as database, database:
-            database.execute("UPDATE jobs SET started = started - ? WHERE id = ?", (seconds, job))
+            database.execute(statement, values)
 
 
 @pytest.fixture
@@ -217,11 +270,16 @@ def test_a_launcher_that_reports_just_before_its_job_is_canceled_goes_on(silent:
     assert [job.status for job in silent.jobs()] == ["running"]
 
 
-def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRun) -> None:
+def stay_silent(run: NodeAndRun) -> None:
+    """Until it is not queued again any more."""
     for count in range(1, MAX_REQUEUES + 1):
-        watcher = silent.watcher()
+        watcher = run.watcher()
         assert len(queue_silent_again(watcher, watcher.read())) == 1
-        silent.let_pass(silent.take_job(f"m{count}"), SILENT_SECONDS + 1)
+        run.let_pass(run.take_job(f"m{count}"), SILENT_SECONDS + 1)
+
+
+def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRun) -> None:
+    stay_silent(silent)
     watcher = silent.watcher()
     found = watcher.read()
     assert found.has_ended
@@ -232,6 +290,71 @@ def test_a_run_that_stays_silent_is_stalled_with_the_next_step(silent: NodeAndRu
     assert "`./flux cancel cat --stack prod` and `make up STACK=prod`" in elsewhere.problem
     assert queue_silent_again(watcher, found) == []
     assert [job.status for job in silent.jobs()].count("running") == 1
+
+
+def test_a_stalled_job_whose_launcher_reports_again_is_no_longer_stalled(silent: NodeAndRun) -> None:
+    stay_silent(silent)
+    watcher = silent.watcher()
+    assert watcher.read().rows[0].status.state == RunState.STALLED
+    silent.storage.put_bytes(silent.keys.progress, b'{"state": "training"}')
+    found = watcher.read()
+    assert (found.has_ended, found.rows[0].status.phase) == (False, "training")
+
+
+def test_a_node_that_hangs_after_a_report_begins_a_new_series(silent: NodeAndRun) -> None:
+    stay_silent(silent)
+    silent.storage.put_bytes(silent.keys.progress, b'{"state": "training"}')
+    # The job is handed out again, to a node that hangs: its start is after the report.
+    (job,) = (job for job in silent.jobs() if job.status == "running")
+    silent.hand_out_again(job.id, later=2, heartbeat=SILENT_SECONDS + 1)
+    watcher = silent.watcher()
+    (said,) = queue_silent_again(watcher, watcher.read())
+    assert f"queued again (1 of {MAX_REQUEUES})" in said
+    assert silent.pending().environment[REQUEUES_VARIABLE] == "1"
+
+
+def test_a_node_that_is_not_listed_is_not_said_to_be_replaced(cloud: dict[str, Any]) -> None:
+    for is_listed in (True, False):
+        run = NodeAndRun(cloud)
+        node = run.start_node()
+        run.let_pass(run.take_job(node.machine_id if is_listed else "gone"), SILENT_SECONDS + 1)
+        watcher = run.watcher()
+        (said,) = queue_silent_again(watcher, watcher.read())
+        assert ("the node is replaced" in said) == is_listed
+        assert (node.machine_id in run.machines()) == (not is_listed)
+        run.connection.salad().patch_group(run.name, {"replicas": 0})
+
+
+@pytest.mark.parametrize("remove", [NodeAndRun.remove, NodeAndRun.no_longer_declare])
+def test_removing_a_stalled_run_replaces_the_node_that_hangs(
+    cloud: dict[str, Any], monkeypatch: pytest.MonkeyPatch, remove: Callable[[NodeAndRun], None]
+) -> None:
+    """`flux cancel` and `make up`, the next step of a stalled job."""
+    run, said = NodeAndRun(cloud), list[str]()
+    for module in (training_job, declared_runs):
+        monkeypatch.setattr(module, "inform", said.append)
+    node = run.start_node()
+    run.let_pass(run.take_job(node.machine_id), SILENT_SECONDS + 1)
+    remove(run)
+    assert [job.status for job in run.jobs()] == ["canceled"]
+    assert said[0] == "cat: the worker on its node hangs, so the node is replaced"
+    wait_until(lambda: run.machines() and node.machine_id not in run.machines())
+    run.connection.salad().patch_group(run.name, {"replicas": 0})
+
+
+@pytest.mark.parametrize(("seconds", "reports"), [(SILENT_SECONDS - 9, False), (SILENT_SECONDS + 1, True)])
+def test_removing_a_run_leaves_a_sound_node_alone(
+    cloud: dict[str, Any], seconds: float, reports: bool
+) -> None:
+    run = NodeAndRun(cloud)
+    node = run.start_node()
+    run.let_pass(run.take_job(node.machine_id), seconds)
+    if reports:
+        run.storage.put_bytes(run.keys.progress, b'{"state": "training"}')
+    run.remove()
+    assert [job.status for job in run.jobs()] == ["canceled"]
+    assert run.machines() == [node.machine_id]
+    run.connection.salad().patch_group(run.name, {"replicas": 0})
 
 
 def test_a_job_whose_launcher_reports_is_left_alone(silent: NodeAndRun) -> None:

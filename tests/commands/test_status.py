@@ -91,8 +91,9 @@ def test_problems_end_with_commands_for_their_job_and_stack() -> None:
     found = find_problems([unreadable, stalled], NOW, "prod")
     assert found["cat"].endswith("cannot be read; `./flux logs cat --stack prod` shows its output")
     assert found["dog"].endswith(
-        "`./flux doctor --stack prod` checks the nodes' keys, `./flux logs dog --stack prod` shows the node's output; the job "
-        "is still queued and may cost money until `./flux cancel dog --stack prod` and `make up STACK=prod`"
+        "`./flux doctor --stack prod` checks the nodes' keys, `./flux logs dog --stack prod` shows the node's output; "
+        "`./flux cancel dog --stack prod` and `make up STACK=prod` cancel the job and replace a node that hangs, which may "
+        "cost money until then"
     )
 
 

@@ -4,6 +4,7 @@ A watcher writes requeue.json, cancels the job, posts the next one and reads req
 what it finds. Whichever writes last sees what the other has done.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
-from flux_training.training.runs.handout import REQUEUES_VARIABLE, may_requeue, requeues
+from flux_training.training.runs.handout import MAX_REQUEUES, REQUEUES_VARIABLE, requeues
 from flux_training.training.runs.records import RequeueRecord
 from flux_training.training.runs.run import RunKeys
 
@@ -54,7 +55,7 @@ class SilentRun:
         None if the job is not the run's, has been queued again often enough, has ended meanwhile, or is being removed. Raises
         ServiceError, FluxError.
         """
-        if not self.place.is_own(job) or not may_requeue(job.environment) or not self._intend(job):
+        if not self.place.is_own(job) or self._requeues(job) >= MAX_REQUEUES or not self._intend(job):
             return None
         return self._post(job) if self.queue.kelpie.cancel_job(job.id) else None
 
@@ -91,15 +92,22 @@ class SilentRun:
 
     def _has_reported(self, job: Job) -> bool:
         """Whether its launcher has started: then the watcher did not cancel the job, but somebody else did later."""
+        reported = self._reported()
+        return reported is not None and job.started is not None and reported >= job.started
+
+    def _reported(self) -> datetime | None:
         report = listed(self.storage, self.keys.progress)
-        if report is None or report.modified is None or job.started is None:
-            return False
-        return report.modified >= job.started
+        return report.modified if report else None
+
+    def _requeues(self, job: Job) -> int:
+        return requeues(job.environment, job.created, self._reported())
 
     def _post(self, job: Job) -> Job | None:
         self.queue.forget()
         posted = self.queue.post_once(
-            self.place, same_request(job), ClaimFile(self.storage, self.keys, self.owner)
+            self.place,
+            same_request(job, self._requeues(job) + 1),
+            ClaimFile(self.storage, self.keys, self.owner),
         )
         if not self._is_removed(job, posted):
             return posted
@@ -107,7 +115,14 @@ class SilentRun:
         return None
 
 
-def cancel_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace, storage: Storage, keys: RunKeys) -> bool:
+def cancel_run(
+    kelpie: Kelpie,
+    kelpie_id: str,
+    place: RunPlace,
+    storage: Storage,
+    keys: RunKeys,
+    before_cancel: Callable[[Job], None] = lambda _job: None,
+) -> bool:
     """Cancel the run's job for good: no watcher queues it again. Returns whether there was one. Raises ServiceError.
 
     Only a pending or running job is canceled: Kelpie would change a finished one, and start GPUs for it (docs/services.md).
@@ -120,16 +135,19 @@ def cancel_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace, storage: Storage
         storage.put_bytes(keys.requeue, canonical_json({"version": 1, "removed": job.id}))
     # A watcher may have replaced the job just before.
     last = job_of_run(kelpie, kelpie_id, place)
-    return last is not None and kelpie.cancel_job(last.id)
+    if last is None:
+        return False
+    before_cancel(last)
+    return kelpie.cancel_job(last.id)
 
 
-def same_request(job: Job) -> JobRequest:
-    """The request that posted the job, counted."""
+def same_request(job: Job, count: int) -> JobRequest:
+    """The request that posted the job, as the run's requeue number `count`."""
     return JobRequest(
         container_group_id=job.container_group_id,
         command=job.command,
         arguments=job.arguments,
-        environment=job.environment | {REQUEUES_VARIABLE: str(requeues(job.environment) + 1)},
+        environment=job.environment | {REQUEUES_VARIABLE: str(count)},
         sync=job.sync,
         max_failures=job.max_failures,
         heartbeat_interval=job.heartbeat_interval,

@@ -243,8 +243,8 @@ def _failure(status: JobStatus, stack: str) -> str:
     if status.state == RunState.STALLED:
         cancel = f"{flux_command(f'cancel {job}', stack)} and {make_command('up', stack)}"
         return (
-            f"{failure}; {flux_command('doctor', stack)} checks the nodes' keys, {logs} shows the node's output; the job is "
-            f"still queued and may cost money until {cancel}"
+            f"{failure}; {flux_command('doctor', stack)} checks the nodes' keys, {logs} shows the node's output; {cancel} "
+            "cancel the job and replace a node that hangs, which may cost money until then"
         )
     return failure
 

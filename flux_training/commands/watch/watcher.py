@@ -29,6 +29,7 @@ from flux_training.training.estimates.actuals import expected_cost
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.handout import MAX_REQUEUES, requeues
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import DEFAULT_STACK
 
 MAX_PARALLEL_REQUESTS = 8
@@ -139,7 +140,9 @@ class Watcher:
         queue = self._queue_jobs(unfinished)
         with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS) as pool:
             read = list(pool.map(lambda job: job_status(job, queue.get(job.name), self.storage), unfinished))
-        self._ended |= {status.job.name: status for status in read if status.has_ended}
+        # A stalled job may go on.
+        final = [status for status in read if status.has_ended and status.state != RunState.STALLED]
+        self._ended |= {status.job.name: status for status in final}
         known = self._ended | {status.job.name: status for status in read}
         return [known[job.name] for job in jobs]
 
@@ -162,19 +165,19 @@ class Watcher:
         owner = group.environment_value(OWNER_VARIABLE) or ""
         queue = Queue(self._connection.kelpie(), group.id)
         run = SilentRun(queue, self.storage, status.job.keys, place, owner)
+        is_replaced = False
         if status.is_silent:
             # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
-            for instance in salad.instances(group.name):
-                if instance.machine_id == job.machine_id:
-                    salad.reallocate(group.name, instance.id)
+            is_replaced = salad.reallocate_machine(group.name, job.machine_id or "")
             posted = run.queue_again(job)
         else:
             posted = run.finish(job)
         if posted is None:
             return ""
         self._ended.pop(status.job.name, None)
+        done = "the node is replaced, the job is canceled" if is_replaced else "the job is canceled"
         return (
-            f"{status.job.name}: the launcher never reported from its node; the node is replaced, the job is canceled, and the run is queued again "
+            f"{status.job.name}: the launcher never reported from its node; {done}, and the run is queued again "
             f"({requeues(posted.environment)} of {MAX_REQUEUES})"
         )
 

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
+from flux_training.training.runs.run_state import (
+    MISSED_HEARTBEATS,
+    STALL_PERIODS,
+    LastContact,
+    in_words,
+    stall,
+)
 
 # A launcher reports within seconds of its start. Given how often watchers poll, a silent one is noticed within ten minutes.
 SILENT_SECONDS = 300.0
@@ -30,7 +36,8 @@ class HandOut:
     """A running job. Times are UTC by the services' clocks.
 
     `reported`: when progress.json was last written, in this hand-out or before; None if never. `has_failed`: whether it says
-    that the launcher failed. `failures`: failed attempts that the queue has counted. `heartbeat_interval` in seconds.
+    that the launcher failed. `failures`: failed attempts that the queue has counted. `heartbeat_interval` in seconds. `queued`:
+    when the job was posted.
     """
 
     started: datetime
@@ -39,6 +46,7 @@ class HandOut:
     has_failed: bool = False
     failures: int = 0
     heartbeat_interval: float = 30.0
+    queued: datetime | None = None
 
     @property
     def has_reported(self) -> bool:
@@ -53,10 +61,19 @@ def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOut
         return HandOutState.RETRYING
     if job.has_reported:
         return HandOutState.REPORTED
-    # Both times are the queue's: no other clock can make a launcher look silent.
-    waited = job.heartbeat - job.started
-    limit = timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
-    return HandOutState.SILENT if waited > limit else HandOutState.STARTING
+    return HandOutState.SILENT if _is_silent(job, stall_minutes) else HandOutState.STARTING
+
+
+def _is_silent(job: HandOut, stall_minutes: float) -> bool:
+    """Both times are the queue's: no other clock can make a launcher look silent."""
+    return job.heartbeat - job.started > timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
+
+
+def is_hung(job: HandOut, stall_minutes: float) -> bool:
+    """Whether the worker still sent heartbeats long after the launcher's last report."""
+    if job.reported is None or not job.has_reported:
+        return _is_silent(job, stall_minutes)
+    return job.heartbeat - job.reported > timedelta(minutes=STALL_PERIODS * stall_minutes)
 
 
 def judge(
@@ -65,7 +82,8 @@ def judge(
     """The state of a running job, and why it is stalled: empty if it is not. `environment` is the job's."""
     state = hand_out_state(job, now, stall_minutes)
     if state is HandOutState.SILENT:
-        return state, "" if may_requeue(environment) else silence(job)
+        count = requeues(environment, job.queued, job.reported)
+        return state, "" if count < MAX_REQUEUES else silence(job)
     if state is HandOutState.RETRYING:
         stall_minutes = max(stall_minutes, MIN_RETRY_MINUTES)
     last_report = max(job.started, job.reported or job.started)
@@ -80,11 +98,14 @@ def silence(job: HandOut) -> str:
     return f"{said}, and neither did those of the {MAX_REQUEUES} nodes before it: the nodes' keys for the bucket may not work"
 
 
-def requeues(environment: Mapping[str, str]) -> int:
-    """How many times a job was queued again because its launcher was silent."""
+def requeues(
+    environment: Mapping[str, str], queued: datetime | None = None, reported: datetime | None = None
+) -> int:
+    """How many times in a row a run was queued again because its launcher was silent. `environment` is that of its job.
+
+    0 if the job's launcher has `reported` since the job was `queued`: a node that hangs later is the first of a new series.
+    """
+    if queued and reported and reported >= queued:
+        return 0
     text = environment.get(REQUEUES_VARIABLE, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-
-
-def may_requeue(environment: Mapping[str, str]) -> bool:
-    return requeues(environment) < MAX_REQUEUES

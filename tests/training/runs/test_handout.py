@@ -11,8 +11,8 @@ from flux_training.training.runs.handout import (
     HandOut,
     HandOutState,
     hand_out_state,
+    is_hung,
     judge,
-    may_requeue,
     requeues,
 )
 
@@ -80,7 +80,36 @@ def test_a_failed_attempt_waits_for_another_machine(
 def test_how_often_a_run_was_queued_again(text: str | None, count: int) -> None:
     environment = {} if text is None else {REQUEUES_VARIABLE: text}
     assert requeues(environment) == count
-    assert may_requeue(environment) == (count < MAX_REQUEUES)
+
+
+@pytest.mark.parametrize(("reported", "count"), [(None, 2), (-1, 2), (0, 0), (50, 0)])
+def test_a_report_since_the_job_was_queued_ends_a_series(reported: float | None, count: int) -> None:
+    at_time = None if reported is None else at(reported)
+    assert requeues({REQUEUES_VARIABLE: "2"}, START, at_time) == count
+
+
+def test_a_job_that_reported_once_is_queued_again_although_its_series_had_ended() -> None:
+    job = HandOut(at(100), at(101 + SILENT_SECONDS), reported=at(50), queued=START)
+    environment = {REQUEUES_VARIABLE: str(MAX_REQUEUES)}
+    assert judge(job, environment, at(402), 30) == (HandOutState.SILENT, "")
+
+
+@pytest.mark.parametrize(
+    ("reported", "heartbeat", "hung"),
+    [
+        (None, SILENT_SECONDS, False),
+        (None, SILENT_SECONDS + 1, True),
+        (-1, SILENT_SECONDS + 1, True),
+        (10, SILENT_SECONDS + 1, False),
+        (10, 10 + 3600, False),
+        (10, 11 + 3600, True),
+    ],
+)
+def test_a_node_hangs_whose_worker_sends_heartbeats_long_after_the_launchers_last_report(
+    reported: float | None, heartbeat: float, hung: bool
+) -> None:
+    job = HandOut(START, at(heartbeat), None if reported is None else at(reported))
+    assert is_hung(job, STALL_MINUTES) == hung
 
 
 def test_a_silent_job_is_stalled_once_it_was_queued_again_often_enough() -> None:
