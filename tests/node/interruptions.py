@@ -6,7 +6,8 @@ Each seed is one job on the node's own code (queued.py) with the real launcher a
 one to three times: the node alone (the launcher has to notice) or all processes at once (a power cut). After two kills of
 three a checkpoint or optimizer.pt in the bucket is cut, and a tenth of all downloads breaks. Prints the steps lost per
 interruption. The exit code is 1 when a job did not end with sound weights at the last step, a step was trained from a damaged
-file, or a checkpoint was uploaded that is unsound or was there already. Linux only (/proc).
+file, a checkpoint was uploaded that is unsound or was there already, or an optimizer.pt was uploaded that the trainer had
+not written since its start. Linux only (/proc).
 """
 
 import argparse
@@ -32,7 +33,7 @@ from localcloud.node import worker as kelpie_worker
 from flux_training.node.bundle import launcher_bundle
 from tests.node.fault_proxy import DownloadFault, FaultProxy, at_random
 from tests.node.queued import FolderTransfers, LocalQueue
-from tests.node.quick_trainer import checkpoint, note
+from tests.node.quick_trainer import checkpoint, note, optimizer
 from tests.node.runs import LAUNCHER_WORDS, StoredRun, is_alive
 from tests.node.storage import FolderStorage
 
@@ -65,7 +66,7 @@ class Result:
 
 
 class WatchedTransfers(FolderTransfers):
-    """Notes an upload of an unsound checkpoint, and of one that the bucket has already."""
+    """Notes an upload of an unsound checkpoint, and of files that the bucket has already."""
 
     def __init__(self, home: Path, root: Path, journal: Path) -> None:
         super().__init__(home, root)
@@ -79,7 +80,15 @@ class WatchedTransfers(FolderTransfers):
                 note(self._journal, f"unsound {path.name}")
             elif (self._bucket / key).exists() and (self._bucket / key).read_bytes() == data:
                 note(self._journal, f"again {path.name}")
+        if path.name == "optimizer.pt" and data and not self._was_saved(data):
+            note(self._journal, f"again {path.name}")
         super().upload(path, bucket, key, compressed=compressed)
+
+    def _was_saved(self, data: bytes) -> bool:
+        """Whether the trainer has written this optimizer.pt since its last start."""
+        *_, last = self._journal.read_text().split("start ")
+        lines = [line.split(" ", 1) for line in last.splitlines()]
+        return any(optimizer(int(line[1])) == data for line in lines if line[0] == "saving")
 
 
 class InterruptedJob:

@@ -1,7 +1,7 @@
 """A trainer with ai-toolkit's files and rules and nothing to learn: `run.py JOURNAL STEPS SAVE_EVERY`. Standard library only.
 
 What a checkpoint holds follows from its step, so that a damaged one is known whatever the launcher thinks of it. The
-journal outlives the node: `start N` (the step gone on from), `step N`, `damaged NAME`.
+journal outlives the node: `start N` (the step gone on from), `step N`, `saving N`, `damaged NAME`.
 """
 
 import io
@@ -74,6 +74,7 @@ def main(journal: Path, steps: int, every: int) -> None:
         )
         sys.stderr.flush()
         if done > step and done % every == 0:
+            note(journal, f"saving {done}")
             write(FOLDER / f"job_{done:09}.safetensors", checkpoint(done))
             write(FOLDER / "optimizer.pt", optimizer(done))
             saves = sorted(FOLDER.glob("job_*"), key=lambda path: path.stat().st_ctime_ns)

@@ -24,7 +24,7 @@ from tests.node.runs import Node
 from tests.node.storage import ACCESS_KEY_ID, SECRET_ACCESS_KEY, folder_storage
 
 GOOD = ("steps:8-20", "final:20")
-ONLY_IMAGES = {DownloadFault.WRONG}  # a checkpoint has no digest, and is refused if it is not sound
+ONLY_IMAGES = {DownloadFault.WRONG}  # a checkpoint with wrong bytes is not used
 
 
 def first_time(fault: DownloadFault) -> Callable[[ProxiedRequest], DownloadFault | None]:

@@ -5,6 +5,7 @@ trainer, or where the trainer itself is at fault, with one that does as it is to
 """
 
 import functools
+import hashlib
 import json
 import os
 import signal
@@ -571,6 +572,36 @@ def test_a_damaged_checkpoint_is_the_oldest_file(tmp_path: Path) -> None:
         (node.stored / save_name(step)).write_bytes(weights(step))
     (node.stored / save_name(20)).write_bytes(weights(20)[:-1])
     assert [name for name, _ in found_checkpoints(node)] == [save_name(step) for step in (20, 8, 16)]
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_checkpoint_with_another_content_than_was_recorded_is_not_used(
+    is_recorded: bool, tmp_path: Path
+) -> None:
+    node, swapped = Node(tmp_path), weights(16, (0.5, -1.0, 2.0, 1.0))
+    assert len(swapped) == len(weights(16))
+    (node.stored / save_name(8)).write_bytes(weights(8))
+    (node.stored / save_name(16)).write_bytes(swapped)
+    recorded = {save_name(step): sha256_of(weights(step)) for step in (8, 16)}
+    report = {"run_id": RUN_ID, "checkpoints": recorded if is_recorded else None}
+    (node.stored / "progress.json").write_text(json.dumps(report))
+    assert [name for name, size in found_checkpoints(node) if size] == [save_name(8 if is_recorded else 16)]
+
+
+def test_checkpoints_are_recorded_until_they_are_trained_again(tmp_path: Path) -> None:
+    node = Node(tmp_path, "steps:0-9", "save:8", "steps:9-17", "save:16", "kill:17")
+    recorded = {save_name(step): sha256_of(weights(step)) for step in (8, 16)}
+    assert node.run().progress["checkpoints"] == recorded
+    (node.stored / save_name(16)).unlink()
+    node.set_trainer("steps:8-10", "kill:10")
+    assert node.run().progress["checkpoints"] == {save_name(8): recorded[save_name(8)]}
+    node.set_trainer("steps:8-20", "final:20")
+    final = {"job.safetensors": sha256_of(weights(20))}
+    assert node.run().progress["checkpoints"] == {save_name(8): recorded[save_name(8)]} | final
 
 
 def test_when_no_checkpoint_is_sound_a_second_node_is_asked_before_they_are_deleted(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
             "updated_at",
         ),
         *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
-        "trainer",
+        *("trainer", "checkpoints"),
     }
     assert ended.progress["start_seconds"] >= 0
     rows = (tmp_path / "upload/loss.csv").read_text().splitlines()

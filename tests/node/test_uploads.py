@@ -24,7 +24,8 @@ class OutputFolder:
     def __init__(self, node: Node, restored: tuple[str, ...] = ()) -> None:
         self.folder, self.upload, self.pruned = node.output, node.upload, list[str]()
         run = settings.read_settings(node.environment)
-        self.uploads = UploadFolder(run, restored, self.pruned.append)
+        self.digests: dict[str, str] = {}
+        self.uploads = UploadFolder(run, restored, self.pruned.append, self.digests)
         self.uploads.start()
 
     def write(self, name: str, data: bytes) -> Path:

@@ -88,7 +88,7 @@ class Launch:
 
     def _restore(self) -> ResumePoint:
         progress = self.progress
-        restore = CheckpointRestore(self.settings, self.bucket, self._download)
+        restore = CheckpointRestore(self.settings, self.bucket, self._download, progress.digests)
         return restore.run(were_lost=progress.lost_checkpoints, on_lost=self._note_lost)
 
     def _note_lost(self) -> None:
@@ -103,7 +103,7 @@ class Launch:
         self.progress.write(LaunchState.STARTING, str(done))
 
     def _train(self, resume: ResumePoint) -> None:
-        uploads = UploadFolder(self.settings, resume.restored, self._delete_object)
+        uploads = UploadFolder(self.settings, resume.restored, self._delete_object, self.progress.digests)
         uploads.start()
         try:
             story = train(self.settings, self.progress)

@@ -3,7 +3,8 @@
 progress.json: `state` is starting, training, verifying, finished, failed, canceled or interrupted. `loss_first` and
 `loss_smoothed` are means of `loss_steps` steps at the start and at the end; `seconds_per_step` and `eta_seconds` are null
 until they are known; `gpu_seconds` is the time of trainers over all restarts, `download_seconds` that of downloads of this
-one; `begun` is [the step that the last start began with, how many starts in a row began with it].
+one; `begun` is [the step that the last start began with, how many starts in a row began with it]; `checkpoints` has the
+SHA-256 of each checkpoint that was put into the folder for uploads, by name.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ CURVE_SECONDS = 10
 MAX_MESSAGE = 4000
 MAX_RESTARTS = 10  # without a new checkpoint; the queue never counts a whole container that dies of memory
 MAX_PROGRESS_BYTES = 1 << 20
+MAX_DIGESTS = 100  # of the newest checkpoints
 MAX_FAULTY_STEPS = 10_000  # progress.json stays below MAX_PROGRESS_BYTES
 MAX_CURVE_BYTES = 16 << 20
 MAX_LOSS_STEPS = 50  # in the mean losses; a tenth of a shorter run
@@ -76,6 +78,7 @@ class EarlierStarts:
             self.begun = begun
         self.lost_checkpoints = is_ours and raw.get("checkpoints_lost") is True
         self.faulty = FaultySteps(raw.get("faulty_steps") if is_ours else None)
+        self.digests = _digests(raw.get("checkpoints") if is_ours else None)
 
 
 class FaultySteps:
@@ -120,6 +123,11 @@ def _step_numbers(raw: object) -> set[int]:
     return {int(one) for one in found if is_number(one)}
 
 
+def _digests(raw: object) -> dict[str, str]:
+    found = raw.items() if isinstance(raw, dict) else ()
+    return {name: digest for name, digest in found if isinstance(digest, str)}
+
+
 class ProgressWriter:
     """Writes progress.json and loss.csv into the watched folder."""
 
@@ -131,7 +139,7 @@ class ProgressWriter:
         self.losses: dict[int, float] = {}  # by the number of steps done; the last value of each counts
         self.seconds_per_step: float | None = None
         self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
-        self.faulty = self.earlier.faulty
+        self.faulty, self.digests = self.earlier.faulty, self.earlier.digests
         self.begun, self.lost_checkpoints = self.earlier.begun, self.earlier.lost_checkpoints
         self._curve = curve or b""
         self._written: tuple[object, ...] = ()
@@ -197,6 +205,7 @@ class ProgressWriter:
             "skipped_batches": len(self.faulty.skipped),
             "nan_losses": len(self.faulty.without_loss),
             "faulty_steps": self.faulty.report(),
+            "checkpoints": dict(list(self.digests.items())[-MAX_DIGESTS:]),
         }
         return report | ({"checkpoints_lost": True} if self.lost_checkpoints else {})
 

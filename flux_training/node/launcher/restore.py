@@ -19,7 +19,7 @@ from flux_training.node.launcher.errors import ExitCode, RunEndedError, UnsoundF
 from flux_training.node.launcher.process import say
 from flux_training.node.launcher.retries import RetryingBucket
 from flux_training.node.launcher.settings import RunSettings
-from flux_training.node.launcher.weights import is_whole_zip, weights_step
+from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 OPTIMIZER = "optimizer.pt"
 CLOCK_SECONDS = 3.0
@@ -46,20 +46,26 @@ class ResumePoint:
 
 @dataclass
 class CheckpointRestore:
-    """One start's search for the newest sound checkpoint."""
+    """One start's search for the newest sound checkpoint.
+
+    `digests`: the SHA-256 of checkpoints by name, as far as earlier starts have recorded it. Those of checkpoints that are
+    trained again are removed.
+    """
 
     settings: RunSettings
     bucket: RetryingBucket
     download: DownloadAll
+    digests: dict[str, str]
     unsound: dict[str, str] = field(default_factory=dict)
 
     def run(self, *, were_lost: bool, on_lost: Callable[[], None]) -> ResumePoint:
         """`were_lost`: an earlier node found no sound one either. Raises RunEndedError."""
         found = self._checkpoints(self.settings.output_prefix)
-        for checkpoint in found:
+        for number, checkpoint in enumerate(found):
             path = self.settings.output_folder / checkpoint.name
-            if (step := self._fetch_sound(checkpoint, path)) is None:
+            if (step := self._fetch_sound(checkpoint, path, self.digests.get(checkpoint.name))) is None:
                 continue
+            self._forget_digests({one.name for one in found[number:]})
             self._bring_optimizer(self.settings.output_prefix)
             older = self._represent_others(found, checkpoint)
             make_newest(path, older)
@@ -67,7 +73,12 @@ class CheckpointRestore:
             return ResumePoint(step, is_final, (*(one.name for one in found), OPTIMIZER))
         if self.unsound:
             self._give_up(found, were_lost=were_lost, on_lost=on_lost)
+        self._forget_digests(set())
         return self._parents_checkpoint()
+
+    def _forget_digests(self, kept: set[str]) -> None:
+        for name in self.digests.keys() - kept:
+            del self.digests[name]
 
     def _checkpoints(self, prefix: str) -> list[CheckpointObject]:
         """The newest first. Names that ai-toolkit would not have given are ignored."""
@@ -79,13 +90,15 @@ class CheckpointRestore:
                 found.append(checkpoint_object(item, name, match[1]))
         return sorted(found, key=lambda one: float("inf") if one.step is None else one.step, reverse=True)
 
-    def _fetch_sound(self, checkpoint: CheckpointObject, path: Path) -> int | None:
+    def _fetch_sound(self, checkpoint: CheckpointObject, path: Path, digest: str | None = None) -> int | None:
         """The step of a sound file that is now at `path`; None for a damaged one, which is removed."""
         self.download([Download(checkpoint.key, path, checkpoint.size)])
         try:
             step = weights_step(path)
             if step > self.settings.steps:
                 raise UnsoundFileError(f"step {step} is beyond the {self.settings.steps} of this run")
+            if digest and sha256(path) != digest:
+                raise UnsoundFileError("its SHA-256 is not the one that was recorded")
         except UnsoundFileError as error:
             say(f"launch: {checkpoint.name} is not used: {error}")
             self.unsound[checkpoint.name] = str(error)

@@ -23,7 +23,7 @@ from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
 from flux_training.node.launcher.process import say
 from flux_training.node.launcher.restore import OPTIMIZER
 from flux_training.node.launcher.settings import UPLOAD_FOLDER, RunSettings
-from flux_training.node.launcher.weights import is_whole_zip, weights_step
+from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 STAGING_FOLDER = Path(".upload-staging")
 TEMPORARY_FOLDER = ".tmp"  # ai-toolkit writes samples there and renames them
@@ -50,14 +50,19 @@ class FileVersion:
 class UploadFolder:
     """Mirrors the trainer's output folder, in a thread between `start` and `stop`.
 
-    `on_pruned` is called with the name of a restored file that the trainer has deleted.
+    `on_pruned` is called with the name of a restored file that the trainer has deleted. `digests` gets the SHA-256 of each
+    checkpoint.
     """
 
     def __init__(
-        self, settings: RunSettings, restored: Iterable[str], on_pruned: Callable[[str], None]
+        self,
+        settings: RunSettings,
+        restored: Iterable[str],
+        on_pruned: Callable[[str], None],
+        digests: dict[str, str],
     ) -> None:
         self._job, self._source, self._on_pruned = settings.job, settings.output_folder, on_pruned
-        self._restored = set(restored)
+        self._restored, self._digests = set(restored), digests
         self._pause = settings.limits.scan_seconds
         self._seen = self._scan()
         self._done = dict(self._seen)  # versions that need nothing more: put, restored or refused
@@ -135,6 +140,8 @@ class UploadFolder:
             if fault := self._fault(name, staged):
                 say(f"launch: {name} is not uploaded: {fault}")
                 return True
+            if self._is_checkpoint(name):
+                self._digests[name] = sha256(staged)
             (UPLOAD_FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
             staged.replace(UPLOAD_FOLDER / name)
         except FileNotFoundError:
@@ -158,12 +165,15 @@ class UploadFolder:
     def _fault(self, name: str, staged: Path) -> str | None:
         if name == OPTIMIZER and not is_whole_zip(staged):
             return "it is not complete"
-        if name.startswith(self._job) and name.endswith(WEIGHTS_SUFFIX):
+        if self._is_checkpoint(name):
             try:
                 weights_step(staged)
             except UnsoundFileError as error:
                 return str(error)
         return None
+
+    def _is_checkpoint(self, name: str) -> bool:
+        return name.startswith(self._job) and name.endswith(WEIGHTS_SUFFIX)
 
     def _note_put(self, name: str) -> None:
         """The worker drops a change that comes while it uploads the file. So a copy that changed soon again is sent twice."""
