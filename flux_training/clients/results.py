@@ -8,7 +8,7 @@ from typing import Any
 
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
-from flux_training.clients.pins import read_pin
+from flux_training.clients.pins import StoredWeights, read_pin
 from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from
 from flux_training.clients.queue.hung_nodes import hand_out_of
 from flux_training.clients.records import listed, read_bounded, read_record
@@ -21,7 +21,13 @@ from flux_training.training.runs.lineage import PastRun
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import PostedRecord, RunRecord
-from flux_training.training.runs.run import CONFIG_VARIABLE, Layout, RunKeys, config_digest
+from flux_training.training.runs.run import (
+    CONFIG_VARIABLE,
+    NOISE_STAGES,
+    Layout,
+    RunKeys,
+    config_digest,
+)
 from flux_training.training.runs.run_state import (
     NO_REPORT,
     Evidence,
@@ -53,11 +59,11 @@ CHANGED_CONFIG = (
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run's weights. `pin`: those that were verified first, if that was recorded; `weights`: the object that is there now."""
+    """A run's weights. `pin`: those that were verified first, if that was recorded; `weights`: what is there now, if it is complete."""
 
     evidence: Evidence
     pin: PinnedWeights | None = None
-    weights: ObjectInfo | None = None
+    weights: StoredWeights | None = None
 
     @property
     def are_unproven(self) -> bool:
@@ -138,16 +144,16 @@ def believed(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunRe
 def stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
     """What the bucket has, also weights that no node can have written for this run. Raises ServiceError."""
     there = _in_model_folder(storage, keys)
-    weights = there.get(keys.weights)
     if keys.done not in there and job is not None and job.unfinished:
         return NO_RESULTS
     pin = read_pin(storage, keys)
     if pin is not None:
+        weights = _complete(there, keys.stages if pin.stages else (keys.weights,))
         changed = pin.difference(weights.size if weights else None, weights.etag if weights else "")
         return RunResults(Evidence(done=True, changed=changed), pin, weights)
     expected = job.environment.get(CONFIG_VARIABLE) if job else None
     evidence = _inspect(storage, keys, steps, there, NOTHING_VERIFIED, expected)
-    return RunResults(evidence, None, weights)
+    return RunResults(evidence, None, _complete(there, _weights_keys(there, keys)))
 
 
 def inspect_weights(
@@ -158,7 +164,8 @@ def inspect_weights(
     One request, and for a finished run three more unless its weights are `verified`. Raises ServiceError.
     """
     there = _in_model_folder(storage, keys)
-    return RunResults(_inspect(storage, keys, steps, there, verified, config), None, there.get(keys.weights))
+    evidence = _inspect(storage, keys, steps, there, verified, config)
+    return RunResults(evidence, None, _complete(there, _weights_keys(there, keys)))
 
 
 def _inspect(
@@ -171,16 +178,19 @@ def _inspect(
 ) -> Evidence:
     if keys.done not in there:
         return Evidence(done=False)
-    weights = there.get(keys.weights)
+    wanted = _weights_keys(there, keys)
+    weights = _complete(there, wanted)
     if weights is None:
-        return Evidence(done=True, problems=(f"{keys.weights} is missing",))
-    if verified.knows(storage, weights, steps):
+        missing = next(key for key in wanted if key not in there)
+        return Evidence(done=True, problems=(f"{missing} is missing",))
+    if all(verified.knows(storage, file, steps) for file in weights.files):
         return Evidence(done=True)
     found = weights_problems(storage, weights, steps)
     if not found and config and not _has_config(storage, keys, config):
         found = [CHANGED_CONFIG]
     if not found:
-        verified.add(storage, weights, steps)
+        for file in weights.files:
+            verified.add(storage, file, steps)
     return Evidence(done=True, problems=tuple(found))
 
 
@@ -193,7 +203,7 @@ def _has_config(storage: Storage, keys: RunKeys, expected: str) -> bool:
 
 def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
     """done.json and the weights, if they exist. A node could fill the folder, so at most MAX_LISTED objects are listed."""
-    wanted = (keys.done, keys.weights)
+    wanted = (keys.done, keys.weights, *keys.stages)
     there: dict[str, ObjectInfo] = {}
     for number, item in enumerate(storage.list(keys.model)):
         if number == MAX_LISTED:
@@ -205,14 +215,32 @@ def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
     return there
 
 
+def _weights_keys(there: Mapping[str, ObjectInfo], keys: RunKeys) -> tuple[str, ...]:
+    """The objects that a run's weights consist of, if nobody has verified them before."""
+    is_staged = keys.weights not in there and any(key in there for key in keys.stages)
+    return keys.stages if is_staged else (keys.weights,)
+
+
+def _complete(there: Mapping[str, ObjectInfo], wanted: tuple[str, ...]) -> StoredWeights | None:
+    files = tuple(there[key] for key in wanted if key in there)
+    return StoredWeights(files) if len(files) == len(wanted) else None
+
+
 def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     """The object as a JSON mapping; None if there is none, or if it is something else, too long or too deep."""
     value = parse_object(read_bounded(storage, key, MAX_RECORD_BYTES + 1) or b"")
     return value if isinstance(value, dict) else None
 
 
-def weights_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
-    """Why the object is not the result of so many steps; empty if it is. Raises ServiceError."""
+def weights_problems(storage: Storage, weights: StoredWeights, steps: int) -> list[str]:
+    """Why these are not the result of so many steps; empty if they are. Raises ServiceError."""
+    if len(weights.files) == 1:
+        return _file_problems(storage, weights.files[0], steps)
+    names = {file: file.key.rpartition("/")[2] for file in weights.files}
+    return [f"{names[file]}: {fault}" for file in names for fault in _file_problems(storage, file, steps)]
+
+
+def _file_problems(storage: Storage, weights: ObjectInfo, steps: int) -> list[str]:
     try:
         header = weights_header(storage, weights.key)
     except NotFound:
@@ -250,7 +278,8 @@ def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
 def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
     """(key, step) of the run's valid checkpoint with the most steps, of the newest MAX_CHECKPOINTS by their names.
 
-    Lists only names that begin with the job's, as the trainer's do, and at most MAX_LISTED_CHECKPOINTS of them.
+    Lists only names that begin with the job's, as the trainer's do, and at most MAX_LISTED_CHECKPOINTS of them. Of a LoRA for
+    two noise stages, the checkpoint is valid if both files are, and the key is that of one of them.
     """
     beginning = f"{keys.output}{keys.job}"
     listed = itertools.islice(storage.list(beginning), MAX_LISTED_CHECKPOINTS)
@@ -260,13 +289,23 @@ def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
         if item.key.endswith(".safetensors") and "/" not in item.key.removeprefix(beginning)
     ]
     # The final weights, whose name has no step, sort before all checkpoints.
-    files.sort(key=lambda item: (item.key == f"{beginning}.safetensors", item.key))
-    sound = [
-        (item.key, header.step)
+    final = {f"{beginning}.safetensors", *(f"{beginning}_{stage}.safetensors" for stage in NOISE_STAGES)}
+    files.sort(key=lambda item: (item.key in final, item.key))
+    sound = {
+        item.key: header.step
         for item in files[-MAX_CHECKPOINTS:]
         if (header := _sound_header(storage, item)) is not None and header.step is not None
-    ]
-    return max(sound, key=lambda found: found[1], default=None)
+    }
+    whole = [(key, step) for key, step in sound.items() if sound.get(_other_stage(key, beginning)) == step]
+    return max(whole, key=lambda found: found[1], default=None)
+
+
+def _other_stage(key: str, beginning: str) -> str:
+    """The other file of a LoRA for two noise stages; the same one if it has one file."""
+    high, low = (f"_{stage}.safetensors" for stage in NOISE_STAGES)
+    name = key.removeprefix(beginning)
+    swapped = name.replace(high, low) if name.endswith(high) else name.replace(low, high)
+    return f"{beginning}{swapped}"
 
 
 def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flux_training.clients.kelpie import Job
+from flux_training.clients.pins import StoredWeights
 from flux_training.clients.queue.hand_outs import can_be_from
 from flux_training.clients.storage import ObjectInfo
 
@@ -38,5 +39,5 @@ def job(status: str, started: datetime | None = STARTED) -> Job:
 def test_which_weights_can_be_from_a_node(
     jobs: list[Job], written: datetime | None, is_posted: bool, expected: bool
 ) -> None:
-    weights = ObjectInfo("k", 1, "e", written)
+    weights = StoredWeights((ObjectInfo("k", 1, "e", written),))
     assert can_be_from(jobs, weights, is_posted) == expected

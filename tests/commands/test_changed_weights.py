@@ -11,16 +11,17 @@ from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
 from flux_training.clients.kelpie import Job
-from flux_training.clients.pins import accept_weights, pin_weights, pinned_keys, read_pin
+from flux_training.clients.pins import StoredWeights, accept_weights, pin_weights, pinned_keys, read_pin
 from flux_training.clients.results import CHANGED_CONFIG, inspect_run
 from flux_training.clients.storage import Storage
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.results.trusted_config import CHANGED_FILE, trusted_config
 from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems, job_status
-from flux_training.training.runs.pins import PinnedWeights
+from flux_training.training.runs.pins import PinnedWeights, StageDigests
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import CONFIG_VARIABLE, Layout, RunKeys, config_digest, run_id
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.untrusted import parse_record
 
 LAYOUT = Layout("p/")
 STEPS = 20
@@ -174,7 +175,7 @@ def test_a_record_that_contradicts_the_state_is_not_believed(run: TrainedRun) ->
     run.node_writes(longer)
     run.storage.delete_many([run.keys.results])
     found = next(run.storage.list(run.keys.weights))
-    pin_weights(run.storage, run.keys, found, STEPS)
+    pin_weights(run.storage, run.keys, StoredWeights((found,)), STEPS)
     assert "somebody replaced them" in run.problem(stored)
     assert run.fetch(stored).failed
     assert run.local == GOOD
@@ -248,7 +249,7 @@ def test_a_changed_record_is_an_error_also_for_weights_of_the_same_length(run: T
     job_status(StackJob("cat", run.keys.run, "", STEPS, run.keys), None, run.storage)
     found = run.storage.head(run.keys.weights)
     assert found is not None
-    pin_weights(run.storage, run.keys, found, STEPS)
+    pin_weights(run.storage, run.keys, StoredWeights((found,)), STEPS)
     assert stored is not None
     stored = PinnedWeights.model_validate(stored.in_state)
     assert "somebody changed the record" in run.problem(stored)
@@ -266,7 +267,7 @@ def test_a_forged_acceptance_counts_only_where_nodes_cannot_write_it(
     run.node_writes(OTHERS)
     found = run.storage.head(run.keys.weights)
     assert found is not None
-    accept_weights(run.storage, run.keys, found, STEPS, stored)
+    accept_weights(run.storage, run.keys, StoredWeights((found,)), STEPS, stored)
     job = StackJob(
         "cat", run.keys.run, "", STEPS, run.keys, weights=stored, nodes_reach_records=nodes_reach_records
     )
@@ -333,3 +334,98 @@ def test_the_queued_jobs_digest_counts_too(run: TrainedRun) -> None:
     job = StackJob("cat", run.keys.run, "j", STEPS, run.keys)
     found = JobStatus(job, RunState.COMPLETED, queue_job=queued)
     assert trusted_config(found, run.storage, RunRecord()) == {}
+
+
+class TwoStageRun(TrainedRun):
+    """A run whose LoRA is a file for each noise stage."""
+
+    def node_writes(self, data: bytes, low: bytes = b"") -> None:
+        files = (data, low or data)
+        for key, content in zip(self.keys.stages, files, strict=True):
+            self.storage.put_bytes(key, content)
+        high_digest, low_digest = (hashlib.sha256(content).hexdigest() for content in files)
+        stages = StageDigests(high_noise=high_digest, low_noise=low_digest)
+        done = {"sha256": stages.sha256, "size": sum(map(len, files)), "stages": stages.model_dump()}
+        self.storage.put_bytes(self.keys.done, json.dumps(done).encode())
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        folder = self.outputs / "cat" / self.keys.run
+        return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+FETCHED_STAGES = {"cat_high_noise.safetensors": GOOD, "cat_low_noise.safetensors": GOOD}
+
+
+@pytest.fixture
+def staged(run: TrainedRun) -> TwoStageRun:
+    run.storage.delete_many([run.keys.weights, run.keys.done])
+    made = TwoStageRun.__new__(TwoStageRun)
+    made.storage, made.outputs, made.keys = run.storage, run.outputs, run.keys
+    made.node_writes(GOOD)
+    return made
+
+
+def test_both_stages_are_fetched_and_recorded(staged: TwoStageRun) -> None:
+    assert staged.fetch().failed == []
+    assert staged.files == FETCHED_STAGES
+    pin = read_pin(staged.storage, staged.keys)
+    assert pin is not None
+    assert (pin.size, pin.digests) == (2 * len(GOOD), (hashlib.sha256(GOOD).hexdigest(),) * 2)
+    assert staged.problem() == ""
+    assert staged.fetch(PinnedWeights.model_validate(pin.in_state)).failed == []
+
+
+def test_a_run_with_one_stage_is_not_finished(staged: TwoStageRun) -> None:
+    staged.storage.delete_many([staged.keys.stages[1]])
+    evidence = inspect_run(staged.storage, staged.keys, STEPS).evidence
+    assert evidence.problems == (f"{staged.keys.stages[1]} is missing",)
+    staged.fetch()
+    assert staged.files == {}
+
+
+def test_a_stage_of_another_step_is_named(staged: TwoStageRun) -> None:
+    staged.node_writes(GOOD, weights(b"good", 19))
+    (problem,) = inspect_run(staged.storage, staged.keys, STEPS).evidence.problems
+    assert problem.startswith("cat_low_noise.safetensors: they are from step 19")
+
+
+def test_one_replaced_stage_is_reported_and_not_fetched(staged: TwoStageRun) -> None:
+    staged.fetch()
+    staged.node_writes(GOOD, OTHERS)
+    assert "somebody replaced them" in staged.problem()
+    assert staged.fetch(force=True).failed
+    assert staged.files == FETCHED_STAGES
+    assert staged.fetch(accept=True).failed == []
+    assert staged.files == {**FETCHED_STAGES, "cat_low_noise.safetensors": OTHERS}
+
+
+def test_one_file_beside_recorded_stages_is_ignored(staged: TwoStageRun) -> None:
+    staged.fetch()
+    staged.storage.put_bytes(staged.keys.weights, OTHERS)
+    assert staged.problem() == ""
+    staged.fetch()
+    assert staged.files == FETCHED_STAGES
+
+
+def test_the_digests_of_stages_are_found_without_the_record(staged: TwoStageRun) -> None:
+    """The stack's state has one digest for both."""
+    staged.fetch()
+    pin = read_pin(staged.storage, staged.keys)
+    assert pin is not None
+    stored = PinnedWeights.model_validate(pin.in_state)
+    staged.storage.delete_many([staged.keys.results])
+    staged.outputs /= "again"
+    assert staged.fetch(stored).failed == []
+    assert staged.files == FETCHED_STAGES
+    staged.node_writes(GOOD, OTHERS)
+    assert "--accept-changed-weights" in staged.fetch(stored, force=True).failed[0]
+    assert staged.files == FETCHED_STAGES
+
+
+def test_a_record_whose_stages_are_not_its_digest_is_none() -> None:
+    stages = StageDigests(high_noise="a" * 64, low_noise="b" * 64)
+    record = {"sha256": stages.sha256, "size": 1, "step": 1, "stages": stages.model_dump()}
+    assert parse_record(json.dumps(record).encode(), PinnedWeights).value is not None
+    record["sha256"] = "a" * 64
+    assert parse_record(json.dumps(record).encode(), PinnedWeights).value is None

@@ -10,13 +10,14 @@ import pytest
 import rich_click as click
 import yaml
 
-from flux_training.commands.export.card import Card, card_text
+from flux_training.commands.export.card import Card, card_text, licence_fields
 from flux_training.commands.export.command import export
 from flux_training.commands.jobs.list import list_command
 from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.main import main
 from flux_training.commands.report.open import open_command
 from flux_training.training.errors import BadInput
+from flux_training.training.models.table import MODELS
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
 from tests.support.flux import make_checkout
 from tests.training.job_folders import make_job
@@ -114,6 +115,38 @@ def test_an_export_has_weights_card_and_samples(checkout: Path, run: Run, tmp_pa
         run(export, "first", "--to", target)
 
 
+def test_both_files_of_a_model_with_two_noise_stages_are_exported(
+    checkout: Path, run: Run, tmp_path: Path
+) -> None:
+    folder = finished_run(checkout)
+    (folder / "first.safetensors").unlink()
+    for stage in ("high_noise", "low_noise"):
+        (folder / f"first_{stage}.safetensors").write_bytes(stage.encode())
+        (folder / f"checkpoints/first_000000010_{stage}.safetensors").write_bytes(b"early " + stage.encode())
+    digests = {stage: hashlib.sha256(stage.encode()).hexdigest() for stage in ("high_noise", "low_noise")}
+    write_json(folder / "done.json", {"sha256": "0" * 64, "steps": 20, "stages": digests})
+    run(export, "first", "--to", tmp_path / "published")
+    card = (tmp_path / "published/README.md").read_text(encoding="utf-8")
+    assert "put `first_high_noise.safetensors` and `first_low_noise.safetensors` into" in card
+    for stage, digest in digests.items():
+        assert (tmp_path / f"published/first_{stage}.safetensors").read_bytes() == stage.encode()
+        assert f"| SHA-256 | `{digest}` |" in card
+    run(export, "first", "--to", tmp_path / "early", "--step", 10)
+    assert (tmp_path / "early/first_low_noise.safetensors").read_bytes() == b"early low_noise"
+    (folder / "first_low_noise.safetensors").write_bytes(b"swapped")
+    with pytest.raises(BadInput, match=r"first_low_noise\.safetensors is not the file that was"):
+        run(export, "first", "--to", tmp_path / "x")
+
+
+def test_a_licence_whose_file_is_not_known_is_linked_by_the_models_page() -> None:
+    links = {name: licence_fields(MODELS[name]).get("license_link") for name in ("flux1-dev", "ltx2", "sdxl")}
+    assert links == {
+        "flux1-dev": "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md",
+        "ltx2": "https://huggingface.co/Lightricks/LTX-2",
+        "sdxl": None,
+    }
+
+
 def test_a_checkpoint_is_exported_with_its_samples(checkout: Path, run: Run, tmp_path: Path) -> None:
     folder = finished_run(checkout)
     run(export, "first", "--to", tmp_path / "early", "--step", 10)
@@ -166,7 +199,7 @@ def test_the_card_has_the_licence_of_the_model(
     section: str, base: str, licence: str | None, task: str
 ) -> None:
     config = yaml.safe_load(f"config: {{process: [{{model: {section}}}]}}")
-    card = Card("a", "b" * 12, 10, "a.safetensors", DIGEST, "", config, 3, [])
+    card = Card("a", "b" * 12, 10, {"a.safetensors": DIGEST}, "", config, 3, [])
     metadata = metadata_of(card_text(card))
     assert (metadata["base_model"], metadata.get("license"), metadata["pipeline_tag"]) == (
         base,

@@ -8,7 +8,7 @@ loss:X      one progress line with that loss                   noise       megab
 exit:N      ends with that code                                kill:N      dies by that signal
 sleep       for ever                                           deaf        SIGINT and SIGTERM are ignored
 pace:N      50 lines a second for N seconds           slow:N     the checkpoint of step N, in a second
-zero        ends with 0 on SIGINT
+zero        ends with 0 on SIGINT                          stages:N    the final weights of both noise stages
 child       leaves a process behind that holds the output      env         prints its environment
 """
 
@@ -79,6 +79,9 @@ def act(word: str) -> None:  # noqa: C901 - one branch for each command
             (FOLDER / f"job_{int(value):09}.safetensors").write_bytes(weights(int(value)))
         case "final":
             (FOLDER / "job.safetensors").write_bytes(weights(int(value)))
+        case "stages":
+            for stage in ("high", "low"):
+                (FOLDER / f"job_{stage}_noise.safetensors").write_bytes(weights(int(value)))
         case "cut":
             (FOLDER / "job.safetensors").write_bytes(weights(int(value))[:-3])
         case "nan":

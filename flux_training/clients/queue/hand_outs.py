@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from flux_training.clients.kelpie import Job
-from flux_training.clients.storage import ObjectInfo
+from flux_training.clients.pins import StoredWeights
 from flux_training.training.runs.run_state import RunState
 
 # The queue and the storage have clocks of their own, and the storage counts whole seconds.
@@ -15,7 +15,7 @@ CLOCK_DIFFERENCE = timedelta(seconds=10)
 TOO_EARLY = "there are weights from before the queue gave this run to a node"
 
 
-def can_be_from(jobs: Iterable[Job], weights: ObjectInfo | None, is_posted: bool) -> bool:
+def can_be_from(jobs: Iterable[Job], weights: StoredWeights | None, is_posted: bool) -> bool:
     """Whether a node can have trained the run. `jobs`: the run's own in the queue, which may have forgotten them.
 
     `is_posted`: whether a record that nodes cannot write says that the run was queued.
@@ -24,7 +24,7 @@ def can_be_from(jobs: Iterable[Job], weights: ObjectInfo | None, is_posted: bool
     return any(_can_have_written(job, weights) for job in known) if known else is_posted
 
 
-def _can_have_written(job: Job, weights: ObjectInfo | None) -> bool:
+def _can_have_written(job: Job, weights: StoredWeights | None) -> bool:
     if job.started is None and job.status in (RunState.PENDING, RunState.CANCELED):
         return False
     # An earlier node of a job that has ended may have left them; a running job's node is going to write its own.

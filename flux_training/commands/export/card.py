@@ -43,13 +43,12 @@ class CardImage:
 
 @dataclass(frozen=True)
 class Card:
-    """What the card says. `config` is the run's train.yml; `sha256` is that of the weights in 64 hex digits."""
+    """What the card says. `config` is the run's train.yml; `weights`: the files' SHA-256 in 64 hex digits by name."""
 
     job: str
     run_id: str
     step: int
-    weights: str
-    sha256: str
+    weights: Mapping[str, str]
     trigger: str
     config: Mapping[str, Any]
     images: int
@@ -74,10 +73,12 @@ def licence_fields(model: TrainableModel) -> dict[str, str]:
     """The fields of a model card for the base model's licence."""
     if known := HUB_LICENCES.get(model.licence):
         return {"license": known}
+    # Other owners name the file differently; each model's page links its licence.
+    path = "/blob/main/LICENSE.md" if model.weights.startswith("black-forest-labs/") else ""
     return {
         "license": "other",
         "license_name": LICENCE_NAMES.get(model.name) or "-".join(model.licence.lower().split()),
-        "license_link": f"https://huggingface.co/{model.weights}/blob/main/LICENSE.md",
+        "license_link": f"https://huggingface.co/{model.weights}{path}",
     }
 
 
@@ -144,8 +145,11 @@ def _body(card: Card) -> list[str]:
         ("Exported step", str(card.step)),
         ("Images", str(card.images)),
         ("Run", card.run_id),
-        ("File", card.weights),
-        ("SHA-256", card.sha256),
+        *(
+            (heading, text)
+            for file in card.weights.items()
+            for heading, text in zip(("File", "SHA-256"), file, strict=True)
+        ),
     ]
     lines += [f"| {name} | {_code(value)} |" for name, value in rows]
     if card.samples:
@@ -162,7 +166,8 @@ def _numbered(card: Card) -> list[tuple[int, CardImage]]:
 
 def _use(card: Card, model: str) -> list[str]:
     prompt = card.samples[0].prompt if card.samples else card.trigger
-    lines = [f"ComfyUI: put `{card.weights}` into `models/loras/`."]
+    files = " and ".join(f"`{name}`" for name in card.weights)
+    lines = [f"ComfyUI: put {files} into `models/loras/`."]
     if not model or _task(card.config) != TEXT_TO_IMAGE:
         return lines
     return [
@@ -175,7 +180,7 @@ def _use(card: Card, model: str) -> list[str]:
         "from diffusers import DiffusionPipeline",
         "",
         f'pipeline = DiffusionPipeline.from_pretrained("{model}", torch_dtype=torch.bfloat16).to("cuda")',
-        f'pipeline.load_lora_weights(".", weight_name="{card.weights}")',
+        f'pipeline.load_lora_weights(".", weight_name="{next(iter(card.weights))}")',
         f"image = pipeline({one_line(prompt)!r}).images[0]",
         "```",
     ]

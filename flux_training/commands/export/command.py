@@ -3,6 +3,7 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +16,25 @@ from flux_training.commands.report.runs import ReportedRun, select_run
 from flux_training.commands.results.download import sha256_of
 from flux_training.training.errors import BadInput
 from flux_training.training.files import named_in_errors
+from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.values import count
 from flux_training.training.words import flux_command, one_line
 
 WEIGHTS = ".safetensors"
 CARD = "README.md"
-CHECKPOINT = re.compile(r"_(\d{9})\.safetensors\Z", re.ASCII)
+CHECKPOINT = re.compile(rf"_(\d{{9}})(_(?:{'|'.join(NOISE_STAGES)}))?\.safetensors\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The file to export, and the step that it was saved at."""
+    """The LoRA to export, and the step that it was saved at. `files`: its source by exported name; two for two noise stages."""
 
-    path: Path
+    files: Mapping[str, Path]
     step: int
-    sha256: str
+
+    @property
+    def names(self) -> str:
+        return " and ".join(self.files)
 
 
 @click.command()
@@ -65,7 +70,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
         with named_in_errors(folder):
             _write(run, weights, made)
         made.rename(folder)
-    say(f"{folder}: {job}{WEIGHTS} of run {run.run_id}, step {weights.step}, and {CARD}")
+    say(f"{folder}: {weights.names} of run {run.run_id}, step {weights.step}, and {CARD}")
     if run.is_stand_in:
         say("The stand-in trainer of the local cloud made these weights: no image model can use them.")
     say(
@@ -76,8 +81,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
 
 def _final_weights(run: ReportedRun, stack: str) -> Weights:
     """Raises BadInput if the run has none, or others than those that were verified."""
-    path = run.folder / f"{run.job}{WEIGHTS}"
-    if not path.is_file():
+    if not all(path.is_file() for path in run.weights):
         steps = ", ".join(map(str, sorted(_checkpoints(run))))
         way_out = (
             f"--step exports a checkpoint: {steps}"
@@ -85,11 +89,14 @@ def _final_weights(run: ReportedRun, stack: str) -> Weights:
             else f"{flux_command(f'fetch {run.job}', stack)} gets them"
         )
         raise BadInput([f"{run.folder} has no final weights; {way_out}"])
-    digest, expected = sha256_of(path), run.done.get("sha256")
-    if digest != expected:
+    stages = run.stage_digests
+    expected = [stages.get(stage) for stage in NOISE_STAGES] if stages else [run.done.get("sha256")]
+    for path, digest in zip(run.weights, expected, strict=True):
+        if sha256_of(path) == digest:
+            continue
         again = flux_command(f"fetch {run.job} --run {run.run_id} --force", stack)
         raise BadInput([f"{path} is not the file that was verified after training; {again} fetches it again"])
-    return Weights(path, count(run.done.get("steps")) or 0, digest)
+    return Weights({path.name: path for path in run.weights}, count(run.done.get("steps")) or 0)
 
 
 def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
@@ -103,25 +110,28 @@ def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
         raise BadInput(
             [f"--step {step}: no checkpoint of this step; {steps}; {again} gets what the bucket has"]
         )
-    return Weights(found[step], step, sha256_of(found[step]))
+    return Weights(found[step], step)
 
 
-def _checkpoints(run: ReportedRun) -> dict[int, Path]:
-    """The fetched checkpoints by step."""
-    files = (run.folder / "checkpoints").glob(f"*{WEIGHTS}")
-    return {int(match[1]): path for path in files if (match := CHECKPOINT.search(path.name))}
+def _checkpoints(run: ReportedRun) -> dict[int, dict[str, Path]]:
+    """The fetched checkpoints by step: their files by exported name."""
+    found: dict[int, dict[str, Path]] = {}
+    for path in sorted((run.folder / "checkpoints").glob(f"*{WEIGHTS}")):
+        if match := CHECKPOINT.search(path.name):
+            found.setdefault(int(match[1]), {})[f"{run.job}{match[2] or ''}{WEIGHTS}"] = path
+    return found
 
 
 def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
-    shutil.copyfile(weights.path, folder / f"{run.job}{WEIGHTS}")
+    for name, path in weights.files.items():
+        shutil.copyfile(path, folder / name)
     samples = _copy_samples(run, weights.step, folder)
     card = Card(
         job=run.job,
         run_id=run.run_id,
         step=weights.step,
-        weights=f"{run.job}{WEIGHTS}",
-        sha256=weights.sha256,
+        weights={name: sha256_of(path) for name, path in weights.files.items()},
         trigger=one_line(run.trigger),
         config=run.config,
         images=len(run.captions),

@@ -108,7 +108,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=_timings(run),
         weights=run.done,
-        weights_link=_weights_link(run),
+        weights_links=_weights_links(run),
         neighbours=_neighbour_links(run, runs_of(outputs, run.job)),
     )
 
@@ -243,9 +243,8 @@ def _duration(start: datetime, end: datetime) -> str:
     return in_words((end - start).total_seconds())
 
 
-def _weights_link(run: ReportedRun) -> PageLink | None:
-    name = f"{run.job}.safetensors"
-    return PageLink(name, f"./{quote(name)}") if (run.folder / name).is_file() else None
+def _weights_links(run: ReportedRun) -> list[PageLink]:
+    return [PageLink(path.name, f"./{quote(path.name)}") for path in run.weights if path.is_file()]
 
 
 def _neighbour_links(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[PageLink]:

@@ -13,6 +13,7 @@ from flux_training.training.models.choice import model_words
 from flux_training.training.names import dataset_path, folder_of
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.document import first_process
@@ -44,6 +45,17 @@ class ReportedRun:
     @cached_property
     def done(self) -> Mapping[str, Any]:
         return read_mapping(self.folder / "done.json")
+
+    @property
+    def stage_digests(self) -> Mapping[str, Any]:
+        """The SHA-256 of the file of each noise stage; empty for a LoRA of one file."""
+        return mapping(self.done.get("stages"))
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files of the finished LoRA, which need not be here: one, or one for each noise stage."""
+        stages = [self.folder / f"{self.job}_{stage}.safetensors" for stage in NOISE_STAGES]
+        return stages if self.stage_digests else [self.folder / f"{self.job}.safetensors"]
 
     @cached_property
     def losses(self) -> list[Point]:

@@ -74,6 +74,14 @@ class RemoteFiles:
             self.files.remove(file)
         self.refused["weights"] = why
 
+    def trust_weights(self, digests: Mapping[str, str | None]) -> None:
+        """Fetch only the weights with these keys, with these digests."""
+        weights = [one for one in self.files if one.is_weights]
+        self.files = [one for one in self.files if not one.is_weights]
+        self.files += [
+            replace(one, sha256=digests[one.info.key]) for one in weights if one.info.key in digests
+        ]
+
     def trust_config(self, digests: Mapping[str, str]) -> None:
         """Fetch train.yml and manifest.json only with these digests."""
         for file in [one for one in self.files if one.name in (CONFIG, MANIFEST)]:
@@ -166,10 +174,11 @@ def fetch_results(
     if refusal := _refuse_other_owner(folder, options):
         return FetchResult(folder, 0, 0, [], [refusal])
     trusted = choose_weights(status, storage, options.accept_changed, options.stack)
-    remote = _remote_files(storage, keys, trusted.sha256, options.checkpoints)
+    remote = _remote_files(storage, keys, options.checkpoints)
     # Weights that were verified once should be there; an unfinished run has none to refuse.
     if trusted.problem and (status.pin or any(file.is_weights for file in remote.files)):
         remote.refuse_weights(trusted.problem)
+    remote.trust_weights(trusted.digests)
     record = read_record(storage, keys.record, RunRecord).value or RunRecord()
     index = _read_index(folder)
     if not all(_is_known(file, index) for file in remote.files if file.name in (CONFIG, MANIFEST)):
@@ -275,7 +284,7 @@ def write_record(
     _write_json(path, {**record.model_dump(mode="json"), **facts})
 
 
-def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoints: bool) -> RemoteFiles:
+def _remote_files(storage: Storage, keys: RunKeys, checkpoints: bool) -> RemoteFiles:
     """What there is to fetch. A node chose most of the names and sizes, and how many objects there are."""
     known = {
         f"{keys.config}train.yml": "train.yml",
@@ -283,7 +292,7 @@ def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoin
         f"{keys.output}loss.csv": "loss.csv",
         keys.progress: "progress.json",
         keys.done: "done.json",
-        keys.weights: f"{keys.job}.safetensors",
+        **{key: key.removeprefix(keys.model) for key in (keys.weights, *keys.stages)},
     }
     found = RemoteFiles()
     objects = list(itertools.islice(storage.list(keys.base), MAX_OBJECTS))
@@ -294,7 +303,7 @@ def _remote_files(storage: Storage, keys: RunKeys, digest: str | None, checkpoin
     for info in objects:
         name = known.get(info.key) or _output_name(info.key.removeprefix(keys.output), keys.job, checkpoints)
         if name:
-            found.add(RemoteFile(info, name, digest if info.key == keys.weights else None))
+            found.add(RemoteFile(info, name))
     return found
 
 

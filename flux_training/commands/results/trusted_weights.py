@@ -1,21 +1,23 @@
 """Which weights are fetched: those that were verified first, or others only if the user accepts them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from flux_training.clients.pins import accept_weights, pin_weights
 from flux_training.clients.records import read_record
 from flux_training.clients.results import weights_problems
 from flux_training.clients.storage import Storage
 from flux_training.commands.watch.job_status import JobStatus, accept_hint
+from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.records import DoneRecord
 from flux_training.training.runs.run_state import RunState
 
 
 @dataclass(frozen=True)
 class TrustedWeights:
-    """The SHA-256 that the downloaded weights must have, None if it is not known; or why they are not downloaded."""
+    """The keys of the weights with the SHA-256 that each must have, None if it is not known; or why they are not downloaded."""
 
-    sha256: str | None = None
+    digests: Mapping[str, str | None] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -30,12 +32,25 @@ def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, st
         return TrustedWeights(problem=f"{status.changed_weights}; {accept_hint(status.job.name, stack)}")
     elif pin is None and status.results.finished and found is not None:
         pin = pin_weights(storage, status.job.keys, found, steps)
-    if pin is not None:
-        return TrustedWeights(pin.sha256)
-    if not status.results.finished and status.state is not RunState.COMPLETED:
-        return TrustedWeights(problem=_why_unverified(status))
+    keys = [file.key for file in found.files] if found else [status.job.keys.weights]
     done = read_record(storage, status.job.keys.done, DoneRecord).value
-    return TrustedWeights(done.sha256 if done else None)
+    digests: tuple[str | None, ...] | None = done.digests(len(keys)) if done else None
+    if pin is not None:
+        digests = _digests_of(pin, done, len(keys))
+        if digests is None:
+            problem = f"the record of the weights that were verified first ({pin}) is gone, and done.json does not describe them"
+            return TrustedWeights(problem=f"{problem}; {accept_hint(status.job.name, stack)}")
+    elif not status.results.finished and status.state is not RunState.COMPLETED:
+        return TrustedWeights(problem=_why_unverified(status))
+    return TrustedWeights(dict(zip(keys, digests or (None,) * len(keys), strict=True)))
+
+
+def _digests_of(pin: PinnedWeights, done: DoneRecord | None, files: int) -> tuple[str, ...] | None:
+    """The SHA-256 of each file. A stack's state has only one for a LoRA of two files; done.json has those of both."""
+    if len(pin.digests) == files:
+        return pin.digests
+    stages = done.stages if done else None
+    return stages.in_order if stages and stages.sha256 == pin.sha256 else None
 
 
 def wrong_digest_hint(job: str, stack: str) -> str:

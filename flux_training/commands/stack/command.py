@@ -263,7 +263,9 @@ def _result_line(status: JobStatus, folder: Path) -> str:
     progress = status.progress
     loss = f"; {progress.loss_name} {progress.loss_change}" if progress.loss_change else ""
     faults = f"; {progress.faults}" if progress.faults else ""
-    return f"{folder / (status.job.name + '.safetensors')}{loss}{faults}"
+    files = status.results.weights.files if status.results.weights else ()
+    names = [file.key.rpartition("/")[2] for file in files] or [f"{status.job.name}.safetensors"]
+    return f"{' and '.join(str(folder / name) for name in names)}{loss}{faults}"
 
 
 def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:

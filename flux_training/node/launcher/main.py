@@ -38,6 +38,7 @@ from flux_training.node.launcher.retries import RetryingBucket
 from flux_training.node.launcher.settings import (
     DATASET_FOLDER,
     MODEL_FOLDER,
+    NOISE_STAGES,
     OUTPUT_FOLDER,
     UPLOAD_FOLDER,
     RunSettings,
@@ -46,7 +47,7 @@ from flux_training.node.launcher.settings import (
 )
 from flux_training.node.launcher.trainer import check_node, train
 from flux_training.node.launcher.uploads import STAGING_FOLDER, UploadFolder
-from flux_training.node.launcher.weights import sha256, weights_step
+from flux_training.node.launcher.weights import digest_of_stages, sha256, weights_step
 
 END_STATES = {
     0: LaunchState.FINISHED,
@@ -142,34 +143,42 @@ class Launch:
 
 
 def final_fault(settings: RunSettings) -> str | None:
-    path = settings.output_folder / settings.weights_name
+    faults = (_file_fault(path, settings.steps) for path in settings.final_weights)
+    return next(filter(None, faults), None)
+
+
+def _file_fault(path: Path, steps: int) -> str | None:
     if not path.is_file():
         return f"there is no {path}"
     try:
         step = weights_step(path)
     except UnsoundFileError as error:
         return f"{path}: {error}"
-    return None if step == settings.steps else f"{path} is of step {step}, not {settings.steps}"
+    return None if step == steps else f"{path} is of step {step}, not {steps}"
 
 
 def publish(settings: RunSettings) -> None:
     """The folder with the weights and done.json appears in one rename."""
-    weights, folder = settings.output_folder / settings.weights_name, Path(f".model-{settings.run_id}")
+    files, folder = settings.final_weights, Path(f".model-{settings.run_id}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    try:
-        os.link(weights, folder / settings.weights_name)
-    except OSError:
-        shutil.copyfile(weights, folder / settings.weights_name)
-    done = {
+    for path in files:
+        try:
+            os.link(path, folder / path.name)
+        except OSError:
+            shutil.copyfile(path, folder / path.name)
+    digests = [sha256(path) for path in files]
+    done: dict[str, object] = {
         "version": 1,
         "job": settings.job,
         "run_id": settings.run_id,
         "steps": settings.steps,
-        "size": weights.stat().st_size,
-        "sha256": sha256(weights),
+        "size": sum(path.stat().st_size for path in files),
+        "sha256": digests[0],
         "finished_at": now(),
     }
+    if len(files) > 1:
+        done |= {"sha256": digest_of_stages(digests), "stages": dict(zip(NOISE_STAGES, digests, strict=True))}
     (folder / "done.json").write_text(json.dumps(done, indent=1), "utf-8")
     folder.rename(MODEL_FOLDER)
 

@@ -3,6 +3,9 @@
 ai-toolkit resumes from the checkpoint with the newest ctime, and prunes those with the oldest. So only the newest sound
 checkpoint is downloaded. Each older one is represented by an empty file with an older ctime: when the trainer prunes that,
 the object in the bucket is deleted (uploads.py).
+
+A checkpoint of a model with two noise stages is two files, which are used together or not at all. The trainer, given either of
+them, loads both.
 """
 
 import os
@@ -12,13 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flux_training.node.launcher.bucket import ListedObject
 from flux_training.node.launcher.dataset import DownloadAll
 from flux_training.node.launcher.downloads import Download
 from flux_training.node.launcher.errors import ExitCode, RunEndedError, UnsoundFileError
 from flux_training.node.launcher.process import say
 from flux_training.node.launcher.retries import RetryingBucket
-from flux_training.node.launcher.settings import RunSettings
+from flux_training.node.launcher.settings import NOISE_STAGES, WEIGHTS_SUFFIX, RunSettings
 from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 OPTIMIZER = "optimizer.pt"
@@ -26,13 +28,25 @@ CLOCK_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class CheckpointObject:
-    """A checkpoint in the bucket. `step` is what its name says; None for the final weights, which name none."""
+class CheckpointFile:
+    """One file of a checkpoint. `ending` is what follows the job's name and the step."""
 
     key: str
     name: str
     size: int
+    ending: str
+
+
+@dataclass(frozen=True)
+class CheckpointObject:
+    """A checkpoint in the bucket. `step` is what its name says; None for the final weights, which name none."""
+
     step: int | None
+    files: tuple[CheckpointFile, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        return not self.files[0].ending or len(self.files) == len(NOISE_STAGES)
 
 
 @dataclass(frozen=True)
@@ -62,15 +76,17 @@ class CheckpointRestore:
         """`were_lost`: an earlier node found no sound one either. Raises RunEndedError."""
         found = self._checkpoints(self.settings.output_prefix)
         for number, checkpoint in enumerate(found):
-            path = self.settings.output_folder / checkpoint.name
-            if (step := self._fetch_sound(checkpoint, path, self.digests.get(checkpoint.name))) is None:
+            paths = [self.settings.output_folder / file.name for file in checkpoint.files]
+            if (step := self._fetch_sound(checkpoint, paths)) is None:
                 continue
-            self._forget_digests({one.name for one in found[number:]})
+            self._forget_digests({file.name for one in found[number:] for file in one.files})
             self._bring_optimizer(self.settings.output_prefix)
-            older = self._represent_others(found, checkpoint)
-            make_newest(path, older)
+            ctime = self._represent_others(found, checkpoint)
+            for path in paths:
+                ctime = make_newest(path, ctime)
             is_final = checkpoint.step is None and step == self.settings.steps
-            return ResumePoint(step, is_final, (*(one.name for one in found), OPTIMIZER))
+            names = (file.name for one in found for file in one.files)
+            return ResumePoint(step, is_final, (*names, OPTIMIZER))
         if self.unsound:
             self._give_up(found, were_lost=were_lost, on_lost=on_lost)
         self._forget_digests(set())
@@ -82,29 +98,59 @@ class CheckpointRestore:
 
     def _checkpoints(self, prefix: str) -> list[CheckpointObject]:
         """The newest first. Names that ai-toolkit would not have given are ignored."""
-        pattern = re.compile(re.escape(self.settings.job) + r"(?:_([0-9]{1,12}))?\.safetensors")
-        found = []
+        stages = "|".join(NOISE_STAGES)
+        pattern = re.compile(
+            re.escape(self.settings.job) + rf"(?:_([0-9]{{1,12}}))?(?:_({stages}))?\.safetensors"
+        )
+        found: dict[tuple[str | None, bool], list[CheckpointFile]] = {}
         for item in self.bucket.list_objects(f"{prefix}{self.settings.job}"):
             name = item.key[len(prefix) :]
             if match := pattern.fullmatch(name):
-                found.append(checkpoint_object(item, name, match[1]))
-        return sorted(found, key=lambda one: float("inf") if one.step is None else one.step, reverse=True)
+                file = CheckpointFile(item.key, name, item.size, match[2] or "")
+                found.setdefault((match[1], file.ending != ""), []).append(file)
+        checkpoints = [
+            CheckpointObject(int(digits) if digits else None, tuple(files))
+            for (digits, _), files in found.items()
+        ]
+        return sorted(
+            checkpoints, key=lambda one: float("inf") if one.step is None else one.step, reverse=True
+        )
 
-    def _fetch_sound(self, checkpoint: CheckpointObject, path: Path, digest: str | None = None) -> int | None:
-        """The step of a sound file that is now at `path`; None for a damaged one, which is removed."""
-        self.download([Download(checkpoint.key, path, checkpoint.size)])
+    def _fetch_sound(self, checkpoint: CheckpointObject, paths: list[Path]) -> int | None:
+        """The step of sound files that are now at `paths`; None for damaged or missing ones, which are removed."""
+        if not checkpoint.is_complete:
+            say(
+                f"launch: {checkpoint.files[0].name} is not used: the file of the other noise stage is missing"
+            )
+            return None
+        pairs = list(zip(checkpoint.files, paths, strict=True))
+        self.download([Download(file.key, path, file.size) for file, path in pairs])
+        steps = [self._sound_step(file.name, path) for file, path in pairs]
+        if None not in steps and len(set(steps)) == 1:
+            return steps[0]
+        if None not in steps:
+            self._refuse(
+                checkpoint.files[0].name, f"the two noise stages are of steps {steps[0]} and {steps[1]}"
+            )
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return None
+
+    def _sound_step(self, name: str, path: Path) -> int | None:
         try:
             step = weights_step(path)
             if step > self.settings.steps:
                 raise UnsoundFileError(f"step {step} is beyond the {self.settings.steps} of this run")
-            if digest and sha256(path) != digest:
+            if (digest := self.digests.get(name)) and sha256(path) != digest:
                 raise UnsoundFileError("its SHA-256 is not the one that was recorded")
         except UnsoundFileError as error:
-            say(f"launch: {checkpoint.name} is not used: {error}")
-            self.unsound[checkpoint.name] = str(error)
-            path.unlink()
+            self._refuse(name, str(error))
             return None
         return step
+
+    def _refuse(self, name: str, fault: str) -> None:
+        say(f"launch: {name} is not used: {fault}")
+        self.unsound[name] = fault
 
     def _bring_optimizer(self, prefix: str) -> None:
         path = self.settings.output_folder / OPTIMIZER
@@ -117,7 +163,10 @@ class CheckpointRestore:
 
     def _represent_others(self, found: list[CheckpointObject], used: CheckpointObject) -> int:
         """Empty files for all other checkpoints, oldest first, damaged ones before them. The newest ctime of these."""
-        others = [one for one in reversed(found) if one is not used]
+        # The trainer never prunes final weights, and an empty file would pass for its result.
+        others = [
+            file for one in reversed(found) if one is not used and one.step is not None for file in one.files
+        ]
         ctime = 0
         for one in sorted(others, key=lambda one: one.name not in self.unsound):
             path = self.settings.output_folder / one.name
@@ -134,9 +183,9 @@ class CheckpointRestore:
             faults = "; ".join(f"{name}: {fault}" for name, fault in list(self.unsound.items())[:5])
             message = f"no checkpoint is sound; another node will check them again: {faults}"
             raise RunEndedError(ExitCode.FILES_MISSING, message)
-        for checkpoint in found:
-            say(f"launch: {checkpoint.name} is deleted: {self.unsound[checkpoint.name]}")
-            self.bucket.delete(checkpoint.key)
+        for file in (file for one in found for file in one.files if file.name in self.unsound):
+            say(f"launch: {file.name} is deleted: {self.unsound[file.name]}")
+            self.bucket.delete(file.key)
 
     def _parents_checkpoint(self) -> ResumePoint:
         """The newest sound checkpoint of the run that this one continues, named as ai-toolkit names checkpoints."""
@@ -144,18 +193,17 @@ class CheckpointRestore:
         if prefix is None:
             return ResumePoint()
         for checkpoint in self._checkpoints(prefix):
-            path = self.settings.output_folder / ".parent.safetensors"
-            if (step := self._fetch_sound(checkpoint, path)) is not None:
+            folder = self.settings.output_folder
+            paths = [folder / f".parent{file.ending}{WEIGHTS_SUFFIX}" for file in checkpoint.files]
+            if (step := self._fetch_sound(checkpoint, paths)) is not None:
                 self._bring_optimizer(prefix)
-                path.rename(self.settings.output_folder / f"{self.settings.job}_{step:09}.safetensors")
+                for file, path in zip(checkpoint.files, paths, strict=True):
+                    ending = f"_{file.ending}" if file.ending else ""
+                    path.rename(folder / f"{self.settings.job}_{step:09}{ending}{WEIGHTS_SUFFIX}")
                 return ResumePoint(step)
         raise RunEndedError(
             ExitCode.FILES_MISSING, f"there is no sound checkpoint below {prefix} to go on from"
         )
-
-
-def checkpoint_object(item: ListedObject, name: str, digits: str | None) -> CheckpointObject:
-    return CheckpointObject(item.key, name, item.size, int(digits) if digits else None)
 
 
 def make_newest(path: Path, previous_ctime: int) -> int:

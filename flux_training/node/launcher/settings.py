@@ -27,6 +27,9 @@ MODEL_FOLDER = Path("model")
 TRAINER_SCRIPT = "run.py"
 TRAINER = ("python", TRAINER_SCRIPT, f"{CONFIG_FOLDER}/train.yml")
 
+WEIGHTS_SUFFIX = ".safetensors"
+# Wan 2.2 14B has a transformer for each of these, and its LoRA consists of two files, named `<job>_high_noise` and so on.
+NOISE_STAGES = ("high_noise", "low_noise")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_JSON_BYTES = 16 << 20
 MAX_IMAGES = 20_000
@@ -106,8 +109,11 @@ class RunSettings:
         return OUTPUT_FOLDER / self.job
 
     @property
-    def weights_name(self) -> str:
-        return f"{self.job}.safetensors"
+    def final_weights(self) -> list[Path]:
+        """The files of the finished LoRA: one, unless the trainer wrote one for each noise stage."""
+        one = self.output_folder / f"{self.job}{WEIGHTS_SUFFIX}"
+        stages = [self.output_folder / f"{self.job}_{stage}{WEIGHTS_SUFFIX}" for stage in NOISE_STAGES]
+        return stages if not one.is_file() and any(path.is_file() for path in stages) else [one]
 
     @property
     def output_prefix(self) -> str:

@@ -22,13 +22,12 @@ from pathlib import Path
 from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
 from flux_training.node.launcher.process import say
 from flux_training.node.launcher.restore import OPTIMIZER
-from flux_training.node.launcher.settings import UPLOAD_FOLDER, RunSettings
+from flux_training.node.launcher.settings import UPLOAD_FOLDER, WEIGHTS_SUFFIX, RunSettings
 from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 STAGING_FOLDER = Path(".upload-staging")
 TEMPORARY_FOLDER = ".tmp"  # ai-toolkit writes samples there and renames them
 SAMPLES_FOLDER = "samples"
-WEIGHTS_SUFFIX = ".safetensors"
 RESEND_SECONDS = 60.0
 MAX_FILES = 20_000
 

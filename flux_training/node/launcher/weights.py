@@ -129,3 +129,8 @@ def sha256(path: Path) -> str:
             check_stopped()
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest_of_stages(digests: list[str]) -> str:
+    """One digest for a LoRA of several files: the SHA-256 of their digests, a line each (flux_training/training/runs/pins.py)."""
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.untrusted import Bytes, ETag, Sha256, Steps, UntrustedRecord
 
 
+class StageDigests(UntrustedRecord):
+    """The SHA-256 of each file of a LoRA for two noise stages."""
+
+    high_noise: Sha256
+    low_noise: Sha256
+
+    @property
+    def in_order(self) -> tuple[str, ...]:
+        return (self.high_noise, self.low_noise)
+
+    @property
+    def sha256(self) -> str:
+        """One digest for both files. The launcher computes the same (digest_of_stages in flux_training/node/launcher/weights.py)."""
+        return hashlib.sha256("".join(f"{digest}\n" for digest in self.in_order).encode()).hexdigest()
+
+
 class PinnedWeights(UntrustedRecord):
     """results.json below `.flux/`, and `weights` in the stack's output `jobs`. `size` in bytes.
 
-    `replaces`: the SHA-256 of earlier weights in whose place the user has accepted these.
+    `stages`: of a LoRA of two files, whose sizes are added and whose ETags are joined. `replaces`: the SHA-256 of earlier weights
+    in whose place the user has accepted these.
     """
 
     sha256: Sha256
@@ -19,9 +40,29 @@ class PinnedWeights(UntrustedRecord):
     step: Steps
     etag: ETag = ""
     replaces: Sha256 | None = None
+    stages: StageDigests | None = None
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        if self.stages and self.stages.sha256 != self.sha256:
+            raise ValueError("sha256 is not that of the two stages")
+        return self
+
+    @staticmethod
+    def of(digests: Sequence[str], size: int, step: int, etag: str) -> PinnedWeights:
+        """`digests`: of the one file, or of each noise stage."""
+        stages = StageDigests(high_noise=digests[0], low_noise=digests[1]) if len(digests) > 1 else None
+        sha256 = stages.sha256 if stages else digests[0]
+        return PinnedWeights(sha256=sha256, size=size, step=step, etag=etag, stages=stages)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of each file."""
+        return self.stages.in_order if self.stages else (self.sha256,)
 
     def to_json(self) -> bytes:
-        return canonical_json({"version": 1, **self.model_dump()})
+        left_out = set() if self.stages else {"stages"}
+        return canonical_json({"version": 1, **self.model_dump(exclude=left_out)})
 
     @property
     def in_state(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from flux_training.training.runs.pins import StageDigests
 from flux_training.training.untrusted import (
     Attempt,
     Bytes,
@@ -58,11 +59,18 @@ class RunRecord(UntrustedRecord):
 
 
 class DoneRecord(UntrustedRecord):
-    """done.json: the launcher has verified the weights."""
+    """done.json: the launcher has verified the weights. `stages`: of a LoRA of two files."""
 
     sha256: Sha256 | None = None
     size: Bytes | None = None
     step: Steps | None = None
+    stages: StageDigests | None = None
+
+    def digests(self, files: int) -> tuple[str, ...] | None:
+        """The SHA-256 of each of so many files; None if it does not say them."""
+        if files > 1:
+            return self.stages.in_order if self.stages else None
+        return (self.sha256,) if self.sha256 else None
 
 
 class PostedRecord(UntrustedRecord):

@@ -11,6 +11,8 @@ RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
 CONFIG_VARIABLE = "FLUX_CONFIG_SHA256"
+# Wan 2.2 14B has a transformer for each of these, and its LoRA consists of a file for each (flux_training/node/launcher/settings.py).
+NOISE_STAGES = ("high_noise", "low_noise")
 # On a container group: the stack that it belongs to, as `<project>/<stack>`.
 OWNER_VARIABLE = "FLUX_OWNER"
 
@@ -106,6 +108,7 @@ class RunKeys:
         self.record = f"{self.output}run.json"
         self.progress = f"{self.output}progress.json"
         self.weights = f"{self.model}{job}.safetensors"
+        self.stages = tuple(f"{self.model}{job}_{stage}.safetensors" for stage in NOISE_STAGES)
         self.done = f"{self.model}done.json"
 
     def __eq__(self, other: object) -> bool:

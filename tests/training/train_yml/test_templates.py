@@ -16,8 +16,6 @@ from flux_training.training.train_yml.templates import OWN_VALUES, recommended_d
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
 
 DOWNLOADED = "weights-downloaded"
-# Those that end with two files are refused.
-ONE_FILE = [model for model in MODELS.values() if len(model.result_endings) == 1]
 EDITING = [model for model in MODELS.values() if model.datasets.control_images[0]]
 
 
@@ -36,7 +34,7 @@ def subject(model: TrainableModel, *, is_in_image: bool) -> Subject:
     return Subject("cat", Path("jobs/cat"), file, None, gpu, frozenset({"HF_TOKEN"}), policy=policy)
 
 
-@pytest.mark.parametrize("model", ONE_FILE, ids=name_of)
+@pytest.mark.parametrize("model", MODELS.values(), ids=name_of)
 def test_lint_accepts_the_template(model: TrainableModel) -> None:
     assert [finding.code for finding in check_rules(subject(model, is_in_image=True))] == []
     assert [finding.code for finding in check_rules(subject(model, is_in_image=False))] == [DOWNLOADED]

@@ -10,6 +10,7 @@ from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.names import below_job
+from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.train_yml.dataset_folders import sample_controls
 from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.train_yml.optimizer_parameters import parameter_faults
@@ -327,16 +328,24 @@ def _samples_without_an_image(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "result-not-lora",
-    "the launcher waits for one file with a LoRA; other results would be lost after the run was paid for",
+    "the launcher waits for a LoRA, with both noise stages if the model has two; other results would be lost after the run was paid for",
     "delete the key, or choose another model",
 )
 def other_results(job: Subject) -> Iterator[Problem]:
     if job.model and len(job.model.result_endings) > 1:
-        endings = " and ".join(f"{ending}.safetensors" for ending in job.model.result_endings)
-        yield job.in_config(f"{job.model.name} ends with two files, {endings}", "model", "arch")
+        yield from _untrained_stages(job)
     for key in ("embedding", "adapter", "decorator"):
         if job.process.get(key) is not None:
             yield job.in_config(f"{key} trains something else beside or instead of the LoRA", key)
     if job.section("train").get("merge_network_on_save"):
         message = "train.merge_network_on_save saves the whole model instead of the LoRA"
         yield job.in_config(message, "train", "merge_network_on_save")
+
+
+def _untrained_stages(job: Subject) -> Iterator[Problem]:
+    options = mapping(job.section("model").get("model_kwargs"))
+    for stage in NOISE_STAGES:
+        key = f"train_{stage}"
+        if not options.get(key, True):
+            message = f"{key}: false leaves the file of this noise stage out"
+            yield job.in_config(message, "model", "model_kwargs", key)

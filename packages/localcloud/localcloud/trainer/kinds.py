@@ -10,12 +10,16 @@ FLAGS = {"is_v3": "sd3", "is_xl": "sdxl", "is_flux": "flux", "is_lumina2": "lumi
 
 
 class LoraNames(NamedTuple):
-    """`modules`: of the stand-in's six layers, in their order. `parts`: how the two matrices of a layer end."""
+    """`modules`: of the stand-in's six layers, in their order. `parts`: how the two matrices of a layer end.
+
+    `stages`: endings of the files. With two, the first three layers belong to the first file.
+    """
 
     prefix: str
     modules: tuple[str, ...]
     base: str
     parts: tuple[str, str] = (".lora_A.weight", ".lora_B.weight")
+    stages: tuple[str, ...] = ("",)
 
 
 def blocks(pattern: str, first: str, second: str) -> tuple[str, ...]:
@@ -36,6 +40,9 @@ ORIGINAL_FLUX = (
 QWEN = blocks("transformer_blocks.{}.img_mlp.net.", "0.proj", "2")
 WAN = blocks("blocks.{}.ffn.", "0", "2")
 UNET = blocks("down_blocks_1_attentions_0_transformer_blocks_{}_ff_net_", "0_proj", "2")
+# wan22_14b_model.py, save_lora: both files have the same names.
+WAN22 = (*WAN[:3], *WAN[:3])
+NOISE_STAGES = ("_high_noise", "_low_noise")
 KOHYA = (".lora_down.weight", ".lora_up.weight")
 
 KINDS = {
@@ -64,6 +71,8 @@ KINDS = {
     "sd1": LoraNames("lora_unet_", UNET, "sd_1.5", KOHYA),
     "wan21": LoraNames("diffusion_model.", WAN, "wan_2.1"),
     "wan21_i2v": LoraNames("diffusion_model.", WAN, "wan_2.1"),
+    "wan22_14b": LoraNames("diffusion_model.", WAN22, "wan_2.2_14b", stages=NOISE_STAGES),
+    "wan22_14b_i2v": LoraNames("diffusion_model.", WAN22, "wan_2.2_14b", stages=NOISE_STAGES),
     "wan22_5b": LoraNames("diffusion_model.", WAN, "wan_2.2_5b"),
     "ltx2": LoraNames("diffusion_model.", blocks("transformer_blocks.{}.ff.net.", "0.proj", "2"), "ltx2"),
 }

@@ -247,7 +247,9 @@ class Training:
             return
         latest = max(found, key=lambda path: path.stat().st_ctime_ns)
         print(f"#### IMPORTANT RESUMING FROM {latest} ####\nLoading from {latest}")
-        metadata = load_weights(latest, self.network.lora, self.tensors)
+        metadata: dict[str, str] = {}
+        for path, names in self.files_of(latest).items():
+            metadata = load_weights(path, {name: self.network.lora[name] for name in names}, names)
         info = json.loads(metadata.get("training_info", "{}"))
         if "step" in info:
             self.step, self.epoch = int(info["step"]), int(info.get("epoch", 0))
@@ -270,15 +272,29 @@ class Training:
         text = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
         dtype = str(self.save_settings.get("dtype", "float16"))
         kind = "BF16" if dtype in ("bf16", "bfloat16") else "F16" if dtype in ("float16", "fp16") else "F32"
-        save_weights(path, self.network.lora, self.tensors, kind, {**text, "format": "pt"})
+        for file, names in self.files_of(path).items():
+            save_weights(
+                file, {name: self.network.lora[name] for name in names}, names, kind, {**text, "format": "pt"}
+            )
         print(f"Saved checkpoint to {path}")
         self.adam.save(self.folder / "optimizer.pt")
         print(f"Saved optimizer to {self.folder / 'optimizer.pt'}")
-        keep = int(self.save_settings.get("max_step_saves_to_keep", 5))
+        # max_step_saves_to_keep_multiplier in wan22_14b_model.py
+        keep = int(self.save_settings.get("max_step_saves_to_keep", 5)) * len(self.kind.stages)
         saves = self.folder.glob(f"{glob.escape(self.name)}_*.safetensors")
         for old in sorted(saves, key=lambda path: path.stat().st_ctime_ns)[:-keep]:
             print(f"Removing old save: {old}")
             old.unlink()
+
+    def files_of(self, path: Path) -> dict[Path, dict[str, str]]:
+        """The tensors in each file of a save, which `path` names with or without the ending of a stage (wan22_14b_model.py)."""
+        stages, names = self.kind.stages, list(self.tensors.items())
+        stem = re.sub(f"({'|'.join(stages)})$", "", path.stem)
+        size = len(names) // len(stages)
+        return {
+            path.with_name(f"{stem}{stage}.safetensors"): dict(names[at * size : (at + 1) * size])
+            for at, stage in enumerate(stages)
+        }
 
     def save_samples(self, step: int) -> None:
         """Write samples/<ms>__<step>_<i>.jpg, through a hidden folder, and thumbnails (GenerateImageConfig)."""
