@@ -92,11 +92,9 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             # The records first: a run whose results are gone must not count as finished.
             storage.delete_many([item.key for item in storage.list(layout.run_records)])
             storage.delete_many(results_in(storage, layout))
-        kept = [item for item in storage.list(layout.prefix) if not item.key.startswith(layout.own)]
+        kept = sum(not item.key.startswith(layout.own) for item in storage.list(layout.prefix))
         if kept:
-            inform(
-                f"bucket {state.bucket} is kept, with {len(kept)} objects; results are below {layout.runs}"
-            )
+            inform(f"bucket {state.bucket} is kept, with {kept} objects; results are below {layout.runs}")
             return
         mark = read_mark(storage, layout)
         records = [item.key for item in storage.list(layout.own) if not is_spending(item.key)]

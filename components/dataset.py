@@ -1,5 +1,6 @@
 """One immutable set of images in the bucket, uploaded once for all jobs that train on it."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from flux_training.clients.datasets import (
     stored_images,
 )
 from flux_training.clients.kelpie import Job
-from flux_training.clients.storage import Storage
+from flux_training.clients.storage import MAX_KEYS_PER_DELETE, Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet, read_images
@@ -101,12 +102,19 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
             return
         # Delete the index first: what an interrupted deletion leaves is never taken for a complete dataset.
         storage.delete_many([layout.dataset_index(id_)])
-        storage.delete_many([item.key for item in storage.list(layout.dataset(id_))])
+        _delete_all(storage, layout.dataset(id_))
 
     def _is_in_use(self, bucket: str, dataset: str) -> bool:
         """By one listing of all jobs: a job that changes its status between two listings by status could be in neither."""
         jobs = self.connection.kelpie().list_jobs()
         return any((bucket, dataset.rstrip("/")) in downloads_of(job) for job in jobs if job.unfinished)
+
+
+def _delete_all(storage: Storage, folder: str) -> None:
+    """In parts: nodes can put any number of objects there."""
+    keys = (item.key for item in storage.list(folder))
+    while part := list(itertools.islice(keys, MAX_KEYS_PER_DELETE)):
+        storage.delete_many(part)
 
 
 def downloads_of(job: Job) -> set[tuple[str, str]]:
@@ -130,14 +138,14 @@ def upload_images(
     digest, images, folder = image_set.digest, image_set.images, image_set.folder
     record = read_dataset(storage, layout, digest) or {}
     known = {name: record.get(name, StoredImage(image)) for name, image in images.items()}
-    present = stored_images(storage, layout, digest)
+    present = stored_images(storage, layout, digest, images)
     etags = sound_etags(folder, known, present)
     wanted = {name: image for name, image in images.items() if name not in etags}
     if wanted:
         etags |= _copy(storage, layout, image_set, wanted, on_progress)
         left = {name: image for name, image in wanted.items() if name not in etags}
         etags |= _send(storage, layout, image_set, left, on_progress)
-        present = stored_images(storage, layout, digest)
+        present = stored_images(storage, layout, digest, images)
     expected = {name: StoredImage(image, etags[name]) for name, image in images.items()}
     if absent := differing(expected, present):
         raise FluxError(
@@ -167,7 +175,7 @@ def _copy(
     pairs = [(source.key, folder + name) for name, source in sources.items()]
     storage.copy_many(pairs, TransferProgress("copying", len(pairs), 0, on_progress).add)
     expected = {name: StoredImage(wanted[name], source.etag) for name, source in sources.items()}
-    return sound_etags(image_set.folder, expected, stored_images(storage, layout, image_set.digest))
+    return sound_etags(image_set.folder, expected, stored_images(storage, layout, image_set.digest, expected))
 
 
 def _send(

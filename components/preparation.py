@@ -9,6 +9,7 @@ from components.bucket import foreign_bucket
 from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign, other_cluster
 from components.prepared_runs import PreparedRun
 from flux_training.clients.connection import Connection
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_record
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.stack.services import StackServices
@@ -20,7 +21,6 @@ from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import StackBill
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import DeclaredJob
-from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.node_rights import (
     Remaining,
     choose_end,
@@ -70,7 +70,7 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
             for name, cluster in settings.all_clusters.items()
         )
         end, warnings = keys_end(settings, present.values(), needed, owner.rpartition("/")[2])
-    past = past_run_ids(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
+    past = recorded_runs(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
     declared = [(job.name, job.run_id) for job in survey.jobs]
     return Existing(end, expiring_prefixes(settings.keep, layout, [*declared, *past]), warnings, notes)
 
@@ -170,15 +170,6 @@ def remaining_times(
         seconds = progress.eta_seconds if progress else None
         found.append(Remaining(job.name, seconds, job.settings.max_hours))
     return found
-
-
-def past_run_ids(storage: Storage, layout: Layout) -> list[tuple[str, str]]:
-    """(job, run id) of every run in the bucket, also of jobs that are no longer declared."""
-    return [
-        (job, run)
-        for job in filter(JOB_NAME.fullmatch, storage.list_folders(layout.runs))
-        for run in filter(RUN_ID.fullmatch, storage.list_folders(f"{layout.runs}{job}/"))
-    ]
 
 
 def parent_mark(connection: Connection) -> str:

@@ -23,7 +23,7 @@ def repair_datasets(stack: StackServices, survey: Survey, dry_run: bool) -> list
         record = read_dataset(storage, layout, job.image_set.digest)
         if record is None:
             return ""  # its resource is going to upload it
-        names = differing(record, stored_images(storage, layout, job.image_set.digest))
+        names = differing(record, stored_images(storage, layout, job.image_set.digest, record))
         has_etags = all(one.etag for one in record.values())
         if not dry_run and (names or not has_etags):
             names = upload_images(storage, layout, job.image_set, lambda _text: None)

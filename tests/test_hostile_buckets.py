@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.kelpie import Job
-from flux_training.clients.results import inputs_of_run, newest_sound, past_runs, run_status
+from flux_training.clients.results import newest_sound, past_runs, run_status, stored_inputs
 from flux_training.clients.stack.pricing import finished_run
 from flux_training.commands.report.page import run_page
 from flux_training.commands.report.runs import ReportedRun
@@ -31,12 +31,13 @@ from tests.support.seeds import FIRST_SEED
 LAYOUT = Layout("p/")
 ATTACKED, OTHER = LAYOUT.run("cat", "0123456789ab"), LAYOUT.run("dog", "ba9876543210")
 GOOD = weights_file(tensor=b"good")
+REPLACED = "not those that were verified first"
 MAX_MEGABYTES = 500
 REPORTS_EVERY = 25
 
 
-def sound_run(keys: RunKeys) -> dict[str, bytes]:
-    """A finished run, with its record of verified weights below .flux/."""
+def sound_run(keys: RunKeys, *, is_pinned: bool = True) -> dict[str, bytes]:
+    """A finished run. `is_pinned`: there is a record of its verified weights below .flux/."""
     digest = hashlib.sha256(GOOD).hexdigest()
     record = {
         "version": 1,
@@ -48,7 +49,7 @@ def sound_run(keys: RunKeys) -> dict[str, bytes]:
     return {
         keys.weights: GOOD,
         keys.done: json.dumps({"sha256": digest, "size": len(GOOD), "step": 20}).encode(),
-        keys.results: json.dumps(record).encode(),
+        **({keys.results: json.dumps(record).encode()} if is_pinned else {}),
         keys.progress: b'{"state": "finished", "step": 20, "steps": 20, "gpu_seconds": 60}',
         f"{keys.output}samples/1__000000001_0.jpg": b"sample",
     }
@@ -69,8 +70,14 @@ class Bench:
             self.status(objects, keys, queue), as_storage(objects), self.outputs, 0.45
         ).failed
 
-    def weights(self, keys: RunKeys) -> bytes:
-        return (self.outputs / keys.job / keys.run / f"{keys.job}.safetensors").read_bytes()
+    def weights(self, keys: RunKeys) -> bytes | None:
+        """The fetched weights; None if there are none."""
+        path = self.outputs / keys.job / keys.run / f"{keys.job}.safetensors"
+        return path.read_bytes() if path.exists() else None
+
+    def forget(self, keys: RunKeys) -> None:
+        """Make the run one that was not fetched before."""
+        shutil.rmtree(self.outputs / keys.job / keys.run, ignore_errors=True)
 
     def files(self) -> set[str]:
         return {str(path.relative_to(self.outputs)) for path in self.outputs.rglob("*")}
@@ -87,11 +94,65 @@ def bench(tmp_path: Path) -> Bench:
 def try_bucket(seed: int, bench: Bench) -> None:
     """Everything that reads the bucket. Raises AssertionError, or what the code under test does not handle."""
     chance = random.Random(seed)
-    objects = sound_run(ATTACKED) | sound_run(OTHER)
+    is_pinned = chance.random() < 0.5
+    objects = sound_run(ATTACKED, is_pinned=is_pinned) | sound_run(OTHER)
     spoil_run(chance, objects, ATTACKED)
+    spoil_weights(chance, objects, ATTACKED)
     queue = chance.choice(["pending", "running", "completed", "failed", "canceled"])
-    storage = as_storage(objects)
 
+    read_run(seed, bench, objects, queue)
+    assert bench.weights(ATTACKED) == GOOD
+    if is_pinned:
+        check_other_weights(bench, objects, queue)
+    else:
+        check_first_weights(chance, bench, objects, queue)
+    other = bench.status(objects, OTHER, "completed")
+    assert (other.state, other.findings) == (RunState.COMPLETED, ())
+    assert bench.fetch(objects, OTHER) == []
+    assert bench.weights(OTHER) == GOOD
+
+
+def spoil_weights(chance: random.Random, objects: dict[str, bytes], keys: RunKeys) -> None:
+    """Sound weights of the right step, in place of others: as often as not with a done.json that agrees."""
+    if chance.random() < 0.5:
+        return
+    weights = weights_file(tensor=chance.randbytes(4))
+    objects[keys.weights] = weights
+    if chance.random() < 0.5:
+        done = {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights), "step": 20}
+        objects[keys.done] = json.dumps(done).encode()
+
+
+def check_other_weights(bench: Bench, objects: dict[str, bytes], queue: str) -> None:
+    """Weights that differ from the recorded ones are a finding, and are not fetched."""
+    is_changed = hashlib.sha256(objects[ATTACKED.weights]).hexdigest() != pinned_digest(objects)
+    status = bench.status(objects, ATTACKED, queue)
+    assert bool(status.changed_weights) == is_changed
+    assert any(REPLACED in failure for failure in bench.fetch(objects, ATTACKED, queue)) == is_changed
+
+
+def check_first_weights(chance: random.Random, bench: Bench, objects: dict[str, bytes], queue: str) -> None:
+    """Weights that nobody has verified are recorded when they are fetched for the first time, and those that come later are not."""
+    bench.forget(ATTACKED)
+    bench.fetch(objects, ATTACKED, queue)
+    fetched = bench.weights(ATTACKED)
+    if fetched is not None:
+        assert pinned_digest(objects) == hashlib.sha256(fetched).hexdigest()
+    if ATTACKED.results in objects:
+        objects[ATTACKED.weights] = weights_file(tensor=chance.randbytes(5))
+        check_other_weights(bench, objects, queue)
+    assert bench.weights(ATTACKED) == fetched
+    bench.forget(ATTACKED)
+    assert bench.fetch(sound_run(ATTACKED), ATTACKED) == []
+
+
+def pinned_digest(objects: dict[str, bytes]) -> str:
+    digest: str = json.loads(objects[ATTACKED.results])["sha256"]
+    return digest
+
+
+def read_run(seed: int, bench: Bench, objects: dict[str, bytes], queue: str) -> None:
+    storage = as_storage(objects)
     status = bench.status(objects, ATTACKED, queue)
     describe(status).encode()
     assert status.progress.gpu_seconds is None or status.progress.gpu_seconds <= MAX_RUN_SECONDS
@@ -100,7 +161,7 @@ def try_bucket(seed: int, bench: Bench) -> None:
     past_runs(storage, LAYOUT, "cat")
     newest_sound(storage, ATTACKED)
     finished_run(storage, ATTACKED)
-    inputs = inputs_of_run(storage, ATTACKED)
+    inputs = stored_inputs(storage, ATTACKED)
     if inputs:
         " ".join(find_changes(inputs, inputs).details).encode("utf-8", "replace")
     run_status(storage, ATTACKED, 20, None, 30)
@@ -109,11 +170,6 @@ def try_bucket(seed: int, bench: Bench) -> None:
     if seed % REPORTS_EVERY == 0:
         run = ReportedRun("cat", ATTACKED.run, bench.outputs / "cat" / ATTACKED.run)
         run_page(run, bench.outputs, bench.outputs.parent / "jobs").encode()
-
-    other = bench.status(objects, OTHER, "completed")
-    assert (other.state, other.findings) == (RunState.COMPLETED, ())
-    assert bench.fetch(objects, OTHER) == []
-    assert bench.weights(ATTACKED) == bench.weights(OTHER) == GOOD
 
 
 def forget_samples(bench: Bench) -> None:

@@ -13,12 +13,12 @@ from flux_training.clients.errors import Invalid, NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.clients.results import (
-    inputs_of_run,
     inspect_run,
     newest_sound,
     past_runs,
     read_json,
     run_status,
+    stored_inputs,
 )
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.report.chart import chart_curve
@@ -135,7 +135,7 @@ def test_odd_values_in_run_and_progress_raise_nothing(odd: Any) -> None:
     json.dumps(total_cost({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
     seen = run_status(bucket, KEYS, 20, None, 30)
     seen.reason.encode()
-    inputs = inputs_of_run(bucket, KEYS)
+    inputs = stored_inputs(bucket, KEYS)
     assert inputs is not None
     assert inputs.attempt == 1
 

@@ -6,7 +6,7 @@ the image was uploaded, so that a listing shows whether an object was replaced (
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from flux_training.training.untrusted import (
 )
 
 PARALLEL_READS = 16
+MAX_OTHERS = 10_000
 MD5 = re.compile(r"[0-9a-f]{32}")
 
 
@@ -80,16 +81,33 @@ def parse_dataset_record(raw: bytes) -> dict[str, StoredImage]:
     return {name: StoredImage(Image(name, one.size, one.sha256), one.etag) for name, one in entries.items()}
 
 
-def stored_images(storage: Storage, layout: Layout, digest: str) -> dict[str, ObjectInfo]:
-    """The objects of the dataset by name. Raises ServiceError."""
-    folder = layout.dataset(digest)
-    return {item.key.removeprefix(folder): item for item in storage.list(folder)}
+def stored_images(
+    storage: Storage, layout: Layout, digest: str, names: Collection[str]
+) -> dict[str, ObjectInfo]:
+    """The objects of the dataset with these names. Raises ServiceError.
+
+    Nodes can make others there: beyond MAX_OTHERS of them, each image that was not listed is looked up on its own.
+    """
+    folder, wanted = layout.dataset(digest), set(names)
+    found: dict[str, ObjectInfo] = {}
+    last = folder + max(wanted, default="")
+    limit = len(wanted) + MAX_OTHERS
+    for number, item in enumerate(storage.list(folder)):
+        if number == limit:
+            missing = sorted(wanted - found.keys())
+            looked_up = {name: storage.head(folder + name) for name in missing}
+            return found | {name: one for name, one in looked_up.items() if one}
+        if (name := item.key.removeprefix(folder)) in wanted:
+            found[name] = item
+        if item.key >= last:
+            break
+    return found
 
 
 def is_complete(storage: Storage, layout: Layout, digest: str) -> bool:
     """Whether the dataset has a record, and every object is as recorded. Raises ServiceError."""
     record = read_dataset(storage, layout, digest)
-    return record is not None and not differing(record, stored_images(storage, layout, digest))
+    return record is not None and not differing(record, stored_images(storage, layout, digest, record))
 
 
 def differing(record: Mapping[str, StoredImage], present: Mapping[str, ObjectInfo]) -> list[str]:

@@ -11,10 +11,10 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights, read_pin
 from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from
 from flux_training.clients.queue.hung_nodes import hand_out_of
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_bounded, read_record
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
-from flux_training.training.names import RUN_ID
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.handout import HandOut, HandOutState, judge
 from flux_training.training.runs.lineage import PastRun
@@ -264,10 +264,9 @@ def posted_id(storage: Storage, keys: RunKeys) -> str:
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
-    """The runs of a job in the bucket. A node can make other folders there, which would become a parent or part of a message."""
-    folder = f"{layout.runs}{job}/"
+    """The runs of a job. A node can make other folders there, which would become a parent or part of a message."""
     found = []
-    for run in filter(RUN_ID.fullmatch, storage.list_folders(folder)):
+    for _, run in recorded_runs(storage, layout, job):
         record = read_record(storage, layout.run(job, run).record, RunRecord).value
         if record is not None:
             created = record.created_at.isoformat(timespec="seconds") if record.created_at else ""
@@ -317,7 +316,13 @@ def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
 
 
 def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
-    """What a past run was made of; None if the bucket lacks a part."""
+    """What a past run was made of; None if the bucket lacks a part, or has another than the run's id was made from."""
+    found = stored_inputs(storage, keys)
+    return found if found and found.run_id == keys.run else None
+
+
+def stored_inputs(storage: Storage, keys: RunKeys) -> Inputs | None:
+    """What the bucket has of a past run, which nodes can change; None if it lacks a part. Raises ServiceError."""
     manifest = read_bounded(storage, f"{keys.config}manifest.json", MAX_MANIFEST_BYTES)
     raw_config = read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES)
     record = read_record(storage, keys.record, RunRecord).value

@@ -37,6 +37,7 @@ from flux_training.training.cluster_settings import (
 from flux_training.training.errors import BadInput
 from flux_training.training.lint.rules import RULES
 from flux_training.training.setting_errors import in_words
+from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import nearest
 
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
@@ -83,7 +84,7 @@ class JobSettings(StrictSettings):
     """
 
     skip: bool = False
-    attempt: int = Field(1, ge=1)
+    attempt: int = Field(1, ge=1, le=MAX_ATTEMPT)
     resume: bool = False
     dataset: str | None = None
     max_hours: float | None = Field(None, gt=0)

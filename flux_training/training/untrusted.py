@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from flux_training.training.names import RUN_ID
-from flux_training.training.values import read_time
+from flux_training.training.values import MAX_ATTEMPT, read_time
 from flux_training.training.words import one_line, printable
 
 # Records have a few hundred bytes in three levels.
@@ -37,8 +37,6 @@ MAX_RUN_SECONDS = 30 * 24 * 3600.0
 MAX_STEPS = 10_000_000
 MAX_FILE_BYTES = 64 * 1024**3
 MAX_LOSS = 1e6
-# Users choose any number, such as a date.
-MAX_ATTEMPTS = 1_000_000_000
 MAX_USD = 100_000.0
 # SaladCloud's dearest class costs less than a tenth of it.
 MAX_USD_AN_HOUR = 10.0
@@ -159,7 +157,7 @@ Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]
 Usd = Annotated[float, Field(ge=0, le=MAX_USD, allow_inf_nan=False)]
 UsdAnHour = Annotated[float, Field(ge=0, le=MAX_USD_AN_HOUR, allow_inf_nan=False)]
 Steps = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_STEPS)]
-Attempt = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_ATTEMPTS)]
+Attempt = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=MAX_ATTEMPT)]
 Bytes = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=MAX_FILE_BYTES)]
 Time = Annotated[datetime, BeforeValidator(_time), PlainSerializer(datetime.isoformat, when_used="json")]
 Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]

@@ -7,6 +7,8 @@ from typing import Any
 
 # Larger numbers are treated as invalid: 31 years of seconds, a thousand million steps.
 MAX_NUMBER = 1e9
+# Of the attempts of a job. Users choose any number, such as a date.
+MAX_ATTEMPT = 1_000_000_000
 
 
 def mapping(value: object) -> Mapping[str, Any]:

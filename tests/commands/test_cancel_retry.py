@@ -1,6 +1,5 @@
 """`flux cancel` and `retry`: how they edit the stack file, and when they refuse."""
 
-import json
 import re
 import string
 from datetime import UTC, datetime
@@ -9,18 +8,19 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from flux_training.clients.kelpie import Job
-from flux_training.commands.jobs.cancel_retry import attempt_of, check_failed
+from flux_training.commands.jobs.cancel_retry import attempt_of, check_failed, next_attempt
 from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import choose_jobs
-from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
-from flux_training.training.untrusted import parse_record
+from flux_training.training.values import MAX_ATTEMPT
 
 JOBS = "flux-training:jobs"
 STACK = """\
@@ -130,22 +130,22 @@ def test_a_failed_run_may_be_retried(state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("queued", "record", "attempt"),
-    [
-        ({"FLUX_ATTEMPT": "2"}, {"attempt": 9}, 2),
-        ({}, {"attempt": 9}, 9),
-        (None, {"attempt": 3}, 3),
-        (None, {"attempt": 0}, 1),
-        (None, {"attempt": 2_000_000_000}, 1),
-        (None, None, None),
-    ],
+    ("queued", "made_from", "attempt"),
+    [({"FLUX_ATTEMPT": "2"}, 9, 2), ({}, 9, 9), (None, 3, 3), (None, None, None)],
 )
 def test_the_attempt_is_read_from_the_queue_first(
-    queued: dict[str, str] | None, record: dict[str, int] | None, attempt: int | None
+    queued: dict[str, str] | None, made_from: int | None, attempt: int | None
 ) -> None:
-    """A node can write any attempt into run.json, but not into its job."""
     now = datetime(2026, 11, 30, tzinfo=UTC)
     job = Job(id="i", container_group_id="g", status="failed", created=now, environment=queued or {})
     status = JobStatus(JOB, RunState.FAILED, queue_job=None if queued is None else job)
-    parsed = None if record is None else parse_record(json.dumps(record).encode(), RunRecord).value
-    assert attempt_of(status, parsed) == attempt
+    inputs = None if made_from is None else Inputs(b"{}", b"", made_from)
+    assert attempt_of(status, inputs) == attempt
+
+
+def test_there_is_no_attempt_after_the_highest() -> None:
+    assert next_attempt("dev", "cat", MAX_ATTEMPT - 1) == MAX_ATTEMPT
+    with pytest.raises(BadInput, match=r"cat: attempt 1000000000 is the highest; .* in Pulumi\.dev\.yaml"):
+        next_attempt("dev", "cat", MAX_ATTEMPT)
+    with pytest.raises(ValidationError, match="less than or equal to 1000000000"):
+        JobSettings(attempt=MAX_ATTEMPT + 1)

@@ -18,8 +18,8 @@ from flux_training.training.runs.run import Layout
 from tests.support.flux import make_checkout
 
 Run = Callable[..., str]
-# Nodes can write these records: the name of a GPU must not be read as rich's markup.
-ESTIMATE = {"usd": 0.4, "usd_low": 0.3, "usd_high": 0.6, "gpu": "RTX [/x] (32 GB)", "usd_an_hour": 0.5}
+# Nodes can write these records: the name of a GPU must not be read as rich's markup, nor as a spreadsheet's formula.
+ESTIMATE = {"usd": 0.4, "usd_low": 0.3, "usd_high": 0.6, "gpu": "=RTX [/x] (32 GB)", "usd_an_hour": 0.5}
 PROGRESS = {"state": "finished", "step": 100, "steps": 100, "seconds_per_step": 30.0, "start_seconds": 200.0}
 
 
@@ -67,6 +67,7 @@ def test_json_and_csv_have_the_same_runs(run: Run) -> None:
     document = json.loads(run(costs, "--json"))
     rows = list(csv.DictReader(io.StringIO(run(costs, "--csv"))))
     assert [one["run_id"] for one in document["runs"]] == [row["run_id"] for row in rows]
+    assert [row["gpu"] for row in rows] == ["'=RTX [/x] (32 GB)"] * 2
     assert [float(row["usd"]) for row in rows] == [one["usd"] for one in document["runs"]]
     assert document["runs"][1]["waste"] == {
         "downloads": 0.0,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from flux_training.clients.errors import NotFound
+from flux_training.clients.errors import Conflict, NotFound, WrongContent
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.runs.run import RunKeys
 
@@ -92,14 +92,17 @@ class HostileBucket:
         below = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
         return sorted({rest.split("/")[0] for rest in below if "/" in rest})
 
-    def put_bytes(self, key: str, data: bytes, **_conditions: object) -> str:
+    def put_bytes(self, key: str, data: bytes, if_none_match: bool = False, **_conditions: object) -> str:
+        if if_none_match and key in self.objects:
+            raise Conflict(f"{key!r} exists")
         self.objects[key] = data
         return self._info(key).etag
 
     def download(self, key: str, path: Path, sha256: str | None = None, *, size: int | None = None) -> None:
         data = self.get_range(key, 0, 1 << 40)
-        if size in (None, len(data)) and sha256 in (None, hashlib.sha256(data).hexdigest()):
-            path.write_bytes(data)
+        if size not in (None, len(data)) or sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            raise WrongContent(f"{key!r} is not what was written there")
+        path.write_bytes(data)
 
     def _info(self, key: str) -> ObjectInfo:
         data = self.objects[key]

@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby, islice
 
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
 from flux_training.clients.stack.services import StackServices
@@ -35,7 +37,6 @@ from flux_training.training.gpu import (
     wanted_classes,
 )
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
-from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
@@ -244,19 +245,15 @@ def _rate(offer: Offer, priority: str) -> Rate:
 
 
 def _finished_runs(stack: StackServices, first: Sequence[str]) -> list[FinishedRun]:
-    """Finished runs in the bucket, preferring the jobs named `first`. Nodes can make other folders there."""
+    """Finished runs, preferring the jobs named `first`."""
     if not stack.bucket_exists:
         return []
-    storage, runs_folder = stack.storage, stack.layout.runs
-    names = filter(JOB_NAME.fullmatch, storage.list_folders(runs_folder))
-    chosen = sorted(names, key=lambda name: (name not in first, name))[:MAX_JOBS]
-
-    def runs_of(job: str) -> list[tuple[str, str]]:
-        found = filter(RUN_ID.fullmatch, storage.list_folders(f"{runs_folder}{job}/"))
-        return [(job, run) for run in sorted(found)[:MAX_RUNS_PER_JOB]]
-
-    runs = [run for found in in_parallel(runs_of, chosen) for run in found]
-    found_runs = in_parallel(lambda run: finished_run(storage, stack.layout.run(*run)), runs)
+    storage = stack.storage
+    by_job = groupby(recorded_runs(storage, stack.layout), key=lambda run: run[0])
+    runs = {job: list(islice(found, MAX_RUNS_PER_JOB)) for job, found in by_job}
+    chosen = sorted(runs, key=lambda name: (name not in first, name))[:MAX_JOBS]
+    wanted = [run for job in chosen for run in runs[job]]
+    found_runs = in_parallel(lambda run: finished_run(storage, stack.layout.run(*run)), wanted)
     return [found for found in found_runs if found]
 
 

@@ -11,6 +11,7 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_record
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.waiting import in_parallel
@@ -29,11 +30,13 @@ from flux_training.training.estimates.actuals import (
     grouped,
     run_cost,
 )
-from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import one_line
+
+# https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @click.command()
@@ -59,15 +62,10 @@ def costs(stack: str, as_json: bool, as_csv: bool) -> None:
 
 
 def read_costs(stack: StackServices) -> list[RunCost]:
-    """All runs in the bucket that have begun, by month and job. Raises ServiceError."""
+    """All runs of the stack that have begun, by month and job. Raises ServiceError."""
     if not stack.bucket_exists:
         return []
     storage, layout = stack.storage, stack.layout
-    jobs = list(filter(JOB_NAME.fullmatch, storage.list_folders(layout.runs)))
-
-    def runs_of(job: str) -> list[tuple[str, str]]:
-        found = storage.list_folders(f"{layout.runs}{job}/")
-        return [(job, run) for run in filter(RUN_ID.fullmatch, found)]
 
     def read(place: tuple[str, str]) -> RunCost:
         keys = layout.run(*place)
@@ -75,8 +73,7 @@ def read_costs(stack: StackServices) -> list[RunCost]:
         progress = read_record(storage, keys.progress, RunProgress).value or RunProgress()
         return run_cost(*place, record, progress)
 
-    places = [place for found in in_parallel(runs_of, jobs) for place in found]
-    begun = [run for run in in_parallel(read, places) if run.paid_seconds]
+    begun = [run for run in in_parallel(read, recorded_runs(storage, layout)) if run.paid_seconds]
     return sorted(begun, key=lambda run: (run.month, run.job, run.run_id))
 
 
@@ -162,5 +159,10 @@ def _write_csv(runs: Sequence[RunCost]) -> None:
         estimate = run.estimate
         amounts = (estimate.low, estimate.likely, estimate.high) if estimate else (None, None, None)
         waste = asdict(run.waste).values()
-        facts = (run.job, run.run_id, run.month, run.gpu, run.state)
+        facts = (run.job, run.run_id, run.month, *map(_cell, (run.gpu, run.state)))
         writer.writerow((*facts, *amounts, run.usd, run.error, run.paid_seconds, *waste))
+
+
+def _cell(text: str) -> str:
+    """A text that a node wrote: spreadsheets take one that begins like a formula for one, and run it."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -4,7 +4,7 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.clients.records import read_record
+from flux_training.clients.results import inputs_of_run
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
@@ -16,10 +16,11 @@ from flux_training.commands.watch.job_status import JobStatus, describe, job_sta
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import choose_jobs, folder_names
-from flux_training.training.runs.records import RunRecord
+from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
+from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import flux_command, make_command, nearest
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change without writing it.")
@@ -68,7 +69,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
         return
     if not force:
         check_failed(stack, job, status)
-    attempt = max(declared.attempt, attempted or 0) + 1
+    attempt = next_attempt(stack, job, max(declared.attempt, attempted or 0))
     _edit(stack, job, f"Train {job} again", dry_run, attempt=attempt, skip=None)
 
 
@@ -97,15 +98,26 @@ def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
     if last is None:
         return None, None
     status = job_status(last, last.in_queue(connection.kelpie(), bucket), storage)
-    return attempt_of(status, read_record(storage, last.keys.record, RunRecord).value), status
+    return attempt_of(status, inputs_of_run(storage, last.keys)), status
 
 
-def attempt_of(status: JobStatus, record: RunRecord | None) -> int | None:
-    """The attempt of a run. Nodes can write its record, but not its job in the queue, which is forgotten some time after its end."""
+def attempt_of(status: JobStatus, inputs: Inputs | None) -> int | None:
+    """The attempt of a run, by its job in the queue, which nodes cannot write, or by what its id was made from."""
     queued = status.queue_job.environment.get(ATTEMPT_VARIABLE, "") if status.queue_job else ""
     if queued.isdecimal():
         return int(queued)
-    return record.attempt if record else None
+    return inputs.attempt if inputs else None
+
+
+def next_attempt(stack: str, job: str, last: int) -> int:
+    """Raises BadInput if there is none."""
+    if last >= MAX_ATTEMPT:
+        raise BadInput(
+            [
+                f"{job}: attempt {last} is the highest; set a lower `attempt` that was not used yet in Pulumi.{stack}.yaml"
+            ]
+        )
+    return last + 1
 
 
 def check_failed(stack: str, job: str, status: JobStatus | None) -> None:

@@ -265,7 +265,7 @@ class Comparison:
         if not self.survey.bucket_exists:
             return list(image_set.images.values())
         storage, layout, digest = self.stack.storage, self.stack.layout, image_set.digest
-        stored = stored_images(storage, layout, digest)
+        stored = stored_images(storage, layout, digest, image_set.images)
         if not stored:
             return list(image_set.images.values())
         expected = {name: StoredImage(image) for name, image in image_set.images.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import rich_click as click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_record
 from flux_training.clients.results import past_runs, posted_id
 from flux_training.clients.storage import Storage
@@ -22,7 +23,6 @@ from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.groups import prices_of
 from flux_training.commands.watch.job_status import StackJob, job_status, stack_jobs
 from flux_training.training.errors import BadInput
-from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
 from flux_training.training.words import counted, make_command, nearest
@@ -144,12 +144,7 @@ def select_runs(
         chosen = [run for run in deployed if job in (None, run.name)]
         if chosen:
             return chosen
-    # Nodes may write below runs/, so only names that this tool could have made are used.
-    names = (
-        [name for name in storage.list_folders(layout.runs) if JOB_NAME.fullmatch(name)]
-        if storage.exists()
-        else []
-    )
+    names = sorted({name for name, _ in recorded_runs(storage, layout)}) if storage.exists() else []
     if job is not None and job not in names:
         raise BadInput([f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}"])
     if not names:
@@ -175,8 +170,7 @@ def newest_run(storage: Storage, layout: Layout, name: str) -> StackJob | None:
 
 def _run_ids(storage: Storage, layout: Layout, name: str) -> list[str]:
     """Oldest first."""
-    runs = [run for run in past_runs(storage, layout, name) if RUN_ID.fullmatch(run.run_id)]
-    return [run.run_id for run in sorted(runs, key=lambda run: run.created_at)]
+    return [run.run_id for run in sorted(past_runs(storage, layout, name), key=lambda run: run.created_at)]
 
 
 def _past_run(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:

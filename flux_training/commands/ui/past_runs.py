@@ -4,29 +4,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.storage import Storage
-from flux_training.clients.waiting import in_parallel
 from flux_training.commands.report.runs import ReportedRun
-from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.run import Layout
 from flux_training.training.values import mapping, number
 from flux_training.training.words import one_line
 
-# A node can make folders: what is beyond these limits is left out.
-MAX_JOBS, MAX_RUNS_PER_JOB = 1000, 1000
+# Of all jobs; the page has a row for each.
+MAX_RUNS = 10_000
 MAX_STATE_LENGTH, MAX_DATE_LENGTH = 40, 16
 
 
 def list_runs(storage: Storage, layout: Layout, outputs: Path) -> list[dict[str, Any]]:
-    """The runs, newest first; those that were not fetched at the end. One request, and one for each job. Raises ServiceError."""
-    jobs = [job for job in storage.list_folders(layout.runs) if JOB_NAME.fullmatch(job)][:MAX_JOBS]
-
-    def runs_of(job: str) -> list[str]:
-        found = filter(RUN_ID.fullmatch, storage.list_folders(f"{layout.runs}{job}/"))
-        return sorted(found)[:MAX_RUNS_PER_JOB]
-
-    pairs = zip(jobs, in_parallel(runs_of, jobs), strict=True)
-    runs = [_run_document(job, run, outputs / job / run) for job, found in pairs for run in found]
+    """The runs, newest first; those that were not fetched at the end. Raises ServiceError."""
+    found = recorded_runs(storage, layout)[:MAX_RUNS]
+    runs = [_run_document(job, run, outputs / job / run) for job, run in found]
     return sorted(runs, key=lambda run: str(run["created"]), reverse=True)
 
 

@@ -5,7 +5,7 @@ import itertools
 from typing import Any
 
 from flux_training.clients.records import read_bounded, read_record
-from flux_training.clients.results import MAX_CONFIG_BYTES
+from flux_training.clients.results import CHANGED_CONFIG, stored_inputs
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.chart import chart_curve
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
@@ -28,11 +28,12 @@ IMAGE_SIDE = 1024
 
 
 def read_run(storage: Storage, keys: RunKeys) -> dict[str, Any]:
-    """Five reads, however many samples there are. Raises ServiceError."""
+    """Seven reads, however many samples there are. Raises ServiceError."""
     progress = read_record(storage, keys.progress, RunProgress)
     record = read_record(storage, keys.record, RunRecord)
     csv = read_bounded(storage, f"{keys.output}loss.csv", MAX_LOSS_BYTES) or b""
-    raw_config = read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES) or b""
+    inputs = stored_inputs(storage, keys)
+    is_own = inputs is not None and inputs.run_id == keys.run
     reported = progress.value or RunProgress()
     points = parse_losses(csv.decode("utf-8", "replace"))
     return {
@@ -40,10 +41,10 @@ def read_run(storage: Storage, keys: RunKeys) -> dict[str, Any]:
         "run_id": keys.run,
         "figures": _figures(reported),
         "times": _times(reported, record.value or RunRecord()),
-        "findings": [*progress.faults, *record.faults],
+        "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
         "curve": chart_curve(keys.job, points),
-        "prompts": _prompts(storage, keys, raw_config),
+        "prompts": _prompts(storage, keys, inputs.raw_config if inputs and is_own else b""),
     }
 
 

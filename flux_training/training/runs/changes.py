@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flux_training.training.names import caption_name
+from flux_training.training.runs.run import run_id
 from flux_training.training.train_yml.diff import (
     MISSING,
     differing_values,
@@ -31,6 +32,11 @@ class Inputs:
     raw_config: bytes
     attempt: int
     parent: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run that is made of these."""
+        return run_id(self.manifest, self.raw_config, self.attempt, self.parent)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""Which runs the stack has queued. Nodes can make folders below runs/, but not the records of a run below `.flux/`."""
+
+import itertools
+from collections.abc import Iterable
+
+from flux_training.clients.storage import Storage
+from flux_training.training.names import JOB_NAME, RUN_ID
+from flux_training.training.runs.run import Layout
+
+# Three for each run. Keys for the whole bucket reach the records too.
+MAX_RECORDS = 100_000
+
+
+def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
+    """(job, run id) of the runs of a job, or of all jobs, sorted. Raises ServiceError.
+
+    A bucket of an earlier version has no records there until `up` moves them: its folders are listed instead.
+    """
+    below = f"{layout.run_records}{job}/" if job else layout.run_records
+    keys = (item.key for item in itertools.islice(storage.list(below), MAX_RECORDS))
+    found = _places(key.removeprefix(layout.run_records) for key in keys)
+    if found or next(iter(storage.list(layout.run_records)), None) is not None:
+        return found
+    return _folders(storage, layout, [job] if job else storage.list_folders(layout.runs))
+
+
+def _folders(storage: Storage, layout: Layout, jobs: Iterable[str]) -> list[tuple[str, str]]:
+    named = filter(JOB_NAME.fullmatch, jobs)
+    return _places(f"{job}/{run}/" for job in named for run in storage.list_folders(f"{layout.runs}{job}/"))
+
+
+def _places(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """The jobs and runs in `<job>/<run id>/…`, without other names."""
+    parts = (path.split("/") for path in paths)
+    found = {(one[0], one[1]) for one in parts if len(one) > 2}
+    return sorted((job, run) for job, run in found if JOB_NAME.fullmatch(job) and RUN_ID.fullmatch(run))

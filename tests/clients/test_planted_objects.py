@@ -1,0 +1,97 @@
+"""Objects that nodes plant beside the stack's own: runs that nobody queued, files of a dataset, and other inputs of a run."""
+
+import json
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from flux_training.clients.datasets import MAX_OTHERS, stored_images
+from flux_training.clients.queue.recorded_runs import recorded_runs
+from flux_training.clients.results import inputs_of_run, past_runs, stored_inputs
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.training.runs.run import Layout, run_id
+from tests.support.hostile_buckets import HostileBucket, as_storage
+
+LAYOUT = Layout("p/")
+OWN, PLANTED = "a" * 12, "0" * 12
+DIGEST = "d" * 64
+
+
+def run_json(job: str, run: str, created: str = "2026-11-01T00:00:00Z") -> dict[str, bytes]:
+    return {LAYOUT.run(job, run).record: json.dumps({"run_id": run, "created_at": created}).encode()}
+
+
+def test_a_run_without_a_record_is_no_run_of_the_stack() -> None:
+    """Not the newest one either, which a job with `resume` would continue."""
+    storage = as_storage(
+        {LAYOUT.run("cat", OWN).claim: b"{}", LAYOUT.run("cat", OWN).posted: b"{}"}
+        | run_json("cat", OWN)
+        | run_json("cat", PLANTED, "2026-11-30T00:00:00Z")
+        | run_json("dog", PLANTED)
+    )
+    assert recorded_runs(storage, LAYOUT) == recorded_runs(storage, LAYOUT, "cat") == [("cat", OWN)]
+    assert recorded_runs(storage, LAYOUT, "dog") == []
+    assert [run.run_id for run in past_runs(storage, LAYOUT, "cat")] == [OWN]
+
+
+def test_the_runs_of_an_earlier_version_are_those_in_the_bucket() -> None:
+    """Its records are moved by the next `up`; until then a preview has to know the runs."""
+    storage = as_storage(
+        run_json("cat", OWN) | run_json("dog", OWN) | {"p/runs/cat/x/y": b"", "p/runs/../z/a": b""}
+    )
+    assert recorded_runs(storage, LAYOUT) == [("cat", OWN), ("dog", OWN)]
+    assert recorded_runs(storage, LAYOUT, "dog") == [("dog", OWN)]
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "cat/..", "cat/" + "A" * 12, "cat/" + "a" * 13, "ca\nt/" + OWN, "cat"]
+)
+def test_records_with_other_names_are_ignored(name: str) -> None:
+    """Keys for the whole bucket reach the records."""
+    assert recorded_runs(as_storage({f"{LAYOUT.run_records}{name}/claim.json": b"{}"}), LAYOUT) == []
+
+
+@pytest.mark.parametrize("changed", ["train.yml", "manifest.json", "run.json", ""])
+def test_only_what_a_run_was_made_from_counts_as_its_inputs(changed: str) -> None:
+    manifest, config, record = b'{"images": {}}', b"config: {}\n", json.dumps({"attempt": 7}).encode()
+    keys = LAYOUT.run("cat", run_id(manifest, config, 7))
+    objects = {
+        f"{keys.config}manifest.json": manifest,
+        f"{keys.config}train.yml": config,
+        keys.record: record,
+    }
+    other = {"train.yml": b"a: 1\n", "manifest.json": b"{}", "run.json": b'{"attempt": 1000000000}'}
+    objects |= {key: other[changed] for key in objects if changed and key.endswith(changed)}
+    found = inputs_of_run(as_storage(objects), keys)
+    assert stored_inputs(as_storage(objects), keys) is not None
+    assert (found.attempt if found else None) == (None if changed else 7)
+
+
+class ListedBucket(HostileBucket):
+    """Counts the objects that are listed, and those that are looked up."""
+
+    listed, looked_up = 0, 0
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for item in super().list(prefix):
+            self.listed += 1
+            yield item
+
+    def head(self, key: str) -> ObjectInfo | None:
+        self.looked_up += 1
+        return super().head(key)
+
+
+@pytest.mark.parametrize("before", [0, 2 * MAX_OTHERS])
+def test_other_objects_of_a_dataset_are_neither_kept_nor_all_listed(before: int) -> None:
+    folder, names = LAYOUT.dataset(DIGEST), [f"{number:05}.jpg" for number in range(3)]
+    early = {f"{folder}!{number}": b"" for number in range(before)}
+    late = {f"{folder}{number:05}.png": b"" for number in range(3, 30_000)}
+    bucket = ListedBucket(early | late | {f"{folder}{name}": b"x" for name in names})
+    found = stored_images(
+        cast(Storage, bucket), LAYOUT, DIGEST, [*names, "gone.jpg"][: 3 if not before else 4]
+    )
+    assert list(found) == names
+    assert bucket.listed <= MAX_OTHERS + 5
+    assert bucket.looked_up == (4 if before else 0)
