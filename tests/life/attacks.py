@@ -182,7 +182,8 @@ ON_UNFINISHED: dict[str, Attack] = {
         lambda scene: (
             scene.put(scene.keys.weights, struct.pack("<Q", 4_000_000) + MANY[:3_999_990].ljust(3_999_992)),
             scene.put(scene.keys.done, {}),
-        )[0]
+        )[0],
+        "header cannot be parsed",
     ),
     "losses of nonsense": Attack(raw("output/loss.csv", b"step,loss\n1,nan\n-5,1e999\n" + b"9" * 6000 + b",1\n")),
     "a claim in the old place": Attack(_old_place("claim.json")),
