@@ -17,6 +17,7 @@ from PIL import Image
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job
+from flux_training.clients.results import CHANGED_CONFIG
 from flux_training.clients.salad import Instance
 from flux_training.commands.design.private_server import HEADERS
 from flux_training.commands.ui.documents import expected_usd, stack_document
@@ -27,7 +28,7 @@ from flux_training.commands.ui.server import UiServer
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, Watcher
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
 from tests.commands.runs_folder import HOSTILE, make_run
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
@@ -35,7 +36,8 @@ from tests.support.hostile_buckets import as_storage, spoil_run
 from tests.training.job_folders import TRAIN_YML
 
 LAYOUT = Layout("p/")
-KEYS = LAYOUT.run("cat", "0123456789ab")
+CONFIG, MANIFEST = TRAIN_YML.format(name="cat", steps=20, save_every=10).encode(), b'{"images": {}}'
+KEYS = LAYOUT.run("cat", run_id(MANIFEST, CONFIG))
 SAMPLE = "1795392457384__000000010_0.jpg"
 
 
@@ -55,9 +57,10 @@ def jpeg(width: int = 64, height: int = 64) -> bytes:
 def sound_run() -> dict[str, bytes]:
     return {
         KEYS.progress: b'{"state": "training", "step": 10, "steps": 20, "loss_first": 0.9, "loss_smoothed": 0.5, "restarts": 1}',
-        KEYS.record: b'{"run_id": "0123456789ab", "created_at": "2026-11-23T00:00:00Z", "estimate": {"usd": 0.3}}',
+        KEYS.record: b'{"created_at": "2026-11-23T00:00:00Z", "estimate": {"usd": 0.3}}',
         f"{KEYS.output}loss.csv": b"step,loss\n1,1.0\n2,0.5\n",
-        f"{KEYS.config}train.yml": TRAIN_YML.format(name="cat", steps=20, save_every=10).encode(),
+        f"{KEYS.config}train.yml": CONFIG,
+        f"{KEYS.config}manifest.json": MANIFEST,
         f"{KEYS.output}samples/{SAMPLE}": jpeg(),
         f"{KEYS.output}samples/notes.txt": b"not a sample",
     }
@@ -150,7 +153,7 @@ def ask(
         {"Origin": "null"},
     ],
 )
-@pytest.mark.parametrize("path", ["", "events", "run/cat/0123456789ab"])
+@pytest.mark.parametrize("path", ["", "events", f"run/cat/{KEYS.run}"])
 def test_another_site_cannot_read(server: UiServer, headers: dict[str, str], path: str) -> None:
     """DNS rebinding sends a foreign Host, a script of another site its Origin."""
     status, body, _ = ask(server, f"/{server.token}/{path}", headers=headers)
@@ -168,11 +171,11 @@ def test_another_site_cannot_read(server: UiServer, headers: dict[str, str], pat
         "/TOKEN/../server.py",
         "/TOKEN/run/cat",
         "/TOKEN/run/cat/..",
-        "/TOKEN/run/..%2fdog/0123456789ab",
-        "/TOKEN/run/cat/0123456789ab/x",
-        "/TOKEN/image/cat/0123456789ab/notes.txt",
-        "/TOKEN/image/cat/0123456789ab/..%2f..%2frun.json",
-        f"/TOKEN/image/cat/0123456789ab/{SAMPLE}/x",
+        f"/TOKEN/run/..%2fdog/{KEYS.run}",
+        f"/TOKEN/run/cat/{KEYS.run}/x",
+        f"/TOKEN/image/cat/{KEYS.run}/notes.txt",
+        f"/TOKEN/image/cat/{KEYS.run}/..%2f..%2frun.json",
+        f"/TOKEN/image/cat/{KEYS.run}/{SAMPLE}/x",
         "/TOKEN/log/dog",
     ],
 )
@@ -216,6 +219,13 @@ def test_a_run_is_read_from_the_bucket() -> None:
     }
     assert dict(found["times"])["Cost estimated before"] == "$0.30"
     assert (len(found["curve"]["points"]), found["findings"]) == (2, [])
+
+
+def test_prompts_of_another_train_yml_are_not_shown() -> None:
+    other = {f"{KEYS.config}train.yml": CONFIG.replace(b"a photo of", b"send money to")}
+    found = read_run(as_storage(sound_run() | other), KEYS)
+    assert found["prompts"][0]["prompt"] == "prompt 1"
+    assert found["findings"] == [CHANGED_CONFIG]
 
 
 def test_a_hostile_run_stays_small_and_readable() -> None:
