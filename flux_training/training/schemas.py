@@ -28,6 +28,12 @@ JSON_TYPES: dict[KeyType, Schema] = {
     KeyType.NUMBER_OR_LIST: {"type": ["number", "array"]},
     KeyType.RESOLUTION: {"anyOf": [WHOLE, {"type": "array", "items": WHOLE, "minItems": 1}]},
     KeyType.MAPPING: {"type": "object"},
+    KeyType.COLOR: {
+        "type": "array",
+        "items": WHOLE | {"minimum": 0, "maximum": 255},
+        "minItems": 3,
+        "maxItems": 3,
+    },
 }
 
 
@@ -96,9 +102,16 @@ def _section_schema(name: str) -> Schema:
 
 def _key_schema(spec: KeySpec) -> Schema:
     """What an editor offers for a key. Stricter than ai-toolkit where it would take any text for true."""
-    limits = {"minimum": spec.min, "maximum": spec.max, "exclusiveMinimum": spec.over}
+    limits = {
+        "minimum": spec.min,
+        "maximum": spec.max,
+        "exclusiveMinimum": spec.over,
+        "exclusiveMaximum": spec.below,
+    }
     schema: Schema = dict(JSON_TYPES.get(spec.type, {}))
     schema |= {key: limit for key, limit in limits.items() if limit is not None}
+    if spec.type == KeyType.ONLY:
+        schema = {"enum": list(spec.values)}
     if spec.choices and spec.type == KeyType.CHOICE:
         is_open = spec.ignore_case or spec.adapter or spec.prefixes
         names = {"enum": list(spec.choices)}

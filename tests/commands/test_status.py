@@ -1,6 +1,7 @@
 """The status of jobs: in one line, in the table, and what is wrong with them."""
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +19,7 @@ from flux_training.commands.watch.job_status import (
 )
 from flux_training.commands.watch.logs import lines_of_job
 from flux_training.commands.watch.table import render
+from flux_training.commands.watch.trainer import trainer_note
 from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hour
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.progress import RunProgress
@@ -123,6 +125,23 @@ def test_jobs_are_read_from_the_outputs() -> None:
     assert stack_jobs({}) == []
 
 
+@pytest.mark.parametrize(
+    ("reported", "assumed", "cluster", "command"),
+    [
+        ("0.11.0", "2025-04-01", "", "config set --path cluster.trainerDate 2026-07-21 --stack prod`"),
+        ("0.11.0", "2025-04-01", "small", "config set --path clusters.small.trainerDate 2026-07-21"),
+        ("99.0", "2025-04-01", "", "a newer version of this project may know it"),
+    ],
+)
+def test_another_trainer_than_lint_assumed_is_a_note_with_its_setting(
+    reported: str, assumed: str, cluster: str, command: str
+) -> None:
+    note = trainer_note(reported, assumed, cluster, "prod")
+    assert command in note
+    assert reported in rendered(StackStatus([replace(row(TRAINING), trainer_note=note)]), 250)
+    assert trainer_note(reported, "", cluster, "prod") == ""
+
+
 def rendered(stack: StackStatus, width: int) -> str:
     console = Console(width=width, file=io.StringIO())
     console.print(render(stack, width, local=False))
@@ -150,13 +169,10 @@ def test_problems_are_below_the_table_and_markup_in_them_is_plain_text() -> None
     assert "cat: failed: [bold]x[/bold]" in rendered(stack, 100)
 
 
-def test_steps_that_taught_nothing_and_an_unknown_trainer_are_named_below_the_table() -> None:
-    found = status(
-        "cat", "running", state="training", step=9, skipped_batches=3, nan_losses=1, trainer="0.5.1"
-    )
+def test_steps_that_taught_nothing_are_named_below_the_table() -> None:
+    found = status("cat", "running", state="training", step=9, skipped_batches=3, nan_losses=1)
     text = " ".join(rendered(StackStatus([row(found), row(TRAINING)]), 200).split())
     assert "cat: 3 steps skipped for lack of memory, 1 step without a loss (NaN)" in text
-    assert "the node has ai-toolkit 0.5.1, but lint knows" in text
 
 
 def test_a_node_cannot_print_control_characters() -> None:

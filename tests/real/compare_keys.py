@@ -1,9 +1,10 @@
 """Compares the table of ai-toolkit's keys with a checkout of it: `make trainer-keys CHECKOUT=~/ai-toolkit`.
 
-Exit code 1 if a key is missing in the table, or no longer in the checkout.
+Only keys as old as the checkout's commit are expected. Exit code 1 if a key is missing in the table, or not in the checkout.
 """
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,15 +41,21 @@ def keys_read(tree: ast.Module, class_name: str) -> Iterator[str]:
                 yield key
 
 
-def differences(checkout: Path) -> list[str]:
-    """One line for each key that only the table or only the checkout has."""
-    tree = ast.parse((checkout / "toolkit/config_modules.py").read_text(encoding="utf-8"))
+def differences(checkout: Path, commit: str = "HEAD") -> list[str]:
+    """One line for each key that only the table or only this commit of the checkout has."""
+    tree = ast.parse(_git(checkout, "show", f"{commit}:toolkit/config_modules.py"))
+    date = _git(checkout, "log", "-1", "--format=%cs", commit).strip()
     lines = []
     for section, class_name in CLASSES.items():
-        known, read = set(TRAINER_KEYS[section]), set(keys_read(tree, class_name))
+        known = {key for key, spec in TRAINER_KEYS[section].items() if spec.since <= date}
+        read = set(keys_read(tree, class_name))
         lines += [f"{section}.{key}: not in the table" for key in sorted(read - known)]
         lines += [f"{section}.{key}: only in the table" for key in sorted(known - read)]
     return lines
+
+
+def _git(checkout: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", checkout, *words], check=True, capture_output=True, text=True).stdout
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flux_training.training.models.table import MODELS
 from flux_training.training.train_yml.edit import new_train_yml
 from flux_training.training.train_yml.templates import control_folders
 from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_version import NEWEST, PINNED, TrainerCommit
 from tests.commands.runs_folder import make_run
 from tests.node.runs import LaunchResult, Node, train_config
 from tests.node.test_dataset import lay_out
@@ -114,13 +116,27 @@ def final_step(node: Node) -> int:
     return weights_step(node.home / "model/job.safetensors")
 
 
-def kill_at(node: Node, step: int) -> LaunchResult:
-    """One start that is killed, trainer and all, when it reports this step."""
+class Kill(StrEnum):
+    """How a start is interrupted."""
+
+    STOPPED = "the launcher gets SIGTERM"
+    KILLED = "launcher and trainer get SIGKILL"
+    TRAINER_KILLED = "only the trainer gets SIGKILL"
+
+
+def kill_at(node: Node, step: int, kill: Kill) -> LaunchResult:
+    """One start that is interrupted when it reports this step; what it wrote is uploaded."""
     launcher = node.start()
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and launcher.poll() is None and _step(node) < step:
         time.sleep(0.05)
-    launcher.send_signal(signal.SIGTERM)
+    if kill is Kill.STOPPED:
+        launcher.send_signal(signal.SIGTERM)
+    else:
+        trainer = int(Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()[0])
+        if kill is Kill.KILLED:
+            launcher.kill()
+        os.killpg(trainer, signal.SIGKILL)
     return node.result(launcher)
 
 
@@ -135,14 +151,28 @@ def _step(node: Node) -> int:
 def test_a_run_killed_twice_ends_with_sound_weights_at_its_last_step(
     seed: int, model: Path, tmp_path: Path
 ) -> None:
-    node = real_node(tmp_path, model)
-    for step in sorted(random.Random(seed).sample(range(1, STEPS), 2)):
-        kill_at(node, step)
+    node, dice = real_node(tmp_path, model), random.Random(seed)
+    for step in sorted(dice.sample(range(1, STEPS), 2)):
+        kill_at(node, step, dice.choice(list(Kill)))
         node.bring()
     ended = node.run()
     assert (ended.code, ended.published, ended.progress["restarts"]) == (0, True, 2), ended.out[-2000:]
     assert final_step(node) == STEPS
     assert ended.progress["trainer"]
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_one_that_was_cut(model: Path, tmp_path: Path) -> None:
+    """On another node, which has only what is in the bucket."""
+    node = real_node(tmp_path, model)
+    kill_at(node, 3 * SAVE_EVERY + 2, Kill.KILLED)
+    *older, newest = sorted(node.stored.glob("job_*.safetensors"))
+    os.truncate(newest, newest.stat().st_size // 2)
+    shutil.rmtree(node.output)
+    node.bring()
+    ended = node.run()
+    assert (ended.code, ended.published) == (0, True), ended.out[-2000:]
+    assert ended.progress["begun"] == [weights_step(older[-1]), 1]
+    assert final_step(node) == STEPS
 
 
 @pytest.mark.parametrize("network", [{"type": "lokr"}, {"type": "dora", "linear": 4, "linear_alpha": 4}])
@@ -169,8 +199,9 @@ def test_a_run_without_a_loss_ends_with_advice(model: Path, tmp_path: Path) -> N
     assert "lower train.lr" in ended.progress["message"]
 
 
-def test_the_table_has_the_keys_of_this_checkout() -> None:
-    assert differences(CHECKOUT) == []
+@pytest.mark.parametrize("commit", [NEWEST, PINNED], ids=lambda commit: commit.version)
+def test_the_table_has_the_keys_of_the_known_commits(commit: TrainerCommit) -> None:
+    assert differences(CHECKOUT, commit.commit) == []
 
 
 @pytest.mark.parametrize(

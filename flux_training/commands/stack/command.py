@@ -24,6 +24,7 @@ from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.groups import stack_groups
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
+from flux_training.commands.watch.trainer import assumed_trainers
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
@@ -196,7 +197,8 @@ def _collect(engine: Engine, stack: str) -> Collected:
     if not stack_jobs(outputs):
         say("No job is deployed: the stack declares none, or all of them wait for the budget.")
         return Collected()
-    watcher = Watcher(connection_of(engine, stack), outputs, stack)
+    trainers = assumed_trainers(project_root(), stack)
+    watcher = Watcher(connection_of(engine, stack), outputs, stack, trainers)
     say(
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )

@@ -12,7 +12,6 @@ from flux_training.training.bill import FREE, show_dollar_range, show_dollars
 from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.runs.progress import loss_note
 from flux_training.training.runs.run_state import RunState, in_words
-from flux_training.training.train_yml.trainer_version import version_warning
 
 # A narrower terminal gets no bar; a still narrower one no columns that matter only when something is wrong.
 MIN_WIDTH_WITH_BAR, MIN_WIDTH_WITH_NODE = 110, 84
@@ -40,8 +39,8 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
         table.add_row(*(cell(row) for cell in columns.values()))
     parts: list[RenderableType] = [table]
     parts += [Text(f"{row.name}: {row.problem}", style="red") for row in stack.rows if row.problem]
-    versions = {version_warning(row.status.progress.trainer) for row in stack.rows} - {""}
-    parts += [Text(warning, style="yellow") for warning in sorted(versions)]
+    notes = {row.trainer_note for row in stack.rows} - {""}
+    parts += [Text(note, style="yellow") for note in sorted(notes)]
     faulty = [(row.name, faults) for row in stack.rows if (faults := row.status.progress.faults)]
     parts += [Text(f"{name}: {faults}", style="yellow") for name, faults in faulty]
     if note := loss_note(row.status.progress for row in stack.rows):

@@ -24,6 +24,7 @@ from flux_training.commands.watch.job_status import (
     job_status,
     stack_jobs,
 )
+from flux_training.commands.watch.trainer import trainer_note
 from flux_training.training.cost import usd_of
 from flux_training.training.estimates.actuals import expected_cost
 from flux_training.training.estimates.ranges import Range
@@ -55,7 +56,10 @@ class LastRead:
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job of the table. `price` is in dollars an hour; `machine` and `instance` are ids, empty while no node has the job."""
+    """One job of the table. `price` is in dollars an hour; `machine` and `instance` are ids, empty while no node has the job.
+
+    `trainer_note`: how the node's ai-toolkit differs from the one that lint assumed; empty if it does not.
+    """
 
     status: JobStatus
     price: float | None
@@ -63,6 +67,7 @@ class JobRow:
     machine: str
     instance: str
     problem: str
+    trainer_note: str = ""
 
     @property
     def name(self) -> str:
@@ -99,10 +104,18 @@ class Watcher:
     """Reads the status of a stack's jobs repeatedly. Jobs that have ended are not read again."""
 
     def __init__(
-        self, connection: Connection, outputs: Mapping[str, Any], stack: str = DEFAULT_STACK
+        self,
+        connection: Connection,
+        outputs: Mapping[str, Any],
+        stack: str = DEFAULT_STACK,
+        trainer_dates: Mapping[str, str] | None = None,
     ) -> None:
-        """`outputs` are the stack's, with at least one job. `stack` is named in messages."""
+        """`outputs` are the stack's, with at least one job. `stack` is named in messages.
+
+        `trainer_dates`: the day of the ai-toolkit that lint assumes, by cluster.
+        """
         self._stack = stack
+        self._trainer_dates = trainer_dates or {}
         self.jobs = stack_jobs(outputs, connection.nodes_reach_records)
         self.storage = connection.storage(str(outputs["bucket"]))
         self.local = connection.cloud == "local"
@@ -124,9 +137,16 @@ class Watcher:
                     status,
                     clusters.get(status.job.cluster, ClusterInfo()),
                     problems.get(status.job.name, ""),
+                    self._trainer_note(status),
                 )
                 for status in statuses
             ]
+        )
+
+    def _trainer_note(self, status: JobStatus) -> str:
+        cluster = status.job.cluster
+        return trainer_note(
+            status.progress.trainer, self._trainer_dates.get(cluster, ""), cluster, self._stack
         )
 
     @property
@@ -228,8 +248,8 @@ class Watcher:
         return self._clusters[name].info
 
 
-def _row(status: JobStatus, cluster: ClusterInfo, problem: str) -> JobRow:
+def _row(status: JobStatus, cluster: ClusterInfo, problem: str, note: str) -> JobRow:
     machine = (status.queue_job.machine_id or "") if status.queue_job else ""
     node = cluster.instances.get(machine)
     spent = usd_of(status.progress.gpu_seconds, cluster.price)
-    return JobRow(status, cluster.price, spent, machine, node.id if node else "", problem)
+    return JobRow(status, cluster.price, spent, machine, node.id if node else "", problem, note)

@@ -18,7 +18,7 @@ from flux_training.training.models.table import DEFAULT_MODEL, MODELS, Trainable
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import SINGLE_CLUSTER, JobSettings, StackSettings
 from flux_training.training.train_yml.trainer_config import read_trainer_file
-from flux_training.training.train_yml.trainer_version import NEWEST_DATE, PINNED_DATE, PUBLIC_IMAGE_DATE
+from flux_training.training.train_yml.trainer_version import NEWEST, PINNED, PUBLIC_IMAGE_DATE
 from flux_training.training.words import nearest
 
 GLOB_CHARACTERS = frozenset("*?[")
@@ -213,9 +213,9 @@ def trainer_date(settings: StackSettings, cluster: str) -> str:
     if found.trainer_date:
         return found.trainer_date
     if settings.is_built(cluster):
-        return PINNED_DATE
+        return PINNED.date
     uses_public_image = settings.cloud == "salad" and found.image == PUBLIC_IMAGE
-    return PUBLIC_IMAGE_DATE if uses_public_image else NEWEST_DATE
+    return PUBLIC_IMAGE_DATE if uses_public_image else NEWEST.date
 
 
 def weights_in_image(settings: StackSettings, cluster: str) -> str:

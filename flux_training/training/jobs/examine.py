@@ -16,7 +16,7 @@ from flux_training.training.lint.rules import RULES
 from flux_training.training.models.choice import DEFAULT_POLICY, ModelPolicy
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
-from flux_training.training.train_yml.trainer_version import NEWEST_DATE
+from flux_training.training.train_yml.trainer_version import NEWEST
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class JobPlace:
     dataset: Path | None
     gpu: str = ""
     variables: frozenset[str] = frozenset()
-    trainer_date: str = NEWEST_DATE
+    trainer_date: str = NEWEST.date
     policy: ModelPolicy = DEFAULT_POLICY
 
 

@@ -14,8 +14,8 @@ from flux_training.training.lint.secret_patterns import without_secrets
 from flux_training.training.models.choice import DEFAULT_POLICY, ModelChoice, ModelPolicy, choose_model
 from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import caption_name
-from flux_training.training.train_yml.trainer_config import TrainerFile
-from flux_training.training.train_yml.trainer_version import NEWEST_DATE
+from flux_training.training.train_yml.trainer_config import TrainerFile, uses_variable
+from flux_training.training.train_yml.trainer_version import NEWEST
 from flux_training.training.words import with_escapes
 
 # A value quoted in a message may be as long as a file.
@@ -33,7 +33,7 @@ class Subject:
     dataset: DatasetFacts | None
     gpu: str = ""
     variables: frozenset[str] = frozenset()
-    trainer_date: str = NEWEST_DATE
+    trainer_date: str = NEWEST.date
     policy: ModelPolicy = DEFAULT_POLICY
 
     @cached_property
@@ -191,7 +191,7 @@ class Area:
 
         def check(job: Subject) -> Iterator[Problem]:
             value = (job.section(section) if section else job.process).get(key, default)
-            if job.trains and is_wrong(value):
+            if job.trains and (needed or not uses_variable(value)) and is_wrong(value):
                 yield job.in_config(f"{path} is {value!r}", *path.split("."))
 
         self._register(code, severity, why, fix, needed, "")(check)

@@ -1,5 +1,6 @@
 """Whether ai-toolkit can use the value of a key. Pure."""
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ RULES_OF_TYPE = {
     KeyType.MAPPING: "a section with keys of its own",
     KeyType.RESOLUTION: "a number of pixels or a list of them, such as [512, 768, 1024]",
     KeyType.NUMBER_OR_LIST: "a number or a list of numbers",
+    KeyType.COLOR: "a list of three whole numbers from 0 to 255",
 }
 
 
@@ -50,6 +52,8 @@ def value_fault(spec: KeySpec, value: Any) -> ValueFault | None:
     match spec.type:
         case KeyType.ANY | KeyType.CONTROL:
             return None
+        case KeyType.ONLY:
+            return _only_fault(spec, value)
         case KeyType.FLAG:
             return _flag_fault(value)
         case KeyType.PATH:
@@ -62,6 +66,18 @@ def value_fault(spec: KeySpec, value: Any) -> ValueFault | None:
             return _type_fault(spec, value) or _range_fault(spec, value)
 
 
+def _only_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    if any(type(value) is type(one) and value == one for one in spec.values):
+        return None
+    if not spec.values:
+        return ValueFault(
+            FaultKind.CHOICE, "ai-toolkit sets it itself, and stops at a second value; delete it"
+        )
+    return ValueFault(
+        FaultKind.CHOICE, f"must be {json.dumps(spec.values[0])}; any other value stops ai-toolkit"
+    )
+
+
 def _flag_fault(value: Any) -> ValueFault | None:
     if isinstance(value, str) and value.strip().lower() in NO_WORDS:
         return ValueFault(
@@ -71,7 +87,7 @@ def _flag_fault(value: Any) -> ValueFault | None:
 
 
 def _path_fault(spec: KeySpec, value: Any) -> ValueFault | None:
-    if value is None or is_on_node(value) or (value in ("", []) and not spec.hub):
+    if value is None or is_on_node(value) or (value in ("", []) and not spec.hub) or value in spec.choices:
         return None
     if value == "":
         return ValueFault(FaultKind.PATH, "ai-toolkit takes an empty text for a path; delete the key")
@@ -130,11 +146,23 @@ def _has_type(spec: KeySpec, value: Any) -> bool:
             return isinstance(value, Mapping)
         case KeyType.LIST:
             return _is_list_of(spec, value)
+        case KeyType.COLOR:
+            return _is_color(value)
         case KeyType.RESOLUTION:
             sides = value if isinstance(value, list) else [value]
             return bool(sides) and all(_is_number(side) for side in sides)
+        case _ if isinstance(value, list) and spec.of == KeyType.NUMBER:
+            return bool(value) and all(_is_number(one) for one in value)
         case _:
             return _is_numeric(value[0]) if isinstance(value, list) and value else _is_number(value)
+
+
+def _is_color(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(one, int) and 0 <= one <= 255 for one in value)
+    )
 
 
 def _is_list_of(spec: KeySpec, value: Any) -> bool:
@@ -160,6 +188,8 @@ def _range_fault(spec: KeySpec, value: Any) -> ValueFault | None:
         return ValueFault(FaultKind.RANGE, f"must be above {spec.over:g}")
     if spec.min is not None and value < spec.min:
         return ValueFault(FaultKind.RANGE, f"must be at least {spec.min:g}")
+    if spec.below is not None and not value < spec.below:
+        return ValueFault(FaultKind.RANGE, f"must be below {spec.below:g}")
     if spec.max is not None and value > spec.max:
         return ValueFault(FaultKind.RANGE, f"must be at most {spec.max:g}")
     return None

@@ -6,8 +6,9 @@ The tables were made from the signatures of the classes and functions that it ca
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flux_training.training.train_yml.key_values import value_fault
-from flux_training.training.train_yml.trainer_keys import LR_SCHEDULERS, OPTIMIZERS, KeySpec
+from flux_training.training.train_yml.key_values import FaultKind, ValueFault, value_fault
+from flux_training.training.train_yml.trainer_config import uses_variable
+from flux_training.training.train_yml.trainer_keys import LR_SCHEDULERS, OPTIMIZERS, KeySpec, KeyType
 from flux_training.training.values import mapping
 from flux_training.training.words import nearest
 
@@ -27,6 +28,10 @@ SET_WITH_EPS = (
     "prodigy8bit",
 )
 SET_OF_ADAMW8 = "decouple"
+# It checks its limits for the learning rate, whose defaults are these.
+WITH_LR_LIMITS, LR_LIMITS = "automagic3", {"min_lr": 1e-8, "max_lr": 1e3}
+WITHOUT_MOMENTUM = "automagicexperiment"
+NUMBERS = (KeyType.NUMBER, KeyType.INTEGER, KeyType.NUMBER_OR_LIST)
 # Adafactor refuses them beside a learning rate, which ai-toolkit always sets.
 WITHOUT_LR = ("relative_step", "warmup_init")
 
@@ -62,21 +67,40 @@ def _optimizer_faults(name: str, params: Mapping[str, Any]) -> Iterator[Paramete
                 f"{key} of adafactor excludes a learning rate, which ai-toolkit sets",
                 ("optimizer_params", key),
             )
-    if name in OPTIMIZERS and "betas" in OPTIMIZERS[name] and "betas" in free:
-        count = 3 if name == "ademamix8bit" else 2
-        if not _are_betas(free["betas"], count):
-            message = (
-                f"betas of optimizer {name} is {free['betas']!r}: must be {count} numbers from 0 to below 1"
-            )
-            yield message, ("optimizer_params", "betas")
+    yield from _betas(name, free)
+    yield from _combinations(name, free)
 
 
-def _are_betas(value: object, count: int) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == count
-        and all(isinstance(one, int | float) and 0 <= one < 1 for one in value)
-    )
+def _betas(name: str, params: Mapping[str, Any]) -> Iterator[ParameterFault]:
+    if "betas" not in OPTIMIZERS.get(name, {}) or "betas" not in params or uses_variable(params["betas"]):
+        return
+    value, counts = params["betas"], (2, 3) if name == "ademamix8bit" else (2,)
+    place = ("optimizer_params", "betas")
+    if not (isinstance(value, list) and len(value) in counts and all(map(_is_beta, value))):
+        count = " or ".join(map(str, counts))
+        yield f"betas of optimizer {name} is {value!r}: must be {count} numbers from 0 to below 1", place
+    elif name == WITHOUT_MOMENTUM and value[0] != 0:
+        yield f"betas of optimizer {name} is {value!r}: the first must be 0", place
+
+
+def _is_beta(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 1
+
+
+def _combinations(name: str, params: Mapping[str, Any]) -> Iterator[ParameterFault]:
+    if params.get("fused") and params.get("foreach"):
+        yield f"fused and foreach of optimizer {name} exclude each other", ("optimizer_params", "fused")
+    low, high = (params.get(key, default) for key, default in LR_LIMITS.items())
+    if (
+        name == WITH_LR_LIMITS
+        and isinstance(low, int | float)
+        and isinstance(high, int | float)
+        and low > high
+    ):
+        yield (
+            f"min_lr of optimizer {name} is {low:g}, which is above max_lr {high:g}",
+            ("optimizer_params", "min_lr"),
+        )
 
 
 def _faults(
@@ -84,8 +108,16 @@ def _faults(
 ) -> Iterator[ParameterFault]:
     for key, value in params.items() if known is not None else ():
         spec = known.get(key) if known else None
-        fault = value_fault(spec, value) if spec else None
+        fault = _fault(spec, value, params) if spec else None
         if spec is None:
             yield f"{kind} {name} has no parameter {key}{nearest(key, known or ())}", (f"{kind}_params", key)
         elif fault:
             yield f"{key} of {kind} {name} is {value!r}: {fault.rule}", (f"{kind}_params", key)
+
+
+def _fault(spec: KeySpec, value: Any, params: Mapping[str, Any]) -> ValueFault | None:
+    if uses_variable(value):
+        return None
+    if isinstance(value, bool) and spec.type in NUMBERS:
+        return ValueFault(FaultKind.MISREAD, "must be a number: ai-toolkit takes true for 1, or stops")
+    return value_fault(spec, value) if spec.is_used(params, {}) else None

@@ -32,6 +32,8 @@ MAX_EXPANDED = 4_000_000
 MAX_NUMBER_LENGTH = 400
 # The lint rule for links.
 OUTSIDE = "link-outside"
+# ai-toolkit replaces these in the file's text, before it reads the YAML.
+VARIABLE = re.compile(r"\$\{([^}]+)\}")
 INT_TAG = "tag:yaml.org,2002:int"
 MAX_FAST_INDICATORS = 1000
 # libyaml accepts tabs between tokens, question marks in flow collections and byte order marks inside a file, which ai-toolkit's loader
@@ -157,6 +159,13 @@ def document_of(raw: bytes) -> dict[str, Any]:
         return _parse_fast(raw)[0]
     except _Fault:
         return {}
+
+
+def uses_variable(value: object) -> bool:
+    """Whether its content comes from an environment variable of the node, and is not known before."""
+    if isinstance(value, list):
+        return any(map(uses_variable, value))
+    return isinstance(value, str) and VARIABLE.search(value) is not None
 
 
 def positive_int(value: object) -> int | None:

@@ -1,13 +1,14 @@
 """The keys of train.yml that ai-toolkit reads, with the values it can use (trainer_keys.json). It ignores all other keys.
 
 Sections are named by their path below `config.process[0]`; `[]` stands for each entry of a list, `process` for the process itself.
-Sections that are missing here (`network_kwargs`, …) may have any key. OPTIMIZERS and LR_SCHEDULERS have the parameters of each optimizer and scheduler. The table was made by reading
+Sections that are missing here may have any key. OPTIMIZERS and LR_SCHEDULERS have the parameters of each optimizer and scheduler. The table was made by reading
 toolkit/config_modules.py, the process classes and what they call in https://github.com/ostris/ai-toolkit at COMMIT, and by
 training a tiny FLUX.1 with wrong values (docs/trainer.md). `since` is the date of the commit that added a key, `choices_since` has those
 of choices that were added in 2025 or later.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -17,12 +18,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 Place = tuple[str, ...]
+CONDITION = re.compile(r"(?:([\w\[\]]+)\.)?(\w+)(?:([=>])(.+))?")
 
 
 class KeyType(StrEnum):
     """What ai-toolkit does with a value."""
 
-    ANY = "any"  # passes it on unread, or does not use it for FLUX
+    ANY = "any"  # any value is fine, for the reason in `why`
+    ONLY = "only"  # stops at all but a few values
     FLAG = "flag"  # tests whether it is truthy, so the text "false" means true
     INTEGER = "integer"
     NUMBER = "number"
@@ -31,6 +34,7 @@ class KeyType(StrEnum):
     CHOICE = "choice"
     LIST = "list"
     NUMBER_OR_LIST = "number_or_list"
+    COLOR = "color"  # three whole numbers from 0 to 255
     RESOLUTION = "resolution"
     MAPPING = "mapping"
     PATH = "path"  # opens the file, or silently goes on without it
@@ -39,8 +43,10 @@ class KeyType(StrEnum):
 
 @dataclass(frozen=True)
 class KeySpec:
-    """One key. `when`: other keys of its section (`key` or `key=value`), one of which must be set for it to be used.
+    """One key. `when`: conditions, one of which must hold for it to be used: a key of its section, or of another one with its path
+    (`use_ema`, `arch=flux2`, `num_frames>1`, `datasets[].is_reg`).
 
+    `why`: the reason why any value is fine. `values`: those that ONLY allows, apart from leaving the key out. `below`: an exclusive maximum.
     `rule`: the lint rule that reports a bad value, if it is not one of the rules about values. `misread`: what an unknown
     choice silently becomes. `hub`: a path may also be `owner/name` on Hugging Face.
     """
@@ -52,6 +58,9 @@ class KeySpec:
     min: float | None = None
     max: float | None = None
     over: float | None = None
+    below: float | None = None
+    values: tuple[Any, ...] = ()
+    why: str = ""
     when: tuple[str, ...] = ()
     rule: str = ""
     misread: str = ""
@@ -69,8 +78,8 @@ class KeySpec:
         name = value.lower() if self.ignore_case else value
         return name.split("|")[0] if self.adapter else name
 
-    def is_used(self, section: Mapping[str, Any]) -> bool:
-        return not self.when or any(_holds(condition, section) for condition in self.when)
+    def is_used(self, section: Mapping[str, Any], process: Mapping[str, Any]) -> bool:
+        return not self.when or any(_holds(condition, section, process) for condition in self.when)
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,29 @@ class KeyEntry:
         return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in self.place).lstrip(".")
 
 
-def _holds(condition: str, section: Mapping[str, Any]) -> bool:
-    key, equals, value = condition.partition("=")
-    found = section.get(key)
-    return str(found).lower() == value if equals else bool(found)
+def parse_condition(condition: str) -> tuple[str, str, str, str]:
+    """(another section or empty, key, `=` or `>` or empty, value) of a condition of `when`."""
+    match = CONDITION.fullmatch(condition)
+    if match is None:
+        raise ValueError(condition)
+    above, key, operator, value = match.groups(default="")
+    return above, key, operator, value
+
+
+def _holds(condition: str, section: Mapping[str, Any], process: Mapping[str, Any]) -> bool:
+    above, key, operator, value = parse_condition(condition)
+    places = [section]
+    if above:
+        found = process.get(above.removesuffix("[]"))
+        places = [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, Mapping)]
+    return any(_is(place.get(key), operator, value) for place in places)
+
+
+def _is(found: object, operator: str, value: str) -> bool:
+    if operator == ">":
+        return isinstance(found, int | float) and found > float(value)
+    # ai-toolkit cuts off what follows a colon in `arch`.
+    return str(found).lower().split(":")[0] == value if operator else bool(found)
 
 
 _CONTENT = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))

@@ -1,19 +1,61 @@
-"""Which ai-toolkit a stack's image holds. Keys that are newer are silently ignored there."""
+"""Which ai-toolkit a stack's image holds. Keys that are newer are silently ignored there.
 
-from flux_training.training.train_yml.trainer_keys import DATE, VERSION
+trainer_versions.json has the day of the first commit of each version, from the history of ai-toolkit's version.py.
+"""
 
-# The version that docker/Dockerfile.base pins, and the date of that commit.
-PINNED_VERSION, PINNED_DATE = "0.11.0", "2026-07-21"
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_training.training.train_yml.trainer_keys import COMMIT, DATE, VERSION
+
+FIRST_DAYS: dict[str, str] = json.loads(
+    Path(__file__).with_name("trainer_versions.json").read_text(encoding="utf-8")
+)
+
+
+@dataclass(frozen=True)
+class TrainerCommit:
+    """A commit of ai-toolkit, with its version and its day (`2026-07-21`)."""
+
+    commit: str
+    version: str
+    date: str
+
+
+NEWEST = TrainerCommit(COMMIT, VERSION, DATE)
+# What docker/Dockerfile.base pins. Later commits need CUDA 13, and with it a newer driver than many nodes have.
+PINNED = TrainerCommit("c4db100e172064117ad18b46898226a036c1b197", "0.11.0", "2026-07-21")
 # SaladCloud's public image was built from an unpinned clone in 2025, so it lacks at least what came later (docs/trainer.md).
 PUBLIC_IMAGE_DATE = "2025-04-01"
-NEWEST_DATE = DATE
-KNOWN_VERSIONS = (VERSION, PINNED_VERSION)
 
 
-def version_warning(reported: str) -> str:
-    """What to say about the version that a node reports; empty if lint knows it, or the node reports none."""
+@dataclass(frozen=True)
+class VersionMismatch:
+    """A node's trainer is another one than lint assumed. `date` is the first day of its version; empty if lint does not know it."""
+
+    message: str
+    date: str = ""
+
+
+def version_mismatch(reported: str, assumed_date: str) -> VersionMismatch | None:
+    """`reported` is what a node wrote, such as `0.12.26 27a03a91`; None if it is of `assumed_date`, or the node told nothing."""
     version = reported.split(" ")[0]
-    if not version or version in KNOWN_VERSIONS:
-        return ""
-    known = " and ".join(KNOWN_VERSIONS)
-    return f"the node has ai-toolkit {version}, but lint knows {known}: it may have missed mistakes in train.yml; see cluster.trainerDate"
+    first = FIRST_DAYS.get(version, "")
+    if not version or (first and first <= assumed_date <= _last_day(version)):
+        return None
+    if not first:
+        return VersionMismatch(
+            f"the node has ai-toolkit {version}, which lint does not know (it knows {NEWEST.version}): it may have missed mistakes in train.yml"
+        )
+    return VersionMismatch(
+        f"the node has ai-toolkit {version} of {first}, but lint assumed that of {assumed_date}: keys of train.yml may be ignored there",
+        first,
+    )
+
+
+def _last_day(version: str) -> str:
+    """The day on which the next version came; of the newest, the end of time."""
+    versions = list(FIRST_DAYS)
+    following = versions[versions.index(version) + 1 :]
+    return FIRST_DAYS[following[0]] if following else "9999"

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS, KeySpec, KeyType
+from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS, KeySpec, KeyType, parse_condition
 from flux_training.training.values import mapping
 from tests.training.lint.trainer_cases import changed
 
@@ -34,6 +34,7 @@ GOOD_VALUES: dict[KeyType, list[Any]] = {
     KeyType.RESOLUTION: [64, [64, 96]],
     KeyType.NUMBER_OR_LIST: [1, [0.5, 1]],
     KeyType.MAPPING: [{}],
+    KeyType.COLOR: [[0, 128, 255]],
 }
 # What a CPU needs for a training of seconds, where a change does not say otherwise.
 SMALL: dict[str, Any] = {
@@ -69,8 +70,9 @@ def _mutation(dice: random.Random) -> dict[str, Any]:
     above = "" if section == "process" else section.replace("[]", "[0]") + "."
     change = {above + key: copy.deepcopy(_value(dice, spec))}
     if spec.when and dice.random() < 0.5:
-        condition, _, value = dice.choice(spec.when).partition("=")
-        change = {above + condition: value or True} | change
+        other, name, operator, value = parse_condition(dice.choice(spec.when))
+        place = other.replace("[]", "[0]") + "." if other else above
+        change = {place + name: (int(value) + 1 if operator == ">" else value) or True} | change
     return change
 
 
@@ -81,7 +83,7 @@ def _value(dice: random.Random, spec: KeySpec) -> Any:
 
 
 def _good_values(spec: KeySpec) -> Iterator[Any]:
-    yield from [*spec.choices, *([None] if spec.null else [])]
+    yield from [*spec.choices, *spec.values, *([None] if spec.null else [])]
     if spec.type == KeyType.INTEGER:
         yield from (int(spec.min or 0) + 1, int(spec.min or 0) + 2)
     yield from (value for value in GOOD_VALUES.get(spec.type, ()) if spec.max is None or value <= spec.max)

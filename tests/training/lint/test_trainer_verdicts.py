@@ -27,6 +27,7 @@ MISREAD = {
     "net-pretrained": "trains from the start, because the file is not there",
     "x-clip": "like clipimg",
     "x-onlyif-str": "takes each character for an entry, and so trains all layers",
+    "x-kw-unknown": "ignores the key",
     "x-inp": "trains without the masks, because the folder is not there",
     "y-captype": "trains with empty captions, because no file is named `00001txt`",
     "proc-dict": "writes into a folder that is not uploaded",

@@ -185,6 +185,34 @@ def test_keys_and_choices_newer_than_the_trainer_are_reported(
     assert messages("key-new", job) == [f"{text}, the image has ai-toolkit of 2025-04-01" for text in newer]
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("train", "lr"), ("train", "max_grad_norm"), ("network", "linear"), ("datasets", "resolution")],
+)
+def test_values_from_a_variable_are_not_checked(section: str, key: str) -> None:
+    """ai-toolkit replaces `${NAME}` before it reads the YAML."""
+    for value, count in (("${VALUE}", 0), ("words", 1)):
+        entry = {key: [value] if key == "resolution" else value}
+        job = configured({section: [entry] if section == "datasets" else entry})
+        codes = ("learning-rate-invalid", "rank-invalid", "value-type")
+        assert sum(len(messages(code, job)) for code in codes) == count + (key != "lr")
+
+
+def test_the_steps_may_not_come_from_a_variable() -> None:
+    """The launcher and the estimates need them."""
+    job = configured({"train": {"steps": "${STEPS}", "lr": 1e-4}})
+    assert messages("steps-invalid", job) == ["train.steps is '${STEPS}'"]
+
+
+@pytest.mark.parametrize(("mode", "count"), [("RGB", 1), ("L", 1), ("LA", 1), ("RGBA", 0)])
+def test_alpha_mask_needs_images_with_transparency(mode: str, count: int) -> None:
+    image = ImageFacts("1.png", 1, "sha", format="PNG", width=512, height=512, mode=mode)
+    for alpha_mask in (True, False):
+        job = configured({"datasets": [{"folder_path": "dataset", "alpha_mask": alpha_mask}]})
+        job = replace(job, dataset=DatasetFacts(FOLDER / "dataset", images={"1.png": image}, captions={}))
+        assert len(messages("alpha-mask", job)) == count * alpha_mask
+
+
 @pytest.mark.parametrize(("gpu", "small"), [("X (23 GB)", True), ("X (24 GB)", False), ("X (25 GB)", False)])
 def test_gpu_small_is_reported_below_24_gb(gpu: str, small: bool) -> None:
     job = replace(configured({"model": {"is_flux": True}}), gpu=gpu)

@@ -1,11 +1,22 @@
 """Parameters of optimizers and schedulers that ai-toolkit stops at. Each case was tried with the real trainer (docs/trainer.md)."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flux_training.training.train_yml.optimizer_parameters import parameter_faults
+from flux_training.training.train_yml.optimizer_parameters import NUMBERS, parameter_faults
 from flux_training.training.train_yml.trainer_keys import LR_SCHEDULERS, OPTIMIZERS, TRAINER_KEYS
+
+# What ai-toolkit's optimizers and schedulers did with single values in two to six steps on a CPU, by parameter.
+TRIALS = json.loads(Path(__file__).with_name("parameter_trials.json").read_text(encoding="utf-8"))
+# These failed only where they were tried.
+FAILS_BY_CHANCE = {
+    "capturable": "it needs parameters on a GPU",
+    "do_paramiter_swapping": "it may swap out the only parameter of this trial",
+}
+RUNS_BY_CHANCE = {"t_alpha": "an empty list or section is not used", "t_beta3": "like t_alpha"}
 
 
 @pytest.mark.parametrize(
@@ -79,3 +90,36 @@ def test_every_choice_has_its_parameters() -> None:
     # The packages of the others are not installed; prodigyopt is the class of prodigy.
     others = {"lion", "prodigyopt", "dadaptation", "dadaptationadam", "dadaptationlion"}
     assert set(OPTIMIZERS) == set(train["optimizer"].choices) - others
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_values_are_faults_as_they_were_tried(name: str) -> None:
+    """True and false are faults as numbers, although some ran: ai-toolkit takes them for 1 and 0."""
+    kind, word = ("lr_scheduler", name.split()[1]) if name.startswith("scheduler ") else ("optimizer", name)
+    for parameter, tried in TRIALS[name].items():
+        values = [(value, verdict) for verdict in ("ran", "failed") for value in tried[verdict]]
+        for value, verdict in values if parameter not in {**RUNS_BY_CHANCE, **FAILS_BY_CHANCE} else ():
+            faults = list(parameter_faults({kind: word, f"{kind}_params": {parameter: value}}))
+            is_number = (OPTIMIZERS | LR_SCHEDULERS)[word][parameter].type in NUMBERS
+            expected = verdict == "failed" or (is_number and isinstance(value, bool))
+            assert bool(faults) == expected, (parameter, value, faults)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "params"),
+    [
+        ("automagic3", {"min_lr": 0.1, "max_lr": 0.01}),
+        ("automagic3", {"min_lr": 2e3}),
+        ("adamw", {"fused": True, "foreach": True}),
+        ("automagicexperiment", {"betas": [0.9, 0.999]}),
+        ("adamw8bit", {"amsgrad": True}),
+        ("adamw8bit", {"optim_bits": 8}),
+    ],
+)
+def test_values_that_the_optimizer_refuses_are_faults(optimizer: str, params: dict[str, Any]) -> None:
+    assert len(list(parameter_faults({"optimizer": optimizer, "optimizer_params": params}))) == 1
+
+
+def test_values_from_a_variable_are_not_checked() -> None:
+    params = {"weight_decay": "${DECAY}", "betas": "${BETAS}"}
+    assert list(parameter_faults({"optimizer": "adamw", "optimizer_params": params})) == []

@@ -8,12 +8,24 @@ import pytest
 from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.jobs.declare import trainer_date
 from flux_training.training.settings import ImageSettings, StackSettings, StorageSettings
-from flux_training.training.train_yml.trainer_keys import DATE, TRAINER_KEYS, VERSION, KeyType, entries
+from flux_training.training.train_yml.trainer_keys import (
+    DATE,
+    LR_SCHEDULERS,
+    OPTIMIZERS,
+    TRAINER_KEYS,
+    VERSION,
+    KeySpec,
+    KeyType,
+    entries,
+    parse_condition,
+)
 from flux_training.training.train_yml.trainer_version import (
-    PINNED_DATE,
-    PINNED_VERSION,
+    FIRST_DAYS,
+    NEWEST,
+    PINNED,
     PUBLIC_IMAGE_DATE,
-    version_warning,
+    TrainerCommit,
+    version_mismatch,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -24,13 +36,21 @@ def test_the_stand_in_is_of_the_tables_version() -> None:
     assert f'VERSION = "{VERSION}"' in text
 
 
-def test_the_pinned_version_is_that_of_the_image() -> None:
-    commit = re.search(
-        r"AI_TOOLKIT_COMMIT=(\w{8})", (ROOT / "docker/Dockerfile.base").read_text(encoding="utf-8")
-    )
-    assert commit
+def test_the_image_has_the_pinned_commit() -> None:
+    text = (ROOT / "docker/Dockerfile.base").read_text(encoding="utf-8")
+    assert re.findall(r"AI_TOOLKIT_COMMIT=(\w+)", text) == [PINNED.commit]
     readme = (ROOT / "docker/README.md").read_text(encoding="utf-8")
-    assert f"commit {commit[1]} ({PINNED_VERSION}, {PINNED_DATE})" in readme
+    assert f"commit {PINNED.commit[:8]} ({PINNED.version}, {PINNED.date})" in readme
+
+
+@pytest.mark.parametrize("commit", [PINNED, NEWEST], ids=lambda commit: commit.version)
+def test_versions_and_days_of_the_known_commits_agree(commit: TrainerCommit) -> None:
+    assert version_mismatch(f"{commit.version} {commit.commit[:8]}", commit.date) is None
+
+
+def test_versions_are_listed_in_the_order_of_their_days() -> None:
+    assert list(FIRST_DAYS.values()) == sorted(FIRST_DAYS.values())
+    assert list(FIRST_DAYS)[-1] == NEWEST.version
 
 
 @pytest.mark.parametrize(
@@ -40,7 +60,7 @@ def test_the_pinned_version_is_that_of_the_image() -> None:
         ("salad", {}, False, PUBLIC_IMAGE_DATE),
         ("salad", {"image": "docker.io/me/trainer:1"}, False, DATE),
         ("salad", {"image": "docker.io/me/trainer:1", "trainerDate": "2026-01-01"}, False, "2026-01-01"),
-        ("salad", {}, True, PINNED_DATE),
+        ("salad", {}, True, PINNED.date),
     ],
 )
 def test_the_stacks_image_tells_the_trainers_date(
@@ -56,19 +76,64 @@ def test_the_stacks_image_tells_the_trainers_date(
 
 
 @pytest.mark.parametrize(
-    ("reported", "warns"),
-    [("", False), (VERSION, False), (f"{VERSION} 27a03a91", False), (PINNED_VERSION, False), ("0.5.1", True)],
+    ("reported", "assumed", "date"),
+    [
+        ("0.12.26 27a03a91", DATE, None),
+        ("0.12.26", "2027-01-01", None),
+        ("0.11.0", "2026-07-21", None),
+        ("0.11.0", "2026-07-22", None),
+        ("0.11.0", DATE, "2026-07-21"),
+        ("0.5.0", PUBLIC_IMAGE_DATE, FIRST_DAYS["0.5.0"]),
+        ("0.2.0", PUBLIC_IMAGE_DATE, "2025-03-20"),
+        ("0.13.0", DATE, ""),
+        ("", DATE, None),
+    ],
 )
-def test_a_version_that_lint_does_not_know_is_a_warning(reported: str, warns: bool) -> None:
-    assert bool(version_warning(reported)) == warns
+def test_a_node_with_another_version_than_lint_assumed_is_noticed(
+    reported: str, assumed: str, date: str | None
+) -> None:
+    found = version_mismatch(reported, assumed)
+    assert (found and found.date) == date
 
 
 def test_choices_and_conditions_of_the_table_make_sense() -> None:
     for section, keys in TRAINER_KEYS.items():
         for key, spec in keys.items():
-            assert not spec.choices or spec.type in (KeyType.CHOICE, KeyType.LIST), (section, key)
+            assert not spec.choices or spec.type in (KeyType.CHOICE, KeyType.LIST, KeyType.PATH), (
+                section,
+                key,
+            )
             assert spec.choices_since.keys() <= set(spec.choices), (section, key)
-            assert {condition.partition("=")[0] for condition in spec.when} <= keys.keys(), (section, key)
+            for condition in spec.when:
+                above, name, _, _ = parse_condition(condition)
+                assert name in TRAINER_KEYS[above or section], (section, key, condition)
+
+
+def test_a_key_that_takes_any_value_has_a_reason() -> None:
+    for table in (TRAINER_KEYS, OPTIMIZERS, LR_SCHEDULERS):
+        for section, keys in table.items():
+            for key, spec in keys.items():
+                assert (spec.type == KeyType.ANY) == bool(spec.why), (section, key)
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("use_ema", True),
+        ("arch=flux2", True),
+        ("arch=flux", False),
+        ("num_frames>1", True),
+        ("num_frames>2", False),
+        ("datasets[].is_reg", True),
+        ("datasets[].do_audio", False),
+        ("model.compile", False),
+    ],
+)
+def test_keys_are_used_under_conditions(condition: str, holds: bool) -> None:
+    section = {"use_ema": 1, "arch": "flux2:tag", "num_frames": 2}
+    process = {"datasets": [{}, {"is_reg": True}, "text"], "model": "text"}
+    spec = KeySpec(KeyType.NUMBER, when=("nothing", condition))
+    assert spec.is_used(section, process) == holds
 
 
 def test_entries_name_unknown_keys_and_places() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.options import sample_prompts
+from flux_training.training.lint.rules.options import is_number, sample_prompts
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.names import below_job
 from flux_training.training.runs.run import NOISE_STAGES
@@ -54,6 +54,11 @@ def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
                 f"train.{key} works only for models like Stable Diffusion, not for those that match flows",
                 ("train", key),
             )
+    if train.get("free_u"):
+        yield "train.free_u works only for models like Stable Diffusion", ("train", "free_u")
+    if mapping(job.section("network").get("network_kwargs")).get("full_train_in_out"):
+        place = ("network", "network_kwargs", "full_train_in_out")
+        yield "network_kwargs.full_train_in_out works only for models like Stable Diffusion", place
     if job.section("model").get("is_v_pred"):
         yield "model.is_v_pred works only for models like Stable Diffusion", ("model", "is_v_pred")
     kind = str(job.section("network").get("type", "lora")).lower()
@@ -84,12 +89,28 @@ def _two_accumulations(job: Subject) -> Iterator[Conflict]:
         yield message, ("train", "gradient_accumulation")
 
 
+def _missing_parts(job: Subject) -> Iterator[Conflict]:
+    """Of ai-toolkit's environment, or of the training."""
+    if job.section("train").get("xformers"):
+        message = "train.xformers needs the package xformers, which ai-toolkit does not install; delete it"
+        yield message, ("train", "xformers")
+    for number, entry in enumerate(_datasets(job)):
+        if entry.get("cache_clip_vision_to_disk"):
+            place = ("datasets", str(number), "cache_clip_vision_to_disk")
+            yield "cache_clip_vision_to_disk needs an adapter, which is not supported here", place
+
+
 def _guidance(job: Subject) -> Iterator[Conflict]:
     train, model = job.section("train"), job.section("model")
     bypasses = train.get("bypass_guidance_embedding") or model.get("use_flux_cfg")
     if bypasses and train.get("do_guidance_loss"):
         message = "do_guidance_loss cannot be used with bypass_guidance_embedding or model.use_flux_cfg"
         yield message, ("train", "do_guidance_loss")
+    target = train.get("guidance_loss_target")
+    is_range = isinstance(target, list) and len(target) > 1 and all(map(is_number, target[:2]))
+    if train.get("do_guidance_loss") and isinstance(target, list) and not is_range:
+        message = f"guidance_loss_target {target!r} must be a number or a range such as [2, 4]"
+        yield message, ("train", "guidance_loss_target")
 
 
 def _adapters_of_the_model(job: Subject) -> Iterator[Conflict]:
@@ -236,6 +257,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _only_flux,
     _not_for_flow_matching,
     _layers,
+    _missing_parts,
     _two_accumulations,
     _guidance,
     _adapters_of_the_model,

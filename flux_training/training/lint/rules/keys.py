@@ -6,6 +6,7 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.names import START_WORDS
 from flux_training.training.train_yml.key_values import FaultKind, value_fault
+from flux_training.training.train_yml.trainer_config import uses_variable
 from flux_training.training.train_yml.trainer_keys import COMMIT, TRAINER_KEYS, KeyEntry, entries
 from flux_training.training.words import nearest
 
@@ -71,7 +72,9 @@ def _newest_part(entry: KeyEntry) -> tuple[str, str]:
 def _checked(job: Subject) -> Iterator[KeyEntry]:
     """The keys whose values have no rule of their own, as far as ai-toolkit uses them."""
     for entry in entries(job.process):
-        if entry.spec and not entry.spec.rule and entry.spec.is_used(entry.section):
+        if not entry.spec or entry.spec.rule or uses_variable(entry.value):
+            continue
+        if entry.spec.is_used(entry.section, job.process):
             yield entry
 
 

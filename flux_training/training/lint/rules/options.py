@@ -9,7 +9,7 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.captions import has_placeholder
 from flux_training.training.models.table import FLOWMATCH
-from flux_training.training.train_yml.trainer_config import positive_int
+from flux_training.training.train_yml.trainer_config import positive_int, uses_variable
 
 AREA = Area("training")
 # Half and twice the range that ai-toolkit's example for FLUX recommends (500 to 4000 steps).
@@ -57,7 +57,7 @@ def invalid_ranks(job: Subject) -> Iterator[Problem]:
         return  # ai-toolkit replaces the rank
     for key in ("linear", "rank"):
         value = network.get(key)
-        if value is not None and positive_int(value) is None:
+        if value is not None and positive_int(value) is None and not uses_variable(value):
             yield job.in_config(f"network.{key} is {value!r}", "network", key)
 
 

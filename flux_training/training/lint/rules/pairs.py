@@ -26,6 +26,7 @@ from flux_training.training.words import counted
 AREA = Area("control images and masks")
 # Both are scaled to the same size, so that a mask of another shape is stretched.
 MAX_STRETCH = 1.02
+FOUR_CHANNELS = ("RGBA", "CMYK")
 
 
 @AREA.error(
@@ -156,6 +157,20 @@ def ignored_control_paths(job: Subject) -> Iterator[Problem]:
         if entry.get("control_path") and any(entry.get(key) for key in NUMBERED_CONTROLS):
             message = f"datasets[{number}] has both control_path and numbered control paths"
             yield job.in_config(message, "datasets", str(number), "control_path")
+
+
+@AREA.error(
+    "alpha-mask",
+    "with alpha_mask, ai-toolkit takes the transparency of each image for its mask, and stops at an image without it",
+    "save the images as PNG with transparency (RGBA), or delete alpha_mask and use mask_path",
+)
+def images_without_transparency(job: Subject) -> Iterator[Problem]:
+    masked = [entry for entry in (job.config.datasets if job.config else ()) if entry.get("alpha_mask")]
+    for folder in dict.fromkeys(folder_name(entry.get("folder_path")) for entry in masked):
+        for name in _in_folder(job, folder):
+            image = job.all_images[name]
+            if image.sound and image.mode not in FOUR_CHANNELS:
+                yield job.in_dataset(name, f"no transparency (mode {image.mode})")
 
 
 @AREA.warning(

@@ -1,13 +1,12 @@
 """Rules about train.yml: whether it can be read, and whether it fits how jobs run here."""
 
-import re
 from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.names import DATASET_FOLDER, START_WORDS
 from flux_training.training.train_yml.dataset_folders import folder_name, folder_uses
-from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, positive_int
+from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, VARIABLE, positive_int
 from flux_training.training.words import nearest
 
 AREA = Area("train.yml")
@@ -15,7 +14,6 @@ AREA = Area("train.yml")
 TRAINERS = ("sd_trainer", "diffusion_trainer", "textual_inversion_trainer")
 # ai-toolkit's default.
 DEFAULT_SAVES_KEPT = 5
-VARIABLE = re.compile(r"\$\{([^}]+)\}")
 
 AREA.fault(
     "config-missing",
