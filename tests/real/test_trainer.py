@@ -47,7 +47,8 @@ PYTHON = os.environ.get("FLUX_TEST_AI_TOOLKIT_PYTHON", "")
 KILLS = int(os.environ.get("FLUX_TEST_KILLS", "2"))
 STEPS, SAVE_EVERY = 40, 8
 # Which random changes of train.yml are tried, and how many of them are run and not only read.
-SEED, CHANGES, RUNS = int(os.environ.get("FLUX_TEST_SEED", "43")), 200, 20
+SEED, CHANGES = int(os.environ.get("FLUX_TEST_SEED", "43")), 200
+RUNS = int(os.environ.get("FLUX_TEST_RUNS", "20"))
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(900),
@@ -232,7 +233,10 @@ def try_configs(cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str
 
 
 def test_lint_agrees_with_it_about_random_changes(model: Path, tmp_path: Path) -> None:
-    """All are read, some are run. Lint may refuse what is only read, but not accept what the reader refuses."""
+    """All are read, some are run. Lint may refuse what is only read, but not accept what the reader refuses.
+
+    Of those that are run or refused, at most one in twenty may be judged differently, each for a known reason.
+    """
     base, changes = base_document(), mutations(SEED, CHANGES)
     running = random.Random(SEED).sample(range(CHANGES), RUNS)
     configs = [
@@ -240,15 +244,18 @@ def test_lint_agrees_with_it_about_random_changes(model: Path, tmp_path: Path) -
         for number, change in enumerate(changes)
     ]
     found = try_configs(configs, tmp_path)
-    wrong = {}
+    wrong, judged = {}, [verdict for verdict in found.values() if verdict["verdict"] != "read"]
     for number, change in enumerate(changes):
         verdict, error = found[str(number)]["verdict"], found[str(number)]["error"]
         errors = lint_errors(changed(base, change))
         how = agreement(TrainerCase("", change, verdict, error), errors)
         if how != Agreement.AGREED and verdict != "read":
             wrong[json.dumps(change)] = f"{verdict} ({how}): {error or errors}"
-    print(f"seed {SEED}: {len(wrong)} of {CHANGES} changes are judged differently", *wrong.items(), sep="\n")
-    assert len(wrong) <= 0.05 * CHANGES
+    print(
+        f"seed {SEED}: {len(wrong)} of {len(judged)} changes are judged differently", *wrong.items(), sep="\n"
+    )
+    assert len(judged) >= RUNS
+    assert len(wrong) <= 0.05 * len(judged)
     assert not [change for change, text in wrong.items() if Agreement.UNEXPLAINED in text]
 
 

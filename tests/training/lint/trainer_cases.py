@@ -52,9 +52,7 @@ FAILS_BY_CHANCE = {
     "network.network_kwargs.only_if_contains[0]": "the tiny model of this trial has no such layer",
     "train.optimizer": "ai-toolkit's own 8-bit Adam needs a GPU",
     "datasets[0].scale": "a hundredth of the tiny images of this trial has no pixels",
-    "network.network_kwargs": "lint does not know the names of the layers",
-    "train.loss_type": "its package needs an older setuptools",
-    "datasets[0].augmentations": "lint does not know the methods of albumentations",
+    "train.loss_type": "its package needs pkg_resources: the images have setuptools 69.5.1, with which it was tried, this trial had 84",
 }
 JOB = Path(__file__).resolve().parents[3] / "jobs/chelsea-cat"
 BASE = JOB / "train.yml"

@@ -8,9 +8,11 @@ from typing import Any
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import is_number, sample_prompts
+from flux_training.training.models.layers import chosen_layers
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.names import below_job
 from flux_training.training.runs.run import NOISE_STAGES
+from flux_training.training.train_yml.augmentations import augmentation_faults
 from flux_training.training.train_yml.dataset_folders import sample_controls
 from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.train_yml.optimizer_parameters import parameter_faults
@@ -71,12 +73,29 @@ def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
 def _layers(job: Subject) -> Iterator[Conflict]:
     """ai-toolkit looks for each entry in the names of the layers, and takes each character of a text for an entry."""
     chosen = mapping(job.section("network").get("network_kwargs"))
-    for key in ("only_if_contains", "ignore_if_contains"):
-        value, place = chosen.get(key), ("network", "network_kwargs", key)
-        if value is None or (key == "ignore_if_contains" and value == []):
-            continue
-        if not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
-            yield f"network_kwargs.{key} is {value!r}: must be a list of parts of layers' names", place
+    place = ("network", "network_kwargs")
+    wrong = [
+        key for key in ("only_if_contains", "ignore_if_contains") if not _are_parts(key, chosen.get(key))
+    ]
+    for key in wrong:
+        yield (
+            f"network_kwargs.{key} is {chosen[key]!r}: must be a list of parts of layers' names",
+            (*place, key),
+        )
+    only, ignored = chosen.get("only_if_contains"), chosen.get("ignore_if_contains") or []
+    has_flux_layers = job.model is not None and job.choice.arch == "flux" and _trains_blocks_only(job)
+    if has_flux_layers and not wrong and not chosen_layers(only, ignored):
+        yield "only_if_contains and ignore_if_contains leave no layer of FLUX.1 to train", place
+
+
+def _are_parts(key: str, value: object) -> bool:
+    if value is None or (key == "ignore_if_contains" and value == []):
+        return True
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+
+
+def _trains_blocks_only(job: Subject) -> bool:
+    return bool(job.section("network").get("transformer_only", True))
 
 
 def _two_accumulations(job: Subject) -> Iterator[Conflict]:
@@ -210,6 +229,11 @@ def _parameters(job: Subject) -> Iterator[Conflict]:
 
 def _augmentations(job: Subject) -> Iterator[Conflict]:
     augmented = any(entry.get("augmentations") for entry in _datasets(job))
+    for number, entry in enumerate(_datasets(job)):
+        given = entry.get("augmentations")
+        for augmentation in given if isinstance(given, list) else []:
+            for message in augmentation_faults(mapping(augmentation)):
+                yield message, ("datasets", str(number), "augmentations")
     target = job.section("train").get("loss_target")
     if target in ("differential_noise", "unaugmented") and not augmented:
         yield f"loss_target {target} needs augmentations in a dataset", ("train", "loss_target")
