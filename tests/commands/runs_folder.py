@@ -65,7 +65,11 @@ def make_run(
         "loss_smoothed": 0.05,
         "loss_steps": 2,
         "gpu_seconds": 3420,
+        "start_seconds": 300,
+        "seconds_per_step": 120,
+        "download_seconds": 90,
         "restarts": 1,
+        "resumed": [10],
     }
     write_json(folder / "progress.json", {**progress, "message": message})
     write_json(folder / "done.json", {"sha256": "0" * 64, "size": 123})

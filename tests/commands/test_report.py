@@ -12,17 +12,20 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from flux_training.commands.report.chart import chart_curve
+from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.command import report, write_comparison, write_report
 from flux_training.commands.report.inline_images import embed_image
 from flux_training.commands.report.page import compare_page, run_page
 from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
+from flux_training.commands.report.times import cost_parts
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.loss_curve import Point
+from flux_training.training.runs.progress import RunProgress
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
 from tests.support.flux import STACK_FILE, make_checkout
 from tests.support.photos import DAMAGED_EXIF
+from tests.training.job_folders import TRAIN_YML
 
 
 class ParsedPage(HTMLParser):
@@ -271,8 +274,49 @@ def test_commands_on_a_page_name_the_stack(outputs: Path) -> None:
     folder = make_run(outputs, "cat", parent="b" * 12)
     (folder / "manifest.json").unlink()
     page = run_page(ReportedRun("cat", folder.name, folder), outputs, outputs.parent / "jobs", "prod")
-    assert f"<code>./flux fetch cat --run {'b' * 12} --stack prod</code>" in page
-    assert "<code>./flux fetch cat --stack prod</code>" in page
+    copied = [attributes.get("data-copy") for _, attributes in ParsedPage(page).found]
+    for command in (f"fetch cat --run {'b' * 12}", "fetch cat", "report cat --compare"):
+        assert f"./flux {command} --stack prod" in copied
+
+
+@pytest.mark.parametrize(
+    ("save_every", "progress", "checkpoints", "restarts"),
+    [
+        (10, {"step": 20, "resumed": [10]}, [10, 20], [10]),
+        (10, {"step": 9, "resumed": []}, [], []),
+        (30, {"step": 100, "resumed": [60, 0, 60, 900]}, [30, 60, 90], [0, 60]),
+        (10, {}, [], []),
+    ],
+)
+def test_checkpoints_and_restarts_are_marked_on_the_curve(
+    save_every: int, progress: dict[str, object], checkpoints: list[int], restarts: list[int]
+) -> None:
+    config = yaml.safe_load(TRAIN_YML.format(name="cat", steps=100, save_every=save_every))
+    found = marks_of(config, RunProgress.model_validate(progress))
+    assert found == {"checkpoint": checkpoints, "restart": restarts}
+
+
+def test_marks_of_a_hostile_run_are_few() -> None:
+    config = yaml.safe_load(TRAIN_YML.format(name="cat", steps=100, save_every=1))
+    found = marks_of(config, RunProgress(step=10_000_000, resumed=list(range(100))))
+    assert [len(steps) for steps in found.values()] == [60, 60]
+    assert marks_of({}, RunProgress(step=5000))["checkpoint"] == []
+
+
+def test_the_cost_is_shown_by_component() -> None:
+    progress = RunProgress(
+        step=20, gpu_seconds=3420, start_seconds=300, seconds_per_step=120, download_seconds=90, restarts=1
+    )
+    assert [(part.name, part.time, part.cost) for part in cost_parts(progress, 0.45)] == [
+        ("training", "40 min", "$0.30"),
+        ("loading, caching, first samples", "5 min", "$0.0375"),
+        ("starting again", "5 min", "$0.0375"),
+        ("steps trained again", "7 min", "$0.0525"),
+        ("GPU time", "57 min", "$0.43"),
+        ("downloads of the last start, not included above", "2 min", "$0.0113"),
+    ]
+    assert [part.cost for part in cost_parts(RunProgress(gpu_seconds=60), None)] == ["", ""]
+    assert cost_parts(RunProgress(), 0.45) == []
 
 
 @pytest.mark.parametrize("steps", [1, 3000, 3001, 100_000])
@@ -344,19 +388,42 @@ def test_the_page_opens_at_the_last_step_beside_the_first(pages: dict[str, Path]
 
 
 @NEEDS_CHROMIUM
+@pytest.mark.parametrize("has_clipboard", [True, False])
+def test_a_command_is_copied_with_the_keyboard(pages: dict[str, Path], has_clipboard: bool) -> None:
+    """A page served over plain HTTP by another machine has no clipboard."""
+    from playwright.sync_api import expect
+
+    with page_in_chromium(pages["run"].as_uri()) as seen:
+        seen.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        if not has_clipboard:
+            seen.page.evaluate("navigator.clipboard.writeText = undefined")
+        command = seen.page.get_by_label("Copy the command").first
+        command.focus()
+        seen.page.keyboard.press("Enter")
+        expect(command).to_have_text("Copied")
+        copied = seen.page.evaluate("navigator.clipboard.readText()")
+        assert copied == f"./flux fetch cat --run {'b' * 12} --checkpoints"
+        assert command.evaluate("button => button === document.activeElement")
+        assert seen.console_errors == []
+
+
+@NEEDS_CHROMIUM
 def test_the_loss_can_be_read_smoothed_and_shown_on_a_logarithmic_axis(pages: dict[str, Path]) -> None:
     with page_in_chromium(pages["run"].as_uri()) as seen:
         chart, reading = seen.page.locator("svg.chart"), seen.page.locator(".reading")
         assert reading.inner_text().startswith("Step 20: loss 0.05, mean 0.0")
+        assert reading.inner_text().endswith("; checkpoint of step 20")
         chart.focus()
         seen.page.keyboard.press("Home")
         assert reading.inner_text().startswith("Step 1: loss 1, mean 0.75")
         chart.hover()
         assert reading.inner_text().startswith("Step 10: loss 0.1, ")
+        assert reading.inner_text().endswith("; checkpoint of step 10; restarted from step 10")
+        assert [chart.locator(f".{kind}").count() for kind in ("checkpoint", "restart")] == [2, 1]
         linear = chart.locator("polyline.smooth").get_attribute("points")
         smoothing = seen.page.get_by_label("Smoothing")
         smoothing.fill("0")
-        assert reading.inner_text() == "Step 10: loss 0.1, mean 0.1"
+        assert reading.inner_text().startswith("Step 10: loss 0.1, mean 0.1;")
         smoothing.fill("10")
         seen.page.get_by_label("Log scale").check()
         assert chart.locator("polyline.smooth").get_attribute("points") != linear
@@ -370,7 +437,7 @@ def test_curves_of_any_losses_stay_inside_the_chart(pages: dict[str, Path]) -> N
     with page_in_chromium(pages["run"].as_uri(), phone=True) as seen:
         outside = seen.page.evaluate(
             """cases => cases.flatMap((losses) => [false, true].flatMap((isLog) => {
-                const chart = lossChart([{ label: "a", points: losses.map((loss, index) => [index + 1, loss]) }]);
+                const chart = lossChart([{ label: "a", marks: {}, points: losses.map((loss, index) => [index + 1, loss]) }]);
                 document.body.append(chart);
                 const log = chart.querySelector("[type=checkbox]");
                 if (isLog && !log.disabled) log.click();

@@ -209,7 +209,7 @@ def test_what_is_no_usual_image_is_not_served(data: bytes) -> None:
 
 
 def test_a_run_is_read_from_the_bucket() -> None:
-    found = read_run(as_storage(sound_run()), KEYS)
+    found = read_run(as_storage(sound_run()), KEYS, "dev")
     assert found["prompts"][0] == {"prompt": "a photo of tr1gger", "samples": [{"step": 10, "name": SAMPLE}]}
     assert dict(found["figures"]) == {
         "Steps": "10 of 20",
@@ -232,14 +232,14 @@ def test_a_hostile_run_stays_small_and_readable() -> None:
     for seed in range(60):
         objects = sound_run()
         spoil_run(random.Random(seed), objects, KEYS)
-        text = json.dumps(read_run(as_storage(objects), KEYS), allow_nan=False)
+        text = json.dumps(read_run(as_storage(objects), KEYS, "dev"), allow_nan=False)
         assert len(text) < 200_000, f"seed {seed}"
 
 
 def test_a_flood_of_samples_is_thinned_out() -> None:
     names = (f"1__{step:09}_{prompt}.jpg" for step in range(100) for prompt in range(60))
     objects = {f"{KEYS.output}samples/{name}": b"x" for name in names}
-    prompts = read_run(as_storage(objects), KEYS)["prompts"]
+    prompts = read_run(as_storage(objects), KEYS, "dev")["prompts"]
     assert (len(prompts), max(len(one["samples"]) for one in prompts)) == (MAX_PROMPTS, MAX_STEPS)
 
 

@@ -70,7 +70,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
             "updated_at",
         ),
         *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
-        *("trainer", "checkpoints"),
+        *("trainer", "checkpoints", "resumed"),
     }
     assert ended.progress["start_seconds"] >= 0
     rows = (tmp_path / "upload/loss.csv").read_text().splitlines()
@@ -137,6 +137,7 @@ def test_a_restart_adds_up(tmp_path: Path) -> None:
     node.set_trainer("steps:8-20", "final:20")
     second = node.run().progress
     assert (second["restarts"], second["state"]) == (1, "finished")
+    assert (first["resumed"], second["resumed"]) == ([], [8])
     assert second["started_at"] == first["started_at"]
     assert second["gpu_seconds"] >= first["gpu_seconds"]
     assert first["loss_first"] == second["loss_first"] == 0.75

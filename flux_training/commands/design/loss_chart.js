@@ -1,5 +1,6 @@
 // The loss by step of one or more runs, as SVG: smoothing, a logarithmic axis, and the values below the pointer or at the arrow keys.
-// `curves` has a label and points, pairs of step and loss, by increasing step. Each curve has the colour of its position.
+// `curves` has a label, points (pairs of step and loss, by increasing step) and marks: the steps of checkpoints and restarts, which are
+// drawn for a single curve. Each curve has the colour of its position.
 // The element's function `show` replaces the curves and keeps what was chosen.
 function lossChart(curves) {
   const FIRST_SMOOTHING = 10;
@@ -64,6 +65,9 @@ function lossChart(curves) {
       shape("text", { x: (MARGIN.left + right) / 2, y: size.height - 4, "text-anchor": "middle" }, "steps"),
       ...(curves.length > 3 ? [] : curves.map((curve, number) => line(curve.points, "raw", number))),
       ...smoothed.map((points, number) => line(points, "smooth", number)),
+      ...marksOf(curves).map(([kind, step]) => kind === "restart"
+        ? shape("line", { class: "restart", x1: x(step), x2: x(step), y1: MARGIN.top, y2: bottom })
+        : shape("path", { class: "checkpoint", d: `M${x(step).toFixed(1)},${bottom - 7}l5,7h-10z` })),
       shape("line", { class: "cursor", y1: MARGIN.top, y2: bottom, x1: 0, x2: 0, visibility: "hidden" }),
     );
     read();
@@ -80,7 +84,10 @@ function lossChart(curves) {
       const raw = curves.length > 3 ? "" : `${short(curve.points[at][1])}, `;
       return `${name}${raw}mean ${short(smoothed[number][at][1])}`;
     });
-    reading.textContent = `Step ${step}: ${values.join("; ")}`;
+    // A long curve has no point for each step.
+    const here = marksOf(curves).filter(([, marked]) => nearest(curves[0].points, marked) === nearest(curves[0].points, step));
+    const events = here.map(([kind, marked]) => (kind === "restart" ? `restarted from step ${marked}` : `checkpoint of step ${marked}`));
+    reading.textContent = `Step ${step}: ${[...values, ...events].join("; ")}`;
     svg.setAttribute("aria-valuetext", reading.textContent);
     const cursor = svg.querySelector(".cursor");
     if (chosen === null || !cursor) return;
@@ -160,6 +167,12 @@ function nearest(points, step) {
   let best = 0;
   points.forEach(([at], index) => { if (Math.abs(at - step) < Math.abs(points[best][0] - step)) best = index; });
   return best;
+}
+
+function marksOf(curves) {
+  const marks = curves.length === 1 ? curves[0].marks : {};
+  const last = curves[0]?.points.at(-1)?.[0] ?? 0;
+  return Object.entries(marks).flatMap(([kind, steps]) => steps.filter((step) => step <= last).map((step) => [kind, step]));
 }
 
 function short(number) {

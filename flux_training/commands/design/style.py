@@ -1,11 +1,11 @@
-"""The stylesheet and the loss chart of the pages, and the names of inline styles and scripts in a Content-Security-Policy."""
+"""The stylesheet and the scripts that pages share, and the names of inline styles and scripts in a Content-Security-Policy."""
 
 import base64
 import hashlib
 from pathlib import Path
 
 DESIGN = Path(__file__).with_name("design.css")
-LOSS_CHART = Path(__file__).with_name("loss_chart.js")
+SCRIPTS = [Path(__file__).with_name(name) for name in ("loss_chart.js", "copy.js")]
 
 
 def style_with(own: Path) -> str:
@@ -13,9 +13,9 @@ def style_with(own: Path) -> str:
     return "".join(path.read_text(encoding="utf-8") for path in (DESIGN, own))
 
 
-def loss_chart_script() -> str:
-    """JavaScript with the function `lossChart`."""
-    return LOSS_CHART.read_text(encoding="utf-8")
+def shared_script() -> str:
+    """JavaScript with the functions `lossChart` and `copyOnClick`."""
+    return "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
 
 
 def csp_hash(text: str) -> str:

@@ -1,17 +1,25 @@
-"""The points of a loss curve for a page, where design/loss_chart.js draws them."""
+"""The points of a loss curve for a page, and the steps to mark on it, where design/loss_chart.js draws them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
+from flux_training.training.estimates.workload import save_every_of
 from flux_training.training.runs.loss_curve import Point
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.samples import spread_evenly
+from flux_training.training.train_yml.document import first_process
 
 # More than a chart has pixels; a page stays small however long the training was.
 MAX_POINTS = 3000
+MAX_MARKS = 60
 
 
-def chart_curve(label: str, points: Sequence[Point]) -> dict[str, object]:
-    """`label` and `points`, pairs of step and loss; of a long run, each is the mean of several steps."""
+def chart_curve(
+    label: str, points: Sequence[Point], marks: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, object]:
+    """`label` and `points`, pairs of step and loss; of a long run, each is the mean of several steps. `marks`: steps by what happened."""
     size = max(1, math.ceil(len(points) / MAX_POINTS))
     stretches = [points[start : start + size] for start in range(0, len(points), size)]
     return {
@@ -20,4 +28,16 @@ def chart_curve(label: str, points: Sequence[Point]) -> dict[str, object]:
             (stretch[-1].step, float(f"{fmean(point.loss for point in stretch):.6g}"))
             for stretch in stretches
         ],
+        "marks": dict(marks or {}),
+    }
+
+
+def marks_of(config: Mapping[str, Any], progress: RunProgress) -> dict[str, list[int]]:
+    """The steps after which a checkpoint was saved, by train.yml, and those from which the run was continued after a restart."""
+    last, process = progress.step or 0, first_process(config)
+    every = save_every_of(process)
+    saved = range(every, last + 1, every) if process else range(0)
+    return {
+        "checkpoint": spread_evenly(saved, MAX_MARKS),
+        "restart": spread_evenly(sorted({step for step in progress.resumed if step <= last}), MAX_MARKS),
     }

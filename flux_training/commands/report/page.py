@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flux_training.commands.design.style import csp_hash, loss_chart_script, style_with
-from flux_training.commands.report.chart import chart_curve
+from flux_training.commands.design.style import csp_hash, shared_script, style_with
+from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, InlineImage, embed_image
+from flux_training.commands.report.run_commands import run_commands, typed
 from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
+from flux_training.commands.report.times import cost_parts, price_of, times_of
 from flux_training.training.bill import show_dollars
 from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
-from flux_training.training.train_yml.diff import caption_changes, differing_settings, setting_changes
-from flux_training.training.values import mapping, number, read_time
-from flux_training.training.words import DEFAULT_STACK, flux_command, one_line, printable
+from flux_training.training.train_yml.diff import caption_changes, compared_settings, setting_changes
+from flux_training.training.values import mapping, number
+from flux_training.training.words import DEFAULT_STACK, one_line, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The samples before and after the training are shown side by side; those between them are smaller to keep the file small.
@@ -26,16 +27,6 @@ MAX_STEPS, MAX_PROMPTS, MAX_IMAGES = 12, 24, 200
 # Twelve runs side by side, each with all of these, are a file of some 20 MB.
 MAX_COMPARED_STEPS, MAX_COMPARED_PROMPTS, COMPARED_SIDE = 6, 8, 512
 MAX_TEXT = 200_000
-# Settings that differ between jobs whatever they train.
-NAMES_OF_A_RUN = ("config.name", "meta.name", "meta.version")
-# The timestamps of a Kelpie job, and their labels.
-TIMES = {
-    "created": "Queued",
-    "started": "Started",
-    "completed": "Completed",
-    "failed": "Failed",
-    "canceled": "Canceled",
-}
 Facts = list[tuple[str, str]]
 
 
@@ -93,7 +84,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         state=_state(run),
         figures=_figures(run),
         strips=_strips(run),
-        curves=[chart_curve(run.job, run.losses)] if run.losses else [],
+        curves=[chart_curve(run.job, run.losses, marks_of(run.config, run.progress))] if run.losses else [],
         dataset=[
             shown
             for name in list(run.captions)[:MAX_IMAGES]
@@ -102,11 +93,13 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         left_out=max(0, len(run.captions) - MAX_IMAGES),
         parent=parent,
         parent_called=description,
-        fetch_parent=_typed(f"fetch {run.job} --run {run.record.get('parent')}", stack),
-        fetch=_typed(f"fetch {run.job}", stack),
+        fetch_parent=typed(f"fetch {run.job} --run {run.record.get('parent')}", stack),
+        fetch=typed(f"fetch {run.job}", stack),
         config_changes=setting_changes(parent.config, run.config) if parent else [],
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
-        timings=_timings(run),
+        timings=times_of(run.record, run.progress, is_stand_in=run.is_stand_in),
+        cost_parts=cost_parts(run.progress, price_of(run.record)),
+        commands=run_commands(run.job, run.run_id, stack, is_finished=bool(run.done)),
         weights=run.done,
         weights_links=_weights_links(run),
         neighbours=_neighbour_links(run, runs_of(outputs, run.job)),
@@ -127,11 +120,7 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
             for run, label in zip(runs, labels, strict=True)
         ],
         figures=[(name, [one.get(name, "") for one in figures]) for name in names],
-        settings={
-            name: values
-            for name, values in differing_settings([run.config for run in runs]).items()
-            if name not in NAMES_OF_A_RUN
-        },
+        settings=compared_settings([run.config for run in runs]),
         curves=[
             chart_curve(label, run.losses) for label, run in zip(labels, runs, strict=True) if run.losses
         ],
@@ -152,7 +141,7 @@ def _render(template: str, **facts: Any) -> str:
         finalize=lambda value: printable(value, MAX_TEXT) if type(value) is str else value,
     )
     style = style_with(TEMPLATES / "report.css")
-    script = loss_chart_script() + (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    script = shared_script() + (TEMPLATES / "report.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; script-src '{csp_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -163,10 +152,6 @@ def _render(template: str, **facts: Any) -> str:
         policy=policy,
         **facts,
     )
-
-
-def _typed(arguments: str, stack: str) -> str:
-    return flux_command(arguments, stack).strip("`")
 
 
 def _label(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
@@ -214,33 +199,6 @@ def _figures(run: ReportedRun) -> Facts:
     if progress.restarts is not None:
         found.append(("Restarts", str(progress.restarts)))
     return found
-
-
-def _timings(run: ReportedRun) -> Facts:
-    facts, progress = mapping(run.record.get("kelpie")), run.progress
-    times = {name: time for name in TIMES if (time := read_time(facts.get(name)))}
-    created, started = times.get("created"), times.get("started")
-    ended = times.get("completed") or times.get("failed") or times.get("canceled")
-    found = [(TIMES[name], f"{time:%Y-%m-%d %H:%M:%S} UTC") for name, time in times.items()]
-    if created and started:
-        found.append(("Waited for a node", _duration(created, started)))
-    if created and ended:
-        found.append(("From queue to end", _duration(created, ended)))
-    if progress.seconds_per_step is not None:
-        found.append(("Time per step", f"{progress.seconds_per_step:.2f} s"))
-    price = number(mapping(run.record.get("cost")).get("usdAnHour"))
-    if price is not None:
-        example = " (an example)" if run.is_stand_in else ""
-        found.append(("Price of the node", f"${price:.3f} an hour{example}"))
-    if progress.gpu:
-        found.append(("GPU", progress.gpu))
-    if facts.get("machine_id"):
-        found.append(("Machine", one_line(str(facts["machine_id"]), 60)))
-    return found
-
-
-def _duration(start: datetime, end: datetime) -> str:
-    return in_words((end - start).total_seconds())
 
 
 def _weights_links(run: ReportedRun) -> list[PageLink]:

@@ -2,13 +2,16 @@
 
 import io
 import itertools
+from dataclasses import asdict
 from typing import Any
 
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import CHANGED_CONFIG, stored_inputs
 from flux_training.clients.storage import Storage
-from flux_training.commands.report.chart import chart_curve
+from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
+from flux_training.commands.report.run_commands import run_commands
+from flux_training.commands.report.times import cost_parts
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -27,24 +30,27 @@ MAX_IMAGE_BYTES = 32 * 1024 * 1024
 IMAGE_SIDE = 1024
 
 
-def read_run(storage: Storage, keys: RunKeys) -> dict[str, Any]:
-    """Seven reads, however many samples there are. Raises ServiceError."""
+def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
+    """Seven reads, however many samples there are. `stack` is named in commands. Raises ServiceError."""
     progress = read_record(storage, keys.progress, RunProgress)
     record = read_record(storage, keys.record, RunRecord)
     csv = read_bounded(storage, f"{keys.output}loss.csv", MAX_LOSS_BYTES) or b""
     inputs = stored_inputs(storage, keys)
     is_own = inputs is not None and inputs.run_id == keys.run
-    reported = progress.value or RunProgress()
+    config = document_of(inputs.raw_config if inputs and is_own else b"")
+    reported, queued = progress.value or RunProgress(), record.value or RunRecord()
     points = parse_losses(csv.decode("utf-8", "replace"))
     return {
         "job": keys.job,
         "run_id": keys.run,
         "figures": _figures(reported),
-        "times": _times(reported, record.value or RunRecord()),
+        "times": _times(reported, queued),
+        "cost_parts": [asdict(part) for part in cost_parts(reported, _price_of(queued))],
+        "commands": run_commands(keys.job, keys.run, stack, is_finished=reported.state == "finished"),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
-        "curve": chart_curve(keys.job, points),
-        "prompts": _prompts(storage, keys, inputs.raw_config if inputs and is_own else b""),
+        "curve": chart_curve(keys.job, points, marks_of(config, reported)),
+        "prompts": _prompts(storage, keys, prompts_of(config)),
     }
 
 
@@ -81,12 +87,16 @@ def _times(progress: RunProgress, record: RunRecord) -> list[tuple[str, str]]:
     ]
 
 
-def _prompts(storage: Storage, keys: RunKeys, raw_config: bytes) -> list[dict[str, Any]]:
-    """For each prompt, the names of its samples by step."""
+def _price_of(record: RunRecord) -> float | None:
+    """In dollars an hour, when the run was queued."""
+    return record.estimate.usd_an_hour if record.estimate else None
+
+
+def _prompts(storage: Storage, keys: RunKeys, words: list[str]) -> list[dict[str, Any]]:
+    """For each prompt, the names of its samples by step. `words`: the prompts."""
     folder = f"{keys.output}samples/"
     listed = itertools.islice(storage.list(folder), MAX_SAMPLES)
     grid = sample_grid(item.key.removeprefix(folder) for item in listed)
-    words = prompts_of(document_of(raw_config))
     return [
         {
             "prompt": printable(

@@ -9,7 +9,7 @@ from typing import Any
 from flux_training.clients.errors import ServiceError
 from flux_training.commands.cli import outputs_of
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
-from flux_training.commands.design.style import loss_chart_script, style_with
+from flux_training.commands.design.style import shared_script, style_with
 from flux_training.commands.ui.live import LiveStack
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import read_image, read_run
@@ -67,8 +67,8 @@ class UiHandler(PrivateHandler):
             self.answer(200, kind, (ASSETS / name).read_bytes())
         elif path == "ui.css":
             self.answer(200, "text/css; charset=utf-8", style_with(ASSETS / "ui.css").encode())
-        elif path == "loss_chart.js":
-            self.answer(200, "text/javascript; charset=utf-8", loss_chart_script().encode())
+        elif path == "shared.js":
+            self.answer(200, "text/javascript; charset=utf-8", shared_script().encode())
         elif path == "events":
             self._stream()
         elif path == "past":
@@ -82,7 +82,7 @@ class UiHandler(PrivateHandler):
         is_named = JOB_NAME.fullmatch(job) and RUN_ID.fullmatch(run) and not more
         if deployed and what == "run" and is_named and not name:
             storage, keys = deployed.watcher.storage, deployed.layout.run(job, run)
-            self._answer_json(read_run(storage, keys))
+            self._answer_json(read_run(storage, keys, self.server.live.stack))
         elif deployed and what == "image" and is_named:
             self._answer_image(deployed.layout.run(job, run), name)
         elif deployed and what == "log" and not run:

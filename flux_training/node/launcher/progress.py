@@ -3,8 +3,9 @@
 progress.json: `state` is starting, training, verifying, finished, failed, canceled or interrupted. `loss_first` and
 `loss_smoothed` are means of `loss_steps` steps at the start and at the end; `seconds_per_step` and `eta_seconds` are null
 until they are known; `gpu_seconds` is the time of trainers over all restarts, `download_seconds` that of downloads of this
-one; `begun` is [the step that the last start began with, how many starts in a row began with it]; `checkpoints` has the
-SHA-256 of each checkpoint that was put into the folder for uploads, by name.
+one; `begun` is [the step that the last start began with, how many starts in a row began with it]; `resumed` are the steps
+that the starts after the first began with; `checkpoints` has the SHA-256 of each checkpoint that was put into the folder for
+uploads, by name.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ MAX_PROGRESS_BYTES = 1 << 20
 MAX_DIGESTS = 100  # of the newest checkpoints
 MAX_FAULTY_STEPS = 10_000  # progress.json stays below MAX_PROGRESS_BYTES
 MAX_CURVE_BYTES = 16 << 20
+MAX_RESUMED = 100  # the newest; for marks in a chart
 MAX_LOSS_STEPS = 50  # in the mean losses; a tenth of a shorter run
 
 
@@ -76,6 +78,7 @@ class EarlierStarts:
         self.begun = [0, 0]
         if isinstance(begun, list) and len(begun) == 2 and all(map(is_number, begun)):
             self.begun = begun
+        self.resumed = _step_list(raw.get("resumed") if is_sane else None)
         self.lost_checkpoints = is_ours and raw.get("checkpoints_lost") is True
         self.faulty = FaultySteps(raw.get("faulty_steps") if is_ours else None)
         self.digests = _digests(raw.get("checkpoints") if is_ours else None)
@@ -119,8 +122,12 @@ class FaultySteps:
 
 
 def _step_numbers(raw: object) -> set[int]:
+    return set(_step_list(raw))
+
+
+def _step_list(raw: object) -> list[int]:
     found = raw[:MAX_FAULTY_STEPS] if isinstance(raw, list) else []
-    return {int(one) for one in found if is_number(one)}
+    return [int(one) for one in found if is_number(one)]
 
 
 def _digests(raw: object) -> dict[str, str]:
@@ -141,6 +148,7 @@ class ProgressWriter:
         self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
         self.faulty, self.digests = self.earlier.faulty, self.earlier.digests
         self.begun, self.lost_checkpoints = self.earlier.begun, self.earlier.lost_checkpoints
+        self.resumed = self.earlier.resumed
         self._curve = curve or b""
         self._written: tuple[object, ...] = ()
         self._written_at = self._curve_at = -math.inf
@@ -160,6 +168,8 @@ class ProgressWriter:
         """Takes over the curve of earlier starts up to the checkpoint's step. Raises RunEndedError."""
         self.step = step
         self.faulty.forget_after(step)
+        if self.earlier.restarts:
+            self.resumed = [*self.resumed, step][-MAX_RESUMED:]
         self.begun = [step, self.begun[1] + 1 if self.begun[0] == step else 1]
         if self.begun[1] > MAX_RESTARTS and step < self.settings.steps:
             message = f"{MAX_RESTARTS} starts in a row began at step {step} and brought no new checkpoint"
@@ -202,6 +212,7 @@ class ProgressWriter:
             "launcher": "1",
             "trainer": self.trainer or None,
             "begun": self.begun,
+            "resumed": self.resumed,
             "skipped_batches": len(self.faulty.skipped),
             "nan_losses": len(self.faulty.without_loss),
             "faulty_steps": self.faulty.report(),

@@ -87,12 +87,17 @@ def workload_of(document: Mapping[str, Any]) -> Workload:
         tuple(sorted(resolutions_of(process))),
         max((whole_number(entry.get("num_frames"), 1) for entry in entries), default=1),
         _sampling_of(mapping(process.get("sample")), train),
-        whole_number(mapping(process.get("save")).get("save_every"), DEFAULT_SAVE_EVERY),
+        save_every_of(process),
         model.get("low_vram") is True,
         any(entry.get("cache_latents") or entry.get("cache_latents_to_disk") for entry in entries),
         max((_controls_of(entry) for entry in entries), default=0),
         downloaded_gb(model),
     )
+
+
+def save_every_of(process: Mapping[str, Any]) -> int:
+    """The steps between two checkpoints."""
+    return whole_number(mapping(process.get("save")).get("save_every"), DEFAULT_SAVE_EVERY)
 
 
 def _controls_of(entry: Mapping[str, Any]) -> int:

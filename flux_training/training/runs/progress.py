@@ -18,6 +18,8 @@ from flux_training.training.untrusted import (
 from flux_training.training.words import counted
 
 MAX_RESTARTS = 100_000
+# The launcher keeps the newest of them.
+MAX_RESUMED = 100
 
 
 class RunProgress(UntrustedRecord):
@@ -26,7 +28,8 @@ class RunProgress(UntrustedRecord):
     Times are UTC by the node's clock.
 
     `state` is starting, training, verifying, finished, failed, canceled or interrupted; empty before the launcher's first report.
-    `begun`: the step that the last start began with, and how many starts in a row began with it.
+    `begun`: the step that the last start began with, and how many starts in a row began with it. `resumed`: the steps that the
+    starts after the first began with; older launchers do not write it.
     """
 
     model_config = ConfigDict(validate_by_name=True)
@@ -46,6 +49,7 @@ class RunProgress(UntrustedRecord):
     start_seconds: Seconds | None = None
     restarts: Annotated[Steps, Field(le=MAX_RESTARTS)] | None = None
     begun: list[Steps] | None = None
+    resumed: list[Steps] = Field(default_factory=list, max_length=MAX_RESUMED)
     started_at: Time | None = None
     updated_at: Time | None = None
     download_seconds: Seconds | None = None

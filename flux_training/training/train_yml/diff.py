@@ -18,6 +18,8 @@ LABELS = {
     "train.steps": "steps",
     "trigger_word": "trigger word",
 }
+# Settings that differ between jobs whatever they train.
+NAMES_OF_A_RUN = ("config.name", "meta.name", "meta.version")
 PROCESS = "config.process.0."
 SECRET_WORDS = ("token", "secret", "password", "key")
 HIDDEN = "hidden"
@@ -76,6 +78,13 @@ def differing_settings(documents: Sequence[Any]) -> dict[str, list[str]]:
                 show_setting(path, value) for value in row
             ]
     return found
+
+
+def compared_settings(documents: Sequence[Any]) -> dict[str, list[str]]:
+    """`differing_settings` of the train.yml files of several jobs, without the names that always differ."""
+    return {
+        name: values for name, values in differing_settings(documents).items() if name not in NAMES_OF_A_RUN
+    }
 
 
 def caption_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:

@@ -92,14 +92,7 @@ if (sort) {
 const losses = document.getElementById("loss-chart");
 if (losses) losses.append(lossChart(JSON.parse(losses.dataset.curves)));
 
-for (const button of navigator.clipboard ? document.querySelectorAll(".copy") : []) {
+for (const button of document.querySelectorAll(".copy")) {
   button.hidden = false;
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(button.dataset.copy);
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "Not allowed by the browser";
-    }
-  });
+  copyOnClick(button);
 }

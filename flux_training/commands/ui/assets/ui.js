@@ -73,12 +73,9 @@ function showJobs() {
 }
 
 function showClusters() {
-  const place = document.getElementById("clusters");
-  const content = JSON.stringify(stack.clusters);
-  if (place.dataset.content === content) return;
-  place.dataset.content = content;
-  if (!stack.clusters.length) place.replaceChildren(make("p", { class: "soft" }, "There is no container group."));
-  else place.replaceChildren(make("dl", { class: "facts card" }, ...facts(stack.clusters.map((one) => [one.name, clusterWords(one)]))));
+  showWhenChanged("clusters", stack.clusters, () => (stack.clusters.length
+    ? make("dl", { class: "facts card" }, ...facts(stack.clusters.map((one) => [one.name, clusterWords(one)])))
+    : make("p", { class: "soft" }, "There is no container group.")));
 }
 
 function clusterWords(cluster) {
@@ -107,6 +104,8 @@ function openRun(job, run) {
     section("samples", "Samples"),
     section("loss", "Loss"),
     section("node", "Node and times"),
+    section("cost", "Cost by component"),
+    section("commands", "Commands"),
     section("findings", "Findings"),
     make("section", { "aria-labelledby": "log-title" }, make("h2", { id: "log-title" }, "Log of the node"), logButton(job, run)));
 }
@@ -127,6 +126,8 @@ async function updateRun(job, run) {
   const node = row ? [["Machine", row.machine || ""], ["Instance", row.instance || ""]] : [];
   document.getElementById("facts").replaceChildren(...facts([...own, ...found.figures]));
   document.getElementById("node").replaceChildren(make("dl", { class: "facts card" }, ...facts([["Run", run], ...found.times, ...node])));
+  showCost(found.cost_parts);
+  showCommands(found.commands);
   setText("message", found.message);
   showSamples(job, run, found.prompts);
   showLoss(found.curve);
@@ -145,7 +146,7 @@ function showSamples(job, run, prompts) {
   prompts.forEach((one, index) => {
     let strip = document.getElementById(`strip-${index}`);
     if (!strip) {
-      strip = make("article", { class: "strip", id: `strip-${index}` }, make("h3", { dir: "auto" }, one.prompt),
+      strip = make("article", { class: "strip", id: `strip-${index}` }, make("h3", { dir: "auto" }, one.prompt, " ", copyButton(one.prompt, "the prompt")),
         make("div", { class: "row", role: "group", "aria-label": one.prompt, tabindex: "0" }));
       place.append(strip);
     }
@@ -181,6 +182,36 @@ function showLoss(curve) {
   if (chart) chart.show([curve]);
   else if (!curve.points.length) place.replaceChildren(make("p", { class: "soft" }, "No loss was recorded yet."));
   else place.replaceChildren(make("div", { class: "card" }, lossChart([curve])));
+}
+
+function showCost(parts) {
+  const cells = (part) => [make("th", { scope: "row" }, part.name), make("td", {}, part.time), make("td", {}, part.cost)];
+  const row = (part) => make("tr", part.is_total ? { class: "total" } : {}, ...cells(part));
+  const head = make("tr", {}, ...["Component", "Time", "Cost"].map((title) => make("th", { scope: "col" }, title)));
+  showWhenChanged("cost", parts, () => (parts.length
+    ? make("div", { class: "scroll", role: "group", "aria-label": "Cost by component", tabindex: "0" },
+      make("table", {}, make("thead", {}, head), make("tbody", {}, ...parts.map(row))))
+    : make("p", { class: "soft" }, "The trainer has not reported its time yet.")));
+}
+
+function showCommands(commands) {
+  const value = ([what, text]) => make("div", {}, make("dt", {}, what), make("dd", {}, make("code", { class: "long" }, text), " ", copyButton(text, "the command")));
+  showWhenChanged("commands", commands, () => make("dl", { class: "facts card" }, ...commands.map(value)));
+}
+
+/** Replaces the content of a place only when its data has changed, so that the focus stays where it is. */
+function showWhenChanged(id, data, build) {
+  const place = document.getElementById(id);
+  const content = JSON.stringify(data);
+  if (place.dataset.content === content) return;
+  place.dataset.content = content;
+  place.replaceChildren(build());
+}
+
+function copyButton(text, what) {
+  const button = make("button", { type: "button", class: "copy", "data-copy": text, "aria-label": `Copy ${what}` }, "Copy");
+  copyOnClick(button);
+  return button;
 }
 
 function showFindings(findings) {

@@ -1,0 +1,20 @@
+"""The commands that a run's page offers to copy."""
+
+from flux_training.training.words import flux_command
+
+
+def run_commands(job: str, run_id: str, stack: str, *, is_finished: bool) -> list[tuple[str, str]]:
+    """What a reader may want to do with a run, and the command for it."""
+    which = f"{job} --run {run_id}"
+    export = ("Make a folder for Hugging Face, Civitai and ComfyUI", f"export {which} --to {job}-lora")
+    found = [
+        ("Get these results, with all checkpoints", f"fetch {which} --checkpoints"),
+        *([export] if is_finished else []),
+        ("Compare all runs of this job", f"report {job} --compare"),
+    ]
+    return [(what, typed(arguments, stack)) for what, arguments in found]
+
+
+def typed(arguments: str, stack: str) -> str:
+    """The command without the quotes that a sentence puts around it."""
+    return flux_command(arguments, stack).strip("`")

@@ -1,0 +1,90 @@
+"""What a run took: its times, and its cost by component. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from flux_training.training.bill import show_dollars
+from flux_training.training.cost import usd_of
+from flux_training.training.estimates.actuals import WASTE_WORDS, waste_of
+from flux_training.training.runs.progress import RunProgress
+from flux_training.training.runs.run_state import in_words
+from flux_training.training.values import mapping, number, read_time
+from flux_training.training.words import one_line
+
+# The timestamps of a Kelpie job, and their labels.
+TIMES = {
+    "created": "Queued",
+    "started": "Started",
+    "completed": "Completed",
+    "failed": "Failed",
+    "canceled": "Canceled",
+}
+# A field of Waste that `gpu_seconds` does not include.
+DOWNLOADS = "downloads"
+
+
+@dataclass(frozen=True)
+class CostPart:
+    """What a part of a run took. `time` and `cost` in words; `cost` is empty without a price. `is_total`: the sum of the parts above."""
+
+    name: str
+    time: str
+    cost: str
+    is_total: bool = False
+
+
+def cost_parts(progress: RunProgress, usd_an_hour: float | None) -> list[CostPart]:
+    """The GPU time by what it was used for, its total, and the downloads before it; empty before the trainer's first report."""
+    total = progress.gpu_seconds
+    if not total:
+        return []
+    seconds = asdict(waste_of(progress))
+    downloads = seconds.pop(DOWNLOADS)
+    parts = {"training": max(0.0, total - sum(seconds.values()))}
+    parts |= {WASTE_WORDS[cause]: spent for cause, spent in seconds.items() if spent}
+
+    def part(name: str, spent: float, *, is_total: bool = False) -> CostPart:
+        cost = usd_of(spent, usd_an_hour)
+        return CostPart(name, in_words(spent), "" if cost is None else show_dollars(cost), is_total)
+
+    before = [part("downloads of the last start, not included above", downloads)] if downloads else []
+    return [
+        *(part(name, spent) for name, spent in parts.items()),
+        part("GPU time", total, is_total=True),
+        *before,
+    ]
+
+
+def times_of(record: Mapping[str, Any], progress: RunProgress, *, is_stand_in: bool) -> list[tuple[str, str]]:
+    """Label and value of each known time, and of the node. `record` is the fetched run.json."""
+    facts = mapping(record.get("kelpie"))
+    times = {name: time for name in TIMES if (time := read_time(facts.get(name)))}
+    created, started = times.get("created"), times.get("started")
+    ended = times.get("completed") or times.get("failed") or times.get("canceled")
+    found = [(TIMES[name], f"{time:%Y-%m-%d %H:%M:%S} UTC") for name, time in times.items()]
+    if created and started:
+        found.append(("Waited for a node", _duration(created, started)))
+    if created and ended:
+        found.append(("From queue to end", _duration(created, ended)))
+    if progress.seconds_per_step is not None:
+        found.append(("Time per step", f"{progress.seconds_per_step:.2f} s"))
+    price = price_of(record)
+    if price is not None:
+        example = " (an example)" if is_stand_in else ""
+        found.append(("Price of the node", f"${price:.3f} an hour{example}"))
+    if progress.gpu:
+        found.append(("GPU", progress.gpu))
+    if facts.get("machine_id"):
+        found.append(("Machine", one_line(str(facts["machine_id"]), 60)))
+    return found
+
+
+def price_of(record: Mapping[str, Any]) -> float | None:
+    """In dollars an hour, from the fetched run.json."""
+    return number(mapping(record.get("cost")).get("usdAnHour"))
+
+
+def _duration(start: datetime, end: datetime) -> str:
+    return in_words((end - start).total_seconds())
