@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from flux_training.clients.stack.services import StackServices
+from flux_training.clients.stack.survey import Survey
+from flux_training.commands.plan.command import Comparison
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import (
     MAX_LENGTH,
@@ -28,10 +33,16 @@ from flux_training.commands.plan.text import as_text, megabytes
 from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.finding import Finding, LintReport
+from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.runs.changes import Changes, Edited
-from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload
+from flux_training.training.runs.plan import JOB_TYPE, JobPlan, Plan, PlannedAction, ResourceChange, Upload
+from flux_training.training.runs.run_state import RunState
+from flux_training.training.runs.variants import Variants
+from flux_training.training.settings import JobSettings
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
 from tests.support.photos import DAMAGED_EXIF
+from tests.training.job_folders import make_job
+from tests.training.jobs.test_folder import settings
 
 AGAIN = JobPlan(
     "cat",
@@ -109,6 +120,57 @@ def test_the_comment_has_actions_reasons_and_costs() -> None:
     assert "Unchanged: `owl`" in text
     assert "- The container group is changed: gpu." in text
     assert "Lint: 1 warning" in text
+
+
+def new_job(name: str, *, are_sent: bool = True) -> JobPlan:
+    changes = Changes(added=("1.jpg", "2.jpg"))
+    shown = JobPlan(name, PlannedAction.NEW, images=2, changes=changes, line=AGAIN.line)
+    return replace(shown, folder="jobs/my-dog", images_of="my-dog", are_sent=are_sent)
+
+
+def test_jobs_of_a_sweep_show_what_differs_and_their_images_once() -> None:
+    """The images are in another job's folder."""
+    differing = {"learning rate": ("1e-4", "2e-4"), "a|b": ("x" * 99, "<b>")}
+    sweep = Variants("my-dog", ("fast", "slow"), differing)
+    plan = replace(PLAN, jobs=(new_job("fast"), new_job("slow")), variants=(sweep,))
+    text = as_comment(plan, GITHUB)
+    assert text.count("2 images of `my-dog`, sent once:") == text.count("dataset/1.jpg") == 1
+    assert "https://github.com/me/loras/blob/abc/jobs/my-dog/dataset/1.jpg?raw=true" in text
+    table = rendered(text).partition("Jobs with the images of <code>my-dog</code>")[2]
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", table)[:9]
+    assert cells[:3] == ["job", "learning rate", "a|b"]
+    assert cells[3:] == [
+        "<code>fast</code>",
+        "1e-4",
+        "x" * 80 + " …",
+        "<code>slow</code>",
+        "2e-4",
+        "&lt;b&gt;",
+    ]
+    assert json.loads(as_json(plan))["variants"][0]["settings"]["learning rate"] == ["1e-4", "2e-4"]
+
+
+def test_the_pictures_of_a_job_are_in_the_folder_of_its_images(tmp_path: Path) -> None:
+    make_job(tmp_path / "jobs", "my-dog")
+    shutil.rmtree(make_job(tmp_path / "jobs", "fast") / "dataset")
+    (job,) = declare_jobs(settings(fast=JobSettings(dataset="my-dog")), tmp_path)
+    survey = Survey(LintReport([], []), [job], {"fast": RunState.NEW})
+    step = ResourceChange(JOB_TYPE, "fast", "create", new={"folder": "jobs/fast", "runId": job.run_id})
+    made = Comparison(cast(StackServices, None), survey, frozenset({"fast"})).job_plan(step)
+    assert (made.folder, made.images_of, made.are_sent) == (str(tmp_path / "jobs/my-dog"), "my-dog", True)
+
+
+def test_images_that_the_bucket_has_are_not_sent() -> None:
+    plan = replace(PLAN, jobs=(new_job("fast", are_sent=False),))
+    assert "2 images of `my-dog`, already in the bucket:" in as_comment(plan, GITHUB)
+
+
+def test_a_comment_lists_a_limited_number_of_settings_and_jobs() -> None:
+    names = tuple(f"job-{number}" for number in range(102))
+    sweep = Variants("my-dog", names, {f"setting {number}": names for number in range(9)})
+    text = as_comment(replace(PLAN, variants=(sweep,)), GITHUB)
+    assert "And 1 more setting and 2 more jobs." in text
+    assert "setting 8" not in text
 
 
 def test_without_a_repository_only_the_names_of_images_are_shown() -> None:

@@ -51,6 +51,7 @@ from flux_training.training.runs.plan import (
     waiting_plan,
 )
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.runs.variants import find_variants, images_folder_of
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import document_of
@@ -128,19 +129,22 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     if problems or error or survey is None or survey.bill is None:
         return replace(found, problems=problems or (error,)), services
     steps = with_unchanged_jobs(read_steps(preview), survey)
-    comparison = Comparison(services, survey)
+    sent = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
+    comparison = Comparison(services, survey, frozenset(sent))
     by_name = {step.name: comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE}
     by_name |= {job.name: waiting_plan(job, by_name.get(job.name)) for job in survey.waiting}
     jobs = in_order(by_name.values())
+    trained = {job.name for job in jobs if job.line}
     return replace(
         found,
         alarms=alarms(services, survey, steps, stack),
         warnings=warnings_about(services, survey.bill, stack),
         jobs=jobs,
-        models=_models({job.name for job in jobs if job.line}, survey, services.settings),
+        models=_models(trained, survey, services.settings),
+        variants=find_variants(survey.jobs, trained),
         cluster=cluster_lines(steps),
         bill=survey.bill,
-        upload=comparison.upload(steps),
+        upload=comparison.upload(),
     ), services
 
 
@@ -212,10 +216,14 @@ def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None
 
 @dataclass(frozen=True)
 class Comparison:
-    """Combines a preview's steps with the survey. Only new datasets and jobs that get another run need further requests."""
+    """Combines a preview's steps with the survey. Only new datasets and jobs that get another run need further requests.
+
+    `sent`: the names of the datasets that are created or replaced.
+    """
 
     stack: StackServices
     survey: Survey
+    sent: frozenset[str]
 
     def job_plan(self, step: ResourceChange) -> JobPlan:
         job = next((job for job in self.survey.jobs if job.name == step.name), None)
@@ -224,9 +232,18 @@ class Comparison:
         past = self._changes(step, job) if job and step.op in ("create", "replace") else None
         state = self.survey.states.get(step.name)
         made = plan_job(step, state, past, line, self._was_unfinished(step))
-        images = tuple(sorted(job.image_set.images)) if job else ()
+        if job is None:
+            return made
+        images = tuple(sorted(job.image_set.images))
         shown = Changes(added=images) if made.what is PlannedAction.NEW else made.changes
-        return replace(made, images=len(images), changes=shown)
+        return replace(
+            made,
+            images=len(images),
+            changes=shown,
+            folder=str(job.image_set.folder.parent),
+            images_of=images_folder_of(job),
+            are_sent=job.dataset_of in self.sent,
+        )
 
     def _changes(self, step: ResourceChange, job: DeclaredJob) -> Changes | None:
         """What differs from the run in the state, or else from the job's newest one in the bucket."""
@@ -247,10 +264,10 @@ class Comparison:
         keys, steps = self.stack.layout.run(step.name, str(run)), int(step.old.get("steps") or 1)
         return state_of_run(self.stack.storage, self.stack.connection.kelpie(), keys, steps).is_queued
 
-    def upload(self, steps: Sequence[ResourceChange]) -> Upload:
+    def upload(self) -> Upload:
         """The images of new datasets that are not in the bucket yet."""
-        new = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
-        sets = [job.image_set for job in self.survey.jobs if job.name in new and job.dataset_of == job.name]
+        jobs = [job for job in self.survey.jobs if job.name in self.sent]
+        sets = [job.image_set for job in jobs if job.dataset_of == job.name]
         index = ImageIndex(self.stack.storage, self.stack.layout)
         size = images = copied = 0
         for image_set in sets:

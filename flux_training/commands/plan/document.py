@@ -20,6 +20,7 @@ def as_json(plan: Plan) -> str:
         "alarms": plan.alarms,
         "warnings": plan.warnings,
         "jobs": {job.name: _job(job) for job in plan.jobs},
+        "variants": [asdict(one) for one in plan.variants],
         "cluster": plan.cluster,
         "upload": asdict(plan.upload),
         "cost": _stack_cost(plan.bill) if plan.bill else None,

@@ -26,6 +26,7 @@ from flux_training.training.bill import (
 from flux_training.training.cost import Bill
 from flux_training.training.runs.changes import Edited
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, plan_headline
+from flux_training.training.runs.variants import Variants
 from flux_training.training.words import counted, flux_command
 
 # GitHub refuses comments of more than 65,536 characters.
@@ -35,6 +36,8 @@ PICTURES_PER_ROW = 6
 MAX_CAPTIONS = 20
 MAX_DETAILED = 20
 MAX_ROWS = 100
+MAX_SETTINGS = 8
+MAX_VALUE_LENGTH = 80
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$])")
 
 
@@ -64,7 +67,8 @@ def as_markdown(plan: Plan, pictures: Pictures, detailed: int = MAX_DETAILED) ->
         parts += [f"**Warning:** {escaped(text)}." for text in plan.warnings]
         parts += [f"**{plan_headline(plan)}.** {_money(plan)}", _table(plan)]
         parts += [escaped(model_lines(plan)), upload_words(plan.upload)]
-        parts += [_unchanged(plan), *_details(plan.changed[:detailed], pictures), _cluster_lines(plan)]
+        parts += [_unchanged(plan), *map(_variants, plan.variants[:detailed])]
+        parts += [*_details(plan.changed[:detailed], pictures), _cluster_lines(plan)]
     parts.append(_findings(plan))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -140,10 +144,36 @@ def _unchanged(plan: Plan) -> str:
     return f"Unchanged: {names}{' …' if len(kept) > MAX_ROWS else ''}" if kept else ""
 
 
+def _variants(variants: Variants) -> str:
+    """The table of the settings that differ between jobs with the same images."""
+    names = list(variants.settings)[:MAX_SETTINGS]
+    lines = [
+        f"### Jobs with the images of `{_code(variants.images_of)}`",
+        "",
+        f"| job | {' | '.join(map(escaped, names))} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for index, job in enumerate(variants.jobs[:MAX_ROWS]):
+        values = [escaped(_short(variants.settings[name][index])) for name in names]
+        lines.append(f"| `{_code(job)}` | {' | '.join(values)} |")
+    left_out = {"setting": len(variants.settings) - len(names), "job": len(variants.jobs) - MAX_ROWS}
+    more = [counted(number, f"more {what}") for what, number in left_out.items() if number > 0]
+    return "\n".join(lines) + (f"\n\nAnd {' and '.join(more)}." if more else "")
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= MAX_VALUE_LENGTH else f"{value[:MAX_VALUE_LENGTH]} …"
+
+
 def _details(jobs: Iterable[JobPlan], pictures: Pictures) -> list[str]:
+    """The jobs with what changed in each. New jobs with the same images show them once."""
     found = []
+    first_with: dict[tuple[str, tuple[str, ...]], str] = {}
     for job in jobs:
-        parts = [_captions(job, pictures), *_images(job, pictures)]
+        is_new = job.what is PlannedAction.NEW
+        first = first_with.setdefault((job.images_of, job.changes.added), job.name) if is_new else job.name
+        images = _images(job, pictures) if first == job.name else []
+        parts = [_captions(job, pictures), *images]
         if shown := [part for part in parts if part]:
             found.append("\n\n".join([f"### `{_code(job.name)}`", *shown]))
     return found
@@ -164,8 +194,9 @@ def _captions(job: JobPlan, pictures: Pictures) -> str:
 
 def _images(job: JobPlan, pictures: Pictures) -> list[str]:
     changed = job.changes
+    added = _origin(job) if job.what is PlannedAction.NEW else "added"
     groups = [
-        ("added", changed.added, pictures.now),
+        (added, changed.added, pictures.now),
         ("removed", changed.removed, pictures.before),
         ("replaced, before", changed.replaced, pictures.before),
         ("replaced, now", changed.replaced, pictures.now),
@@ -178,6 +209,11 @@ def _images(job: JobPlan, pictures: Pictures) -> list[str]:
     if renamed:
         found.append(f"{counted(len(changed.renamed), 'image')} renamed: {', '.join(renamed)}")
     return found
+
+
+def _origin(job: JobPlan) -> str:
+    """`of my-dog, sent once`: where the images of a new job are from, and whether they are uploaded."""
+    return f"of `{_code(job.images_of)}`, {'sent once' if job.are_sent else 'already in the bucket'}"
 
 
 def _row_of_pictures(words: str, shown: list[tuple[str, str | None]], number: int) -> str:

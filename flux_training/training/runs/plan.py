@@ -14,6 +14,7 @@ from flux_training.training.cost import Line, StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.runs.variants import Variants
 from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
@@ -74,7 +75,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What happens to one job. `previous` is its last run according to the state or the bucket, `dataset` that run's digest."""
+    """What happens to one job. `previous` is its last run according to the state or the bucket, `dataset` that run's digest.
+
+    `folder` is the job folder with its images, `images_of` that folder's name. `are_sent`: the bucket does not have these images yet.
+    """
 
     name: str
     what: PlannedAction
@@ -86,6 +90,8 @@ class JobPlan:
     previous: str = ""
     dataset: str = ""
     folder: str = ""
+    images_of: str = ""
+    are_sent: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Plan:
     """`problems`: why `up` would fail before anything is created; the plan then has only these and lint's findings.
 
     `alarms`: what somebody changed in the bucket. `warnings`: about the stack's settings. `models`: what is trained, with licences.
+    `variants`: jobs with the same images, and what differs between them.
     """
 
     stack: str
@@ -105,6 +112,7 @@ class Plan:
     alarms: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    variants: tuple[Variants, ...] = ()
     local: bool = False
 
     def of(self, *kinds: PlannedAction) -> list[JobPlan]:
@@ -168,7 +176,6 @@ def plan_job(
         changes=past or Changes(),
         previous=old_run,
         dataset=str(step.old.get("digest") or ""),
-        folder=str(step.new.get("folder") or ""),
     )
     if step.op == "delete":
         left = f"run {old_run} is removed from the queue; its checkpoints stay in the bucket"
