@@ -8,18 +8,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flux_training.commands.design.private_server import HEADERS
-from flux_training.commands.jobs.review import ReviewServer
+from flux_training.commands.jobs.review import Captioning, ReviewServer
+from flux_training.commands.jobs.set_aside import set_aside
+from flux_training.training.errors import FluxError
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, BrowserPage, page_in_chromium
 from tests.support.photos import photo
+from tests.training.job_folders import TRAIN_YML
 
 HOSTILE = 'a <b>cat</b> & "dog" </textarea><script>document.title = "taken over"</script>'
 ODD = "a b#1%?.jpg"
 
 
+def answer_of_a_model(image: Path) -> str:
+    """In place of a captioning service."""
+    if image.name != "00001.jpg":
+        raise FluxError("the model is busy")
+    return "from the model ohwx"
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ReviewServer]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReviewServer]:
+    monkeypatch.chdir(tmp_path)
     dataset = tmp_path / "my-job/dataset"
     dataset.mkdir(parents=True)
     for number, name in enumerate(("00001.jpg", "00002.jpg", ODD, "ü.png"), 1):
@@ -27,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[ReviewServer]:
     (dataset / "00001.txt").write_text("first ohwx\n", encoding="utf-8")
     (dataset / ODD).with_suffix(".txt").write_text(HOSTILE, encoding="utf-8")
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
-    with ReviewServer(dataset, "ohwx") as made:
+    with ReviewServer(dataset, "ohwx", Captioning("a model at example.com", answer_of_a_model)) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield made
@@ -57,6 +69,10 @@ def ask(
     text = answer.read().decode(errors="replace")
     connection.close()
     return answer.status, text, dict(answer.getheaders())
+
+
+def send(server: ReviewServer, path: str, body: object = None, **headers: str) -> tuple[int, str]:
+    return ask(server, "PUT", f"/{server.token}/{path}", body, headers)[:2]
 
 
 def put(server: ReviewServer, before: str, caption: str, **headers: str) -> tuple[int, str]:
@@ -155,6 +171,68 @@ def test_only_the_page_and_the_images_can_be_read(server: ReviewServer, path: st
     assert headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
 
 
+@pytest.mark.parametrize("path", ["caption/00001.jpg", "aside/00001.jpg", "again/00001.jpg"])
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": ""}, {"Origin": "null"}],
+)
+def test_no_action_is_open_to_another_site(server: ReviewServer, path: str, headers: dict[str, str]) -> None:
+    body = {"before": "first ohwx", "caption": "theirs", "aside": True}
+    status, text = send(server, path, body, **headers)
+    assert (status, "from the model" in text) == (403, False)
+    assert caption_of(server) == "first ohwx\n"
+
+
+@pytest.mark.parametrize("path", ["", "findings", "image/00001.jpg", "aside/00001.jpg", "review_all.js"])
+def test_no_address_can_be_read_by_dns_rebinding(server: ReviewServer, path: str) -> None:
+    set_aside(server.dataset / "00001.jpg")
+    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert ask(server, "GET", f"/{server.token}/{path}", headers=headers)[0] == 403
+
+
+def test_an_image_is_set_aside_with_its_files_and_put_back(server: ReviewServer) -> None:
+    job = server.dataset.parent
+    config = yaml.safe_load(TRAIN_YML.format(name="my-job", steps=20, save_every=10))
+    config["config"]["process"][0]["datasets"][0]["control_path"] = "control"
+    (job / "train.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (job / "control").mkdir()
+    photo(5).save(job / "control/00001.png")
+    moved = ["dataset/00001.jpg", "dataset/00001.txt", "control/00001.png"]
+    before = {path: (job / path).read_bytes() for path in moved}
+    assert send(server, "aside/00001.jpg", {"aside": True}) == (204, "")
+    assert [(job / path).exists() for path in moved] == [False] * 3
+    assert {path: (job / "set-aside" / path).read_bytes() for path in moved} == before
+    page = ask(server, "GET", f"/{server.token}/")[1]
+    assert ('src="aside/00001.jpg"' in page, 'data-image="00001.jpg"' in page) == (True, True)
+    assert ask(server, "GET", f"/{server.token}/aside/00001.jpg")[0] == 200
+    assert send(server, "aside/00001.jpg", {"aside": False}) == (204, "")
+    assert {path: (job / path).read_bytes() for path in moved} == before
+
+
+def test_nothing_is_overwritten_by_setting_aside(server: ReviewServer) -> None:
+    in_the_way = server.dataset.parent / "set-aside/dataset/00001.txt"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("kept", encoding="utf-8")
+    status, text = send(server, "aside/00001.jpg", {"aside": True})
+    assert (status, "00001.txt: exists and is not overwritten" in text) == (409, True)
+    assert (caption_of(server), in_the_way.read_text(encoding="utf-8")) == ("first ohwx\n", "kept")
+    assert send(server, "aside/00001.jpg", {"aside": False})[0] == 400
+
+
+def test_an_image_is_captioned_again_on_request(server: ReviewServer) -> None:
+    """The page saves the caption, after it has compared the file."""
+    assert send(server, "again/00001.jpg", {}) == (200, '{"caption": "from the model ohwx"}')
+    assert send(server, "again/00002.jpg", {}) == (502, "the model is busy\n")
+    assert caption_of(server) == "first ohwx\n"
+
+
+def test_findings_are_listed_by_image(server: ReviewServer) -> None:
+    (server.dataset / "00002.txt").write_text("x", encoding="utf-8")
+    found = json.loads(ask(server, "GET", f"/{server.token}/findings")[1])
+    assert "caption-missing" in [one["code"] for one in found["%C3%BC.png"]]
+    assert all(one["message"] for own in found.values() for one in own)
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -232,6 +310,79 @@ def test_captions_can_be_corrected_with_the_keyboard_alone(server: ReviewServer)
         page.get_by_label("without a caption").check()
         assert page.locator(".card:visible").count() == 1
     assert seen.console_errors == []
+
+
+@NEEDS_CHROMIUM
+def test_all_captions_can_be_changed_and_changes_undone(server: ReviewServer) -> None:
+    from playwright.sync_api import expect
+
+    (server.dataset / "00002.txt").write_text("a cat and a cat\n", encoding="utf-8")
+    with page_in_chromium(server.address) as seen:
+        page, done, undo = seen.page, seen.page.locator("#done"), seen.page.get_by_role("button", name="Undo")
+        page.get_by_text("Change all captions shown").click()
+        page.get_by_label("Search").fill("cat")
+        page.get_by_label("Replace by").fill("$& dog")
+        page.get_by_role("button", name="Replace").click()
+        expect(done).to_have_text("“cat” replaced by “$& dog” in 2 captions")
+        assert (server.dataset / "00002.txt").read_text() == "a $& dog and a $& dog\n"
+        undo.click()
+        expect(done).to_contain_text("Undone")
+        assert (server.dataset / "00002.txt").read_text() == "a cat and a cat\n"
+        assert (server.dataset / ODD).with_suffix(".txt").read_text() == HOSTILE + "\n"
+        page.get_by_role("button", name="Insert it").click()
+        expect(done).to_have_text("Trigger word inserted in 2 captions")
+        assert (server.dataset / "00002.txt").read_text() == "a cat and a cat ohwx\n"
+        assert caption_of(server) == "first ohwx\n"
+        page.locator("#caption-2").fill("mine")
+        undo.click()
+        expect(done).to_have_text("Undone, but for 1 caption that you have changed since")
+        assert page.locator("#caption-2").input_value() == "mine"
+        page.get_by_label("Search").fill("first ohwx")
+        page.get_by_label("Replace by").fill("")
+        page.get_by_role("button", name="Replace").click()
+        expect(done).to_contain_text("1 caption left alone, because nothing would remain")
+        expect(undo).to_be_disabled()
+    assert seen.console_errors == []
+
+
+@NEEDS_CHROMIUM
+def test_images_are_set_aside_captioned_again_and_filtered_by_finding(server: ReviewServer) -> None:
+    from playwright.sync_api import expect
+
+    with page_in_chromium(server.address) as seen:
+        page, card, done = seen.page, seen.page.locator(".card:visible"), seen.page.locator("#done")
+        page.get_by_label("Finding").select_option("caption-missing")
+        expect(card).to_have_count(2)
+        expect(card.first.locator(".found")).to_contain_text("no caption")
+        page.get_by_label("Finding").select_option("")
+        expect(card).to_have_count(4)
+        again = page.get_by_role("button", name="Caption again")
+        again.first.click()
+        expect_state(seen, 1, "saved")
+        assert caption_of(server) == "from the model ohwx\n"
+        again.nth(1).click()
+        expect_state(seen, 2, "no caption: the model is busy")
+        page.get_by_role("button", name="Undo").click()
+        expect(done).to_have_text("Undone: An image was captioned again")
+        assert caption_of(server) == "first ohwx\n"
+        page.get_by_role("button", name="Set aside").first.focus()
+        page.keyboard.press("Enter")
+        expect(card).to_have_count(3)
+        expect(page.locator("#caption-2")).to_be_focused()
+        assert page.locator("#count").inner_text() == "3"
+        assert seen.accessibility_violations() == []
+        page.reload()
+        expect(card).to_have_count(3)
+        page.get_by_role("button", name="Put back").click()
+        expect(card).to_have_count(4)
+        page.get_by_role("button", name="Set aside").nth(1).click()
+        expect(page.get_by_role("button", name="Put back")).to_be_visible()
+        page.get_by_role("button", name="Undo").click()
+        expect(page.get_by_role("button", name="Put back")).to_be_hidden()
+        expect(card).to_have_count(4)
+        assert (server.dataset / "00002.jpg").exists()
+    # The refused caption of the second image.
+    assert [error for error in seen.console_errors if "502" not in error] == []
 
 
 @NEEDS_CHROMIUM

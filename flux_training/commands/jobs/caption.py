@@ -7,7 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
 @click.option(
     "--review",
     is_flag=True,
-    help="Open the images and captions in a browser to correct them. Does not use a model.",
+    help="Open the images and captions in a browser to correct them. The model is used only for an image that you have captioned again there.",
 )
 @click.option(
     "--dry-run", is_flag=True, help="Show how many images would be captioned and the cost. Send nothing."
@@ -179,15 +180,13 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     Ctrl-C keeps what is there; run the same command to continue.
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
-    if review:
-        from flux_training.commands.jobs.review import serve
-
-        serve(dataset, _trigger_word(dataset.parent))
-        return
     known = PRICES.get(given["model"])
     controls = _control_folders(dataset.parent)
     given["instruction"] = given["instruction"] or _instruction(dataset.parent, bool(controls))
     options = CaptionOptions(price=price or (Price(*known) if known else None), controls=controls, **given)
+    if review:
+        _review(dataset, options)
+        return
     with only_one_in(dataset):
         missing = uncaptioned(dataset)
         _check_trigger(dataset.parent, options)
@@ -198,6 +197,26 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
             )
         if missing and not dry_run:
             _caption_all(missing, options, flux_command(f"caption {name} --review", stack))
+
+
+def _review(dataset: Path, options: CaptionOptions) -> None:
+    """Serve the review page; it can ask the model for another caption."""
+    from flux_training.commands.jobs.review import Captioning, serve
+
+    trigger = _trigger_word(dataset.parent)
+    if TRIGGER in options.trigger and not trigger:
+        options = replace(options, position="none")
+    service = f"{options.model} at {host_of(options.base_url)}"
+    serve(dataset, trigger, Captioning(service, lambda image: _caption_again(image, options)))
+
+
+def _caption_again(image: Path, options: CaptionOptions) -> str:
+    """Another caption for an image; it is not saved. Raises FluxError."""
+    with closing(_captioner(options, threading.Event())) as captioner:
+        outcome = _ask(captioner, image, options)
+    if outcome is None or outcome.problem:
+        raise FluxError(f"{image.name}: {outcome.problem if outcome else 'stopped'}")
+    return outcome.caption
 
 
 def _check_trigger(job: Path, options: CaptionOptions) -> None:
@@ -248,16 +267,8 @@ def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -
 
 def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) -> None:
     """`review` is the command that opens the review page."""
-    from flux_training.clients.captioning.captioner import Captioner, key_for
-
     stop = threading.Event()
-    key = key_for(options.base_url, os.environ)
-    if key is None and os.environ.get(KEY_VARIABLE):
-        say(f"{KEY_VARIABLE} is not sent: http to {host_of(options.base_url)} is not encrypted")
-    captioner = Captioner(
-        options.model, options.base_url, key, options.instruction,
-        max_tokens=options.max_tokens, per_minute=options.per_minute, stop=stop,
-    )  # fmt: skip
+    captioner = _captioner(options, stop)
     outcomes: list[CaptionOutcome] = []
 
     def caption_image(image: Path) -> None:
@@ -282,6 +293,18 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
     say(f"Next: {review} shows images and captions side by side.")
 
 
+def _captioner(options: CaptionOptions, stop: threading.Event) -> Captioner:
+    from flux_training.clients.captioning.captioner import Captioner, key_for
+
+    key = key_for(options.base_url, os.environ)
+    if key is None and os.environ.get(KEY_VARIABLE):
+        say(f"{KEY_VARIABLE} is not sent: http to {host_of(options.base_url)} is not encrypted")
+    return Captioner(
+        options.model, options.base_url, key, options.instruction,
+        max_tokens=options.max_tokens, per_minute=options.per_minute, stop=stop,
+    )  # fmt: skip
+
+
 def _refuse_hopeless(captioner: Captioner, outcomes: Sequence[CaptionOutcome]) -> None:
     """Raises FluxError if the first images have shown that no image will get a caption."""
     if len(outcomes) == PROBES:
@@ -292,6 +315,15 @@ def _refuse_hopeless(captioner: Captioner, outcomes: Sequence[CaptionOutcome]) -
 
 def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
     """Caption one image and save the caption at once; None if the user stopped before the answer."""
+    outcome = _ask(captioner, image, options)
+    if outcome and outcome.caption and not _write(image, outcome.caption):
+        problem = "another program has written a caption meanwhile; it is kept"
+        return replace(outcome, caption="", problem=problem)
+    return outcome
+
+
+def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
+    """The model's caption of an image, with the trigger word; None if the user stopped before the answer."""
     from flux_training.clients.captioning.captioner import Refused, Stopped
     from flux_training.clients.captioning.requests import NotACompletion
 
@@ -308,13 +340,9 @@ def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> 
         raise
     except FluxError as error:
         return CaptionOutcome(image, problem=str(error), hopeless=isinstance(error, NotACompletion))
-    text, problem = found.text, found.problem
-    if text:
-        text = place_trigger(text, options.trigger, options.position)
-        if not _write(image, text):
-            text, problem = "", "another program has written a caption meanwhile; it is kept"
+    text = place_trigger(found.text, options.trigger, options.position) if found.text else ""
     tokens_in, tokens_out = sum(one.tokens_in for one in answers), sum(one.tokens_out for one in answers)
-    return CaptionOutcome(image, text, problem, tokens_in, tokens_out, found.removed, found.blind)
+    return CaptionOutcome(image, text, found.problem, tokens_in, tokens_out, found.removed, found.blind)
 
 
 def _picture(image: Path, options: CaptionOptions) -> bytes:

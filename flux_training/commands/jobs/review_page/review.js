@@ -1,4 +1,4 @@
-// Saves a caption when it loses the focus. All requests go to the server of this page.
+// Saves a caption when it loses the focus; shows the images that match the filters. review_all.js changes several captions. All requests go to the server of this page.
 "use strict";
 
 const fields = [...document.querySelectorAll("textarea")];
@@ -72,7 +72,9 @@ function save(field) {
 }
 
 function count() {
-  document.getElementById("missing").textContent = fields.filter(isMissing).length;
+  const inDataset = fields.filter((field) => !("aside" in field.closest(".card").dataset));
+  document.getElementById("count").textContent = inDataset.length;
+  document.getElementById("missing").textContent = inDataset.filter(isMissing).length;
 }
 
 function shown() {
@@ -87,11 +89,14 @@ function go(field, by) {
   target.closest(".card").scrollIntoView({ block: "start" });
 }
 
-function filter(which) {
+function filterShown() {
+  const which = document.querySelector("input[name=show]:checked").value;
+  const code = document.getElementById("finding").value;
   for (const field of fields) {
-    const text = saved.get(field);
-    const matches = which === "all" || (which === "missing" ? isMissing(field) : !hasTrigger(text));
-    field.closest(".card").hidden = !matches;
+    const card = field.closest(".card");
+    const matches = which === "all" || (which === "missing" ? isMissing(field) : !hasTrigger(saved.get(field)));
+    const isFound = code === "" || (card.dataset.findings ?? "").split(" ").includes(code);
+    card.hidden = !matches || !isFound || "aside" in card.dataset;
   }
   document.getElementById("none").hidden = shown().length > 0;
 }
@@ -116,7 +121,7 @@ for (const field of fields) {
 }
 
 for (const choice of document.querySelectorAll("input[name=show]")) {
-  choice.addEventListener("change", () => filter(choice.value));
+  choice.addEventListener("change", filterShown);
 }
 
 addEventListener("pagehide", () => fields.forEach(save));
