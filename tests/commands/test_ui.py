@@ -39,6 +39,11 @@ LAYOUT = Layout("p/")
 CONFIG, MANIFEST = TRAIN_YML.format(name="cat", steps=20, save_every=10).encode(), b'{"images": {}}'
 KEYS = LAYOUT.run("cat", run_id(MANIFEST, CONFIG))
 SAMPLE = "1795392457384__000000010_0.jpg"
+# Every address of the server.
+PATHS = (
+    *("", "ui.js", "shared.js", "ui.css", "icon.svg", "events", "past", "offers"),
+    *(f"run/cat/{KEYS.run}", f"image/cat/{KEYS.run}/{SAMPLE}", "log/cat"),
+)
 
 
 def row(name: str = "cat", state: RunState = RunState.RUNNING, step: int = 3, problem: str = "") -> JobRow:
@@ -92,6 +97,14 @@ def deployed_with(watcher: CountedWatcher) -> DeployedStack:
     return DeployedStack(cast(Watcher, watcher), cast(Connection, SimpleNamespace(cloud="local")), LAYOUT)
 
 
+def offers_of(watcher: CountedWatcher) -> dict[str, Any]:
+    if watcher.problem == "down":
+        raise ServiceError("SaladCloud does not answer")
+    rows = [("RTX 5090", "0.450", "3", "2.0 h", "$0.90"), (HOSTILE, "-", "-", "-", "unknown")]
+    clusters = [{"heading": "RTX 5090 at priority high", "rows": rows}]
+    return {"columns": ("GPU class", "$/hour", "Free", "Hours", "Dollars"), "clusters": clusters, "note": "*"}
+
+
 def live_with(watcher: CountedWatcher) -> LiveStack:
     return LiveStack("dev", lambda: deployed_with(watcher))
 
@@ -99,7 +112,7 @@ def live_with(watcher: CountedWatcher) -> LiveStack:
 @contextmanager
 def serving(watcher: CountedWatcher) -> Iterator[UiServer]:
     live = live_with(watcher)
-    with UiServer(live) as server:
+    with UiServer(live, lambda: offers_of(watcher)) as server:
         threads = [
             threading.Thread(target=server.serve_forever, args=(0.02,)),
             threading.Thread(target=live.run),
@@ -153,7 +166,7 @@ def ask(
         {"Origin": "null"},
     ],
 )
-@pytest.mark.parametrize("path", ["", "events", f"run/cat/{KEYS.run}"])
+@pytest.mark.parametrize("path", PATHS)
 def test_another_site_cannot_read(server: UiServer, headers: dict[str, str], path: str) -> None:
     """DNS rebinding sends a foreign Host, a script of another site its Origin."""
     status, body, _ = ask(server, f"/{server.token}/{path}", headers=headers)
@@ -190,7 +203,7 @@ def test_the_page_only_reads(server: UiServer, method: str) -> None:
 
 def test_every_answer_has_the_security_headers(server: UiServer) -> None:
     kept = HEADERS.items() - {("Cache-Control", "no-store")}
-    for path in ("", "ui.js", "ui.css", "icon.svg", f"image/cat/{KEYS.run}/{SAMPLE}", "nothing"):
+    for path in (*(set(PATHS) - {"events", "log/cat"}), "nothing"):
         _, _, headers = ask(server, f"/{server.token}/{path}")
         assert kept <= headers.items(), path
 
@@ -305,6 +318,13 @@ def test_all_open_pages_share_one_survey(watcher: CountedWatcher) -> None:
         assert watcher.reads == 3
 
 
+def test_offers_are_asked_for_when_the_page_is_opened(watcher: CountedWatcher, server: UiServer) -> None:
+    status, body, _ = ask(server, f"/{server.token}/offers")
+    assert (status, json.loads(body)["clusters"][0]["rows"][0][0]) == (200, "RTX 5090")
+    watcher.problem = "down"
+    assert ask(server, f"/{server.token}/offers")[:2] == (502, b"SaladCloud does not answer\n")
+
+
 def test_a_service_that_does_not_answer_is_named_and_the_jobs_stay(watcher: CountedWatcher) -> None:
     live = live_with(watcher)
     watcher.permits.release(2)
@@ -337,6 +357,10 @@ def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
         expect(page.locator("#message")).to_have_text(HOSTILE)
         expect(page.locator("#findings")).to_contain_text("step is not valid")
         expect(page.locator("#samples img").first).to_be_visible()
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        page.get_by_role("link", name="GPU classes").press("Enter")
+        expect(page.locator("tbody th").last).to_have_text(HOSTILE)
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
         assert page.locator("script").count() == 2
     assert seen.console_errors == []

@@ -18,8 +18,10 @@ from flux_training.training.bill import show_dollar_range, show_dollars, show_ti
 from flux_training.training.cost import Bill
 from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.settings import StackSettings
 
 COLUMNS = ("GPU class", "$/hour", "Free", "Hours", "Dollars")
+TOO_SMALL = "has less memory than the jobs need"
 
 
 @click.command()
@@ -31,19 +33,30 @@ def offers(stack: str, as_json: bool) -> None:
     The estimate is for all jobs from the start, also those that are trained already. `cluster.gpu` chooses the class: a name, several
     names, or a condition.
     """
-    settings = stack_settings(project_root(), stack)
-    services = StackServices(connection_of(read_only_engine(stack), stack), settings)
-    found = class_offers(services, declare_jobs(settings))
+    found = read_offers(stack)
     if as_json:
         clusters = {name: [_document(offer) for offer in own] for name, own in found.items()}
         click.echo(json.dumps({"version": 1, "stack": stack, "clusters": clusters}, indent=2))
         return
+    settings = stack_settings(project_root(), stack)
     for name, own in found.items():
-        cluster = settings.all_clusters[name]
-        say(f"{f'Cluster {name}: ' if name else ''}{cluster.gpu} at priority {cluster.priority}")
+        say(offers_heading(settings, name))
         screen.print(_table(own))
     if any(not offer.fits for own in found.values() for offer in own):
-        say("* has less memory than the jobs need")
+        say(f"* {TOO_SMALL}")
+
+
+def read_offers(stack: str) -> dict[str, list[ClassOffer]]:
+    """By cluster, those first that fit and cost least. Raises FluxError."""
+    settings = stack_settings(project_root(), stack)
+    services = StackServices(connection_of(read_only_engine(stack), stack), settings)
+    return class_offers(services, declare_jobs(settings))
+
+
+def offers_heading(settings: StackSettings, cluster: str) -> str:
+    """`RTX 5090 at priority high`: what the cluster asks for."""
+    own = settings.all_clusters[cluster]
+    return f"{f'Cluster {cluster}: ' if cluster else ''}{own.gpu} at priority {own.priority}"
 
 
 def gpu_time(bill: Bill) -> Range | None:
@@ -57,15 +70,20 @@ def _table(found: Sequence[ClassOffer]) -> Table:
     for title in COLUMNS:
         table.add_column(title, justify="left" if title == COLUMNS[0] else "right")
     for offer in found:
-        time, price = gpu_time(offer.bill), offer.gpu.usd_an_hour
-        table.add_row(
-            f"{offer.gpu.name}{'' if offer.fits else ' *'}",
-            "-" if price is None else f"{price:.3f}",
-            "-" if offer.available is None else str(offer.available),
-            "-" if time is None else show_time_range(time),
-            show_dollar_range(offer.bill.cost) or show_dollars(offer.bill.usd),
-        )
+        table.add_row(*offer_row(offer))
     return table
+
+
+def offer_row(offer: ClassOffer) -> tuple[str, ...]:
+    """The values of COLUMNS."""
+    time, price = gpu_time(offer.bill), offer.gpu.usd_an_hour
+    return (
+        f"{offer.gpu.name}{'' if offer.fits else ' *'}",
+        "-" if price is None else f"{price:.3f}",
+        "-" if offer.available is None else str(offer.available),
+        "-" if time is None else show_time_range(time),
+        show_dollar_range(offer.bill.cost) or show_dollars(offer.bill.usd),
+    )
 
 
 def _document(offer: ClassOffer) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """`flux ui`: serves the live page of a stack."""
 
 import threading
+from typing import Any
 
 import rich_click as click
 
 from flux_training.commands.cli import say, stack_option
+from flux_training.commands.jobs.offers import COLUMNS, TOO_SMALL, offer_row, offers_heading, read_offers
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_root
 from flux_training.commands.ui.live import DeployedStack, LiveStack
 from flux_training.commands.ui.server import UiServer
 from flux_training.commands.watch.watcher import Watcher
@@ -31,7 +35,7 @@ def ui(port: int | None, stack: str) -> None:
     read_only_engine(stack)
     live = LiveStack(stack, lambda: find_deployed(stack))
     try:
-        server = UiServer(live, port or 0)
+        server = UiServer(live, lambda: offers_document(stack), port or 0)
     except OSError as error:
         raise BadInput([f"--port {port}: {error.strerror}; without --port any free port is used"]) from None
     with server:
@@ -43,6 +47,16 @@ def ui(port: int | None, stack: str) -> None:
             say("\nstopped")
         finally:
             live.close()
+
+
+def offers_document(stack: str) -> dict[str, Any]:
+    """The GPU classes for each cluster of the stack as rows of texts. Raises FluxError."""
+    settings = stack_settings(project_root(), stack)
+    clusters = [
+        {"heading": offers_heading(settings, name), "rows": [offer_row(offer) for offer in found]}
+        for name, found in read_offers(stack).items()
+    ]
+    return {"columns": COLUMNS, "clusters": clusters, "note": f"* {TOO_SMALL}."}
 
 
 def find_deployed(stack: str) -> DeployedStack | None:

@@ -2,11 +2,11 @@
 
 import json
 import threading
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from flux_training.clients.errors import ServiceError
 from flux_training.commands.cli import outputs_of
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
 from flux_training.commands.design.style import shared_script, style_with
@@ -14,6 +14,7 @@ from flux_training.commands.ui.live import LiveStack
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import read_image, read_run
 from flux_training.commands.watch.logs import LogReader
+from flux_training.training.errors import FluxError
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.run import RunKeys
 
@@ -33,11 +34,11 @@ MAX_LOG_LINES = 200
 
 
 class UiServer(PrivateServer):
-    """Serves one stack."""
+    """Serves one stack. `read_offers`: the offers of GPU classes; asks SaladCloud, and raises FluxError."""
 
-    def __init__(self, live: LiveStack, port: int = 0) -> None:
+    def __init__(self, live: LiveStack, read_offers: Callable[[], dict[str, Any]], port: int = 0) -> None:
         super().__init__(UiHandler, port)
-        self.live = live
+        self.live, self.read_offers = live, read_offers
         self.streams = threading.BoundedSemaphore(MAX_STREAMS)
         self.images = threading.BoundedSemaphore(MAX_PARALLEL_IMAGES)
 
@@ -53,7 +54,7 @@ class UiHandler(PrivateHandler):
             return
         try:
             self._route(path)
-        except ServiceError as error:
+        except FluxError as error:
             self.refuse(HTTPStatus.BAD_GATEWAY, str(error))
         except ConnectionError:
             # The page was closed.
@@ -71,6 +72,8 @@ class UiHandler(PrivateHandler):
             self.answer(200, "text/javascript; charset=utf-8", shared_script().encode())
         elif path == "events":
             self._stream()
+        elif path == "offers":
+            self._answer_json(self.server.read_offers())
         elif path == "past":
             self._answer_past_runs()
         else:

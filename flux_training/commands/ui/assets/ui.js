@@ -275,6 +275,29 @@ function pastRow(run) {
   return row;
 }
 
+// GPU classes.
+
+async function openOffers() {
+  main.replaceChildren(make("p", { class: "soft" }, "Asking for prices and free nodes …"));
+  const found = await ask("offers");
+  if (shown !== "offers") return;
+  if (found.failure) {
+    main.replaceChildren(make("p", { class: "alarm" }, found.failure));
+    return;
+  }
+  main.replaceChildren(
+    make("p", { class: "soft" }, "Hours and dollars are for all declared jobs from the start."),
+    ...found.clusters.map((cluster) => make("section", {}, make("h2", {}, cluster.heading), offersTable(found.columns, cluster))),
+    make("p", { class: "soft" }, found.note));
+}
+
+function offersTable(columns, cluster) {
+  const row = ([name, ...values]) => make("tr", {}, make("th", { scope: "row" }, name), ...values.map((value) => make("td", {}, value)));
+  const head = make("tr", {}, ...columns.map((title) => make("th", { scope: "col" }, title)));
+  return make("div", { class: "scroll", role: "group", "aria-label": cluster.heading, tabindex: "0" },
+    make("table", {}, make("thead", {}, head), make("tbody", {}, ...cluster.rows.map(row))));
+}
+
 // Requests, and what is shown.
 
 /** The server's JSON, or {failure}. */
@@ -290,7 +313,8 @@ async function ask(address) {
 function show() {
   const wanted = location.hash.slice(1);
   const [kind, job, run] = wanted.split("/");
-  const title = kind === "run" ? job : kind === "past" ? "Past runs" : stack ? `Jobs of ${stack.stack}` : "Jobs";
+  const titles = { run: job, past: "Past runs", offers: "GPU classes" };
+  const title = titles[kind] ?? (stack ? `Jobs of ${stack.stack}` : "Jobs");
   setText("title", title);
   document.title = stack && !kind ? overviewTitle() : title;
   const isNew = wanted !== shown;
@@ -298,8 +322,8 @@ function show() {
   if (isNew && kind === "run") openRun(job, run);
   else if (isNew) main.replaceChildren();
   if (kind === "run") updateRun(job, run);
-  else if (kind === "past") {
-    if (isNew) openPast();
+  else if (kind === "past" || kind === "offers") {
+    if (isNew) kind === "past" ? openPast() : openOffers();
   } else if (stack) showJobs();
 }
 
