@@ -236,7 +236,7 @@ def test_a_run_is_read_from_the_bucket() -> None:
 
 def test_prompts_of_another_train_yml_are_not_shown() -> None:
     other = {f"{KEYS.config}train.yml": CONFIG.replace(b"a photo of", b"send money to")}
-    found = read_run(as_storage(sound_run() | other), KEYS)
+    found = read_run(as_storage(sound_run() | other), KEYS, "dev")
     assert found["prompts"][0]["prompt"] == "prompt 1"
     assert found["findings"] == [CHANGED_CONFIG]
 
