@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pulumi_embedded.errors import EngineError
+from pulumi_embedded.errors import EngineError, StackNotFoundError
 from pulumi_embedded.project import selection
 from pulumi_embedded.project.config import Project, StackConfig, check_stack_name, find_project
 from pulumi_embedded.project.secrets import Crypter, read_passphrase
 from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.state import serialization, snapshot
-from pulumi_embedded.state.backend import Backend, StackId
+from pulumi_embedded.state.backend import ORGANIZATION, Backend, StackId
 from pulumi_embedded.state.serialization import Json, StackState
 
 
@@ -43,10 +43,22 @@ class Session:
         if not name:
             known = f" (known: {', '.join(names)})" if (names := self.known_stacks()) else ""
             raise EngineError(f"no stack selected: use --stack NAME or `pulumi stack select NAME`{known}")
-        return StackId(self.project.name, check_stack_name(name))
+        return self.stack_named(name)
+
+    def stack_named(self, name: str) -> StackId:
+        """The stack of this project in `dev`, `organization/dev` or `organization/<project>/dev`. Raises EngineError."""
+        *qualifiers, short = name.split("/")
+        project = self.project.name
+        if len(qualifiers) > 2 or qualifiers[:1] not in ([], [ORGANIZATION]):
+            raise EngineError(
+                f"{name!r}: organization name must be {ORGANIZATION!r}; write {ORGANIZATION}/{project}/{short}"
+            )
+        if qualifiers[1:] not in ([], [project]):
+            raise StackNotFoundError(f"no stack named {name!r} found: this is project {project}")
+        return StackId(project, check_stack_name(short))
 
     def chosen_stack(self) -> str | None:
-        """The name given for this command, else that of the selected stack."""
+        """The name given for this command, otherwise that of the selected stack."""
         name = self.requested or os.environ.get("PULUMI_STACK")
         return name or selection.selected_stack(self.project.name, self.project.file, self.backend.url)
 
@@ -94,9 +106,9 @@ class Session:
         return serialization.load_state(deployment, self.state_crypter(deployment, stack))
 
 
-def create_stack(session: Session, name: str) -> None:
+def create_stack(session: Session, name: str) -> StackId:
     """Create a stack, with an encryption salt in its configuration file. Raises EngineError if it exists."""
-    stack = StackId(session.project.name, check_stack_name(name))
+    stack = session.stack_named(name)
     if session.exists(stack):
         raise EngineError(f"stack '{name}' already exists")
     config = StackConfig(session.project.stack_config_file(stack.name))
@@ -108,3 +120,4 @@ def create_stack(session: Session, name: str) -> None:
         config.save()
     salt = config.salt or ""
     session.backend.write(stack, snapshot.checkpoint_of(stack, snapshot.new_deployment(salt)))
+    return stack

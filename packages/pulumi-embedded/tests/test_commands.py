@@ -30,6 +30,28 @@ def test_stacks_are_created_selected_listed_and_removed(stack: EngineStack) -> N
     assert "still has resources" in stack.run("stack", "rm", "--yes", code=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("organization/test/dev", 0, ""),
+        ("organization/dev", 0, ""),
+        ("me/test/dev", 1, "organization name must be 'organization'; write organization/test/dev"),
+        ("test/dev", 1, "organization name must be 'organization'"),
+        ("organization/other/dev", 6, "no stack named 'organization/other/dev' found: this is project test"),
+        ("a/organization/test/dev", 1, "organization name must be 'organization'"),
+    ],
+)
+def test_a_stack_of_another_project_is_never_this_one(
+    stack: EngineStack, name: str, code: int, said: str
+) -> None:
+    for command in (("stack", "--stack", name), ("stack", "select", name)):
+        assert said in stack.run(*command, code=code)
+    if code:
+        for command in (("stack", "init", name), ("stack", "rm", name, "--yes"), ("stack", "rename", name)):
+            assert said in stack.run(*command, code=code)
+        assert stack.state_file.exists()
+
+
 def test_only_an_empty_stack_is_removed_after_destroy(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}, "two": {"text": "b"}})
     stack.up()
@@ -210,6 +232,19 @@ def test_other_backends_and_runtimes_are_refused(stack: EngineStack) -> None:
 def test_a_value_may_come_after_options(stack: EngineStack, arguments: tuple[str, ...]) -> None:
     stack.run("config", "set", *arguments)
     assert stack.run("config", "get", "size") == "5\n"
+
+
+def test_flags_may_have_a_value(stack: EngineStack) -> None:
+    stack.spec({"one": {"text": "a"}})
+    assert "--yes or --skip-preview must be passed" in stack.run("up", "--yes=false", code=2)
+    stack.run("up", "--yes=true", "--skip-preview=true", "--refresh=false")
+    stack.run("config", "set", "flag", "--", "--yes=true")
+    assert stack.run("config", "get", "flag") == "--yes=true\n"
+
+
+def test_a_key_has_one_namespace(stack: EngineStack) -> None:
+    assert "invalid configuration key 'a:b:c'" in stack.run("config", "set", "a:b:c", "1", code=1)
+    assert "no stack named 'gone' found" in stack.run("config", "set", "a", "1", "-s", "gone", code=6)
 
 
 def test_history_has_pages(stack: EngineStack) -> None:

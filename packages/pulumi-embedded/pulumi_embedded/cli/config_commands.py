@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from pulumi_embedded.errors import EngineError
+from pulumi_embedded.errors import EngineError, StackNotFoundError
 from pulumi_embedded.project.config import ConfigValue, StackConfig, full_key
 from pulumi_embedded.project.secrets import Crypter, read_passphrase
 from pulumi_embedded.properties import paths
@@ -101,8 +101,8 @@ def _values_in_json(text: str) -> list[tuple[str, ConfigValue]]:
 
 def _check_exists(session: Session) -> None:
     if not session.exists(session.stack):
-        raise EngineError(
-            f"no stack named '{session.stack.name}' found; create it with `stack init {session.stack.name}`"
+        raise StackNotFoundError(
+            f"no stack named '{session.stack.name}' found; create it with `pulumi stack init {session.stack.name}`"
         )
 
 

@@ -6,6 +6,7 @@ with `--expect-no-changes`; 8 if the user declines.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +18,10 @@ from pulumi_embedded.errors import EngineError, NeedsCliError
 from pulumi_embedded.session import Session
 
 DEFAULT_PARALLEL: Final = 16
+_FLAG_WITH_VALUE: Final = re.compile(
+    "(--(?:clear-pending-creates|continue-on-error|diff|exclude-dependents|expect-no-changes|non-interactive|preview-only|refresh|"
+    "remove|run-program|show-secrets|skip-preview|suppress-outputs|target-dependents|yes))=(true|false)"
+)
 # The names and the settings of an argument, as for `add_argument`.
 _Option = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -34,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command, and return its exit status."""
     parser = make_parser()
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_args(_without_values_of_flags(arguments))
     unknown = _without_late_value(options, unknown)
     if unknown:
         line = " ".join([getattr(options, "command_line", parser.prog), *unknown])
@@ -56,6 +61,18 @@ def run_command(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _without_values_of_flags(arguments: Sequence[str]) -> list[str]:
+    """With `--yes` for `--yes=true`, and without `--yes=false`: no flag is on by default."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    found = [_FLAG_WITH_VALUE.fullmatch(text) for text in arguments[:end]]
+    given = [
+        match[1] if match else text
+        for text, match in zip(arguments, found, strict=False)
+        if not match or match[2] == "true"
+    ]
+    return [*given, *arguments[end:]]
 
 
 def _without_late_value(options: argparse.Namespace, unknown: list[str]) -> list[str]:

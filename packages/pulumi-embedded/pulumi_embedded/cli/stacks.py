@@ -15,7 +15,6 @@ from pulumi_embedded import VERSION
 from pulumi_embedded.errors import EngineError, StackNotFoundError
 from pulumi_embedded.program.processes import interpreter
 from pulumi_embedded.project import selection
-from pulumi_embedded.project.config import check_stack_name
 from pulumi_embedded.properties import urns, values
 from pulumi_embedded.session import Session, create_stack
 from pulumi_embedded.state import locks, serialization, snapshot
@@ -37,33 +36,32 @@ def show_stack(session: Session, options: argparse.Namespace) -> int:
 def init_stack(session: Session, options: argparse.Namespace) -> int:
     name = options.name or session.requested
     if not name:
-        raise EngineError("missing stack name: use `stack init NAME`")
-    create_stack(session, name)
-    print(f"Created stack '{check_stack_name(name)}'")
+        raise EngineError("missing stack name: use `pulumi stack init NAME`")
+    created = create_stack(session, name)
+    print(f"Created stack '{created.name}'")
     if not options.no_select:
-        _select(session, name)
+        _select(session, created)
     return 0
 
 
 def select_stack(session: Session, options: argparse.Namespace) -> int:
     name = options.name or session.requested
     if not name:
-        raise EngineError("missing stack name: use `stack select NAME`")
-    stack = StackId(session.project.name, check_stack_name(name))
+        raise EngineError("missing stack name: use `pulumi stack select NAME`")
+    stack = session.stack_named(name)
     if not session.exists(stack):
         if not options.create:
             raise StackNotFoundError(
-                f"no stack named '{name}' found; create it with `stack select --create {name}`"
+                f"no stack named '{name}' found; create it with `pulumi stack select --create {stack.name}`"
             )
         create_stack(session, name)
         print(f"Created stack '{stack.name}'")
-    _select(session, name)
+    _select(session, stack)
     return 0
 
 
-def _select(session: Session, name: str) -> None:
-    stack = check_stack_name(name)
-    selection.select_stack(session.project.name, session.project.file, session.backend.url, stack)
+def _select(session: Session, stack: StackId) -> None:
+    selection.select_stack(stack.project, session.project.file, session.backend.url, stack.name)
 
 
 def select_only_stack(session: Session) -> None:
@@ -71,11 +69,11 @@ def select_only_stack(session: Session) -> None:
     known = [] if session.chosen_stack() else session.known_stacks()
     if len(known) != 1:
         return
-    (name,) = known
-    if not session.exists(StackId(session.project.name, check_stack_name(name))):
-        create_stack(session, name)
-    _select(session, name)
-    print(f"No stack was selected: using {name}, the only one of this project.", file=sys.stderr)
+    stack = session.stack_named(known[0])
+    if not session.exists(stack):
+        create_stack(session, stack.name)
+    _select(session, stack)
+    print(f"No stack was selected: using {stack.name}, the only one of this project.", file=sys.stderr)
 
 
 def list_stacks(session: Session, options: argparse.Namespace) -> int:
@@ -147,7 +145,8 @@ def show_outputs(session: Session, options: argparse.Namespace) -> int:
             raise EngineError(f"current stack does not have output property '{name}'")
         value = _shown(outputs[name], options.show_secrets)
         plain = isinstance(value, str) and not options.json
-        print(value if plain else values.compact_json(value))
+        text = json.dumps(value, indent=2, ensure_ascii=False) if options.json else values.compact_json(value)
+        print(value if plain else text)
         return 0
     shown = {key: _shown(value, options.show_secrets) for key, value in sorted(outputs.items())}
     if options.json:
@@ -270,13 +269,13 @@ def _check_empty(session: Session) -> None:
     latest = session.deployment()
     if latest.get("resources"):
         raise EngineError(
-            f"'{session.stack.name}' still has resources; removal rejected. Run `destroy` first, or use --force to "
+            f"'{session.stack.name}' still has resources; removal rejected. Run `pulumi destroy` first, or use --force to "
             "remove the stack and keep its resources"
         )
     for pending in latest.get("pending_operations") or []:
         raise EngineError(
             f"an earlier update ended while it was {pending['type']} {pending['resource']['urn']}, which may therefore "
-            "exist; removal rejected. Run `up` and `destroy`, or `refresh --clear-pending-creates`, or `stack rm --force`"
+            "exist; removal rejected. Run `pulumi up` and `pulumi destroy`, or `pulumi refresh --clear-pending-creates`, or `pulumi stack rm --force`"
         )
 
 
@@ -303,6 +302,8 @@ def cancel_update(session: Session, options: argparse.Namespace) -> int:
     if options.name:
         session.requested = options.name
     stack = session.stack
+    if not session.exists(stack):
+        raise StackNotFoundError(f"no stack named '{stack.name}' found")
     count, running = locks.remove_locks(session.backend.store, session.backend.lock_folder(stack))
     print(f"The currently running update for '{stack.name}' has been canceled! ({count} lock(s) removed)")
     for pid in running:

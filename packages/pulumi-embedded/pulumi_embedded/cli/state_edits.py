@@ -8,7 +8,6 @@ from dataclasses import replace
 from pulumi_embedded.cli.stacks import locked
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project import selection
-from pulumi_embedded.project.config import check_stack_name
 from pulumi_embedded.properties import urns
 from pulumi_embedded.session import Session
 from pulumi_embedded.state import serialization, snapshot
@@ -59,7 +58,7 @@ def unprotect_resources(session: Session, options: argparse.Namespace) -> int:
 def rename_stack(session: Session, options: argparse.Namespace) -> int:
     """Rename the stack in its state, history and configuration file, and select it under its new name."""
     old = session.stack
-    new = StackId(old.project, check_stack_name(options.name))
+    new = session.stack_named(options.name)
     if session.exists(new):
         raise EngineError(f"a stack named {new.name} already exists")
     backend = session.backend

@@ -142,13 +142,12 @@ def _mapping(path: Path, content: Any, key: str) -> dict[str, Any]:
 
 
 def check_stack_name(name: str) -> str:
-    """The name in `dev` or `organization/project/dev`. Raises EngineError if it is invalid."""
-    short = name.rsplit("/", 1)[-1]
-    if not _STACK_NAME.fullmatch(short):
+    """The name. Raises EngineError if it is invalid."""
+    if not _STACK_NAME.fullmatch(name):
         raise EngineError(
             f"{name!r} is not a valid stack name: it may have up to 100 letters, digits, hyphens, underscores and periods"
         )
-    return short
+    return name
 
 
 @dataclass(frozen=True)
@@ -235,8 +234,13 @@ def is_declaration(declared: Any) -> bool:
 
 
 def full_key(project: str, key: str) -> str:
-    """The key with its namespace: `token` is short for `<project>:token`, and `<project>:config:token` is an old form."""
+    """The key with its namespace: `token` is short for `<project>:token`, and `<project>:config:token` is an old form.
+
+    Raises EngineError.
+    """
     namespace, _, name = key.replace(":config:", ":").rpartition(":")
+    if ":" in namespace:
+        raise EngineError(f"invalid configuration key {key!r}: it must have the form `<namespace>:<name>`")
     return f"{namespace or project}:{name}"
 
 

@@ -8,12 +8,12 @@ from pulumi_embedded.properties import values
 from pulumi_embedded.properties.urns import PROVIDER_PREFIX
 from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.providers.provider import Provider
+from pulumi_embedded.state.backend import ORGANIZATION
 from pulumi_embedded.state.serialization import Resource
 
 PACKAGE: Final = "pulumi"
 PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
 REFERENCE_TYPE: Final = "pulumi:pulumi:StackReference"
-_ORGANIZATION: Final = "organization"
 
 # The outputs of a stack by project and name; None if there is no such stack.
 OutputsOf = Callable[[str, str], Properties | None]
@@ -43,9 +43,9 @@ class StackReferences(Provider):
         *before, stack = name.split("/")
         if not before:
             return self._project, stack
-        if before[0] != _ORGANIZATION or len(before) != 2:
+        if before[0] != ORGANIZATION or len(before) != 2:
             raise EngineError(
-                f"the stack reference {name!r} must be STACK or {_ORGANIZATION}/PROJECT/STACK: "
-                f"organization name must be '{_ORGANIZATION}'"
+                f"the stack reference {name!r} must be STACK or {ORGANIZATION}/PROJECT/STACK: "
+                f"organization name must be '{ORGANIZATION}'"
             )
         return before[1], stack

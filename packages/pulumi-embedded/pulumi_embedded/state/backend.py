@@ -33,6 +33,10 @@ _GZIP_SUFFIX: Final = ".gz"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
+# The only one that these backends have.
+ORGANIZATION: Final = "organization"
+
+
 @dataclass(frozen=True)
 class StackId:
     """The project and the name of a stack."""
@@ -42,7 +46,7 @@ class StackId:
 
     @property
     def full(self) -> str:
-        return f"organization/{self.project}/{self.name}"
+        return f"{ORGANIZATION}/{self.project}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Backend:
             raise NeedsCliError(f"the compressed state {zstd}")
         self.check_layout()
         raise StackNotFoundError(
-            f"no stack named '{stack.name}' found in {self.url}; create it with `stack init {stack.name}`"
+            f"no stack named '{stack.name}' found in {self.url}; create it with `pulumi stack init {stack.name}`"
         )
 
     def write(self, stack: StackId, checkpoint: bytes) -> None:
