@@ -10,6 +10,7 @@ FLUX_TEST_S3_ENDPOINT_URL, FLUX_TEST_S3_ACCESS_KEY_ID, FLUX_TEST_S3_SECRET_ACCES
 import json
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,11 @@ import pytest
 from localcloud.home import Home, HomeState
 from localcloud.testing import running_cloud
 
-from tests.real.training import NodeServices
+from tests.real.training import REAL_SERVICES, STAND_INS, NodeServices
 
-# Slow steps, so that a node can be killed between two checkpoints.
-SETTINGS = {
-    "nodes": 4,
-    "step_seconds": 0.4,
-    "heartbeat_seconds": None,
-    "idle_seconds": None,
-    "autoscaler_seconds": 1,
-}
+SETTINGS = {"nodes": 4, "heartbeat_seconds": None, "idle_seconds": None}
+# Runs a worker. NODE_KELPIE_URL in the environment of a container group is a way to Kelpie for its nodes.
+NODE = 'KELPIE_API_URL="${NODE_KELPIE_URL:-$KELPIE_API_URL}" exec "$@"'
 
 
 def given(name: str) -> str:
@@ -39,8 +35,8 @@ def given(name: str) -> str:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServices]:
     home = tmp_path_factory.mktemp("services") / "cloud"
     kelpie = given("KELPIE_API_URL")
-    more = as_real(home, kelpie) if kelpie else {}
-    with running_cloud(home, **SETTINGS, **more) as connection:
+    settings = SETTINGS | (as_real(home, kelpie) if kelpie else as_local())
+    with running_cloud(home, **settings) as connection:
         if kelpie:
             connection["kelpie"]["url"] = kelpie.rstrip("/")
         if given("S3_ENDPOINT_URL"):
@@ -54,13 +50,21 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServices]
         yield NodeServices(home, connection, is_real=bool(kelpie))
 
 
+def as_local() -> dict[str, Any]:
+    worker = [sys.executable, "-m", "localcloud.node"]
+    return {"step_seconds": STAND_INS.step_seconds, "node_command": ["sh", "-c", NODE, "sh", *worker]}
+
+
 def as_real(home: Path, kelpie: str) -> dict[str, Any]:
     """Settings of a local cloud whose nodes run the real worker and ask the real Kelpie API for work."""
     folder = Home(home)
     folder.create()
     folder.save_state(HomeState(salad_api_key=given("SALAD_API_KEY")))
     worker = shlex.split(given("KELPIE_WORKER"))
+    variables = [f"KELPIE_API_URL={kelpie}", f"CONNECTION={home}/connection.json"]
     return {
         "port": urlsplit(given("SALAD_API_URL")).port or 0,
-        "node_command": ["env", f"KELPIE_API_URL={kelpie}", f"CONNECTION={home}/connection.json", *worker],
+        "step_seconds": REAL_SERVICES.step_seconds,
+        "autoscaler_seconds": 1,
+        "node_command": ["env", *variables, "sh", "-c", NODE, "sh", *worker],
     }

@@ -7,12 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from localcloud.testing import wait_until
 from node_jobs import running_group
 
+from components.training_job import TrainingJobProvider, TrainingJobState
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.queue.claims import ClaimFile
@@ -24,19 +26,35 @@ from flux_training.commands.watch.watcher import JobRow, Watcher
 from flux_training.node.bundle import PROGRAM, launcher_bundle
 from flux_training.node.job import NodeJob
 from flux_training.node.launcher.settings import config_digest
+from flux_training.training.runs.handout import REQUEUES_VARIABLE
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from tests.node.runs import RUN_ID, StoredRun
 
 OWNER = "project/stack"
 BUCKET = "real-tests"
-HEARTBEAT_SECONDS = 2
-# A launcher that has not reported after so many minutes is silent.
-STALL_MINUTES = 0.25
-MAX_SECONDS = 240
-POLL_SECONDS = 0.3
+# Without any progress. On a busy machine, a training may take many times as long as usual.
+MAX_SECONDS = 120
 STEPS, SAVE_EVERY = 20, 8
 NODE_JOB = NodeJob("", RUN_ID, 1, STEPS, SAVE_EVERY, BUCKET, "", "", "")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """In seconds. `silent_minutes`: after so long a launcher without a report is silent; `idle`: a worker without a job asks for another machine."""
+
+    step_seconds: float
+    heartbeat: int
+    poll: float
+    settle: float
+    scan: float
+    idle: int
+    silent_minutes: float
+
+
+STAND_INS = Pace(step_seconds=0.05, heartbeat=1, poll=0.1, settle=0.5, scan=0.1, idle=4, silent_minutes=0.1)
+# Each request takes longer, and the worker uploads a changed file only after it has settled.
+REAL_SERVICES = Pace(step_seconds=0.4, heartbeat=2, poll=0.3, settle=3, scan=1, idle=15, silent_minutes=0.25)
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,10 @@ class NodeServices:
     home: Path
     connection: dict[str, Any]
     is_real: bool
+
+    @property
+    def pace(self) -> Pace:
+        return REAL_SERVICES if self.is_real else STAND_INS
 
     @property
     def client(self) -> Connection:
@@ -58,7 +80,9 @@ class NodeServices:
         return storage
 
 
-def stack_outputs(jobs: Mapping[str, str], group: str, group_name: str) -> dict[str, Any]:
+def stack_outputs(
+    jobs: Mapping[str, str], group: str, group_name: str, stall_minutes: float
+) -> dict[str, Any]:
     """What the outputs of a stack would be whose jobs were queued under these ids."""
     entries = {
         job: {
@@ -66,7 +90,7 @@ def stack_outputs(jobs: Mapping[str, str], group: str, group_name: str) -> dict[
             "kelpieId": kelpie_id,
             "steps": STEPS,
             "folder": Layout("").run(job, RUN_ID).base,
-            "stallMinutes": STALL_MINUTES,
+            "stallMinutes": stall_minutes,
         }
         for job, kelpie_id in jobs.items()
     }
@@ -87,20 +111,23 @@ class NodeTraining:
     group_name: str
     job: str
     first: Job
+    stall_minutes: float
     phases: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     requeued: list[str] = field(default_factory=list)
 
     @property
     def outputs(self) -> dict[str, Any]:
-        return stack_outputs({self.job: self.first.id}, self.group, self.group_name)
+        return stack_outputs({self.job: self.first.id}, self.group, self.group_name, self.stall_minutes)
+
+    @cached_property
+    def _watcher(self) -> Watcher:
+        return Watcher(self.services.client, self.outputs)
 
     def look(self) -> JobRow:
         """One reading, which acts as `flux status --watch` does."""
-        # A new watcher each time: one alone would not read a stalled job again.
-        watcher = Watcher(self.services.client, self.outputs)
-        found = watcher.read()
-        self.requeued += queue_silent_again(watcher, found)
+        found = self._watcher.read()
+        self.requeued += queue_silent_again(self._watcher, found)
         row = found.rows[0]
         if not self.phases or self.phases[-1] != row.status.phase:
             self.phases.append(row.status.phase)
@@ -110,10 +137,10 @@ class NodeTraining:
     def wait(
         self, until: Callable[[JobRow], object] = lambda row: row.status.state == RunState.COMPLETED
     ) -> JobRow:
-        deadline = time.monotonic() + MAX_SECONDS
+        patience = Patience()
         while not until(row := self.look()):
-            assert time.monotonic() < deadline, (self.phases, self.problems, self.requeued)
-            time.sleep(POLL_SECONDS)
+            patience.check((row.status.phase, row.status.progress.step), (self.phases, self.problems))
+            time.sleep(self.services.pace.poll)
         return row
 
     def wait_for_report(self) -> Job:
@@ -130,15 +157,56 @@ class NodeTraining:
         return (ends[0] - min(job.created for job in jobs if job.created)).total_seconds()
 
     def kill_node_with_checkpoint(self) -> None:
-        """A power cut of the node that has the run's files, once the first checkpoint is in the bucket."""
-        storage = self.services.storage
-        checkpoint = f"{Layout('').run(self.job, RUN_ID).output}{self.job}_{SAVE_EVERY:09}.safetensors"
-        # The rest of the training takes seconds: the queue, which may be slow, is not asked meanwhile.
-        wait_until(lambda: storage.head(checkpoint), seconds=MAX_SECONDS)
-        folders = [path.parent.parent for path in self.services.home.glob(f"nodes/*/output/{self.job}")]
-        assert folders
+        """A power cut of the node that has the run, once the first checkpoint is in the bucket."""
+        storage, checkpoint = self.services.storage, f"{self.job}_{SAVE_EVERY:09}.safetensors"
+        nodes = self.services.home / "nodes"
+        uploads = wait_until(lambda: list(nodes.glob(f"*/upload/{checkpoint}")), MAX_SECONDS)
+        folders = [path.parent.parent for path in uploads]
+        # Otherwise the training might end before the checkpoint is seen in the bucket.
+        for folder in folders:
+            signal_trainer(folder, signal.SIGSTOP)
+        wait_until(lambda: storage.head(Layout("").run(self.job, RUN_ID).output + checkpoint), MAX_SECONDS)
         for folder in folders:
             kill_node(folder)
+
+    def remove(self) -> None:
+        """As `up` does after `flux cancel`."""
+        provider = TrainingJobProvider()
+        provider.connection = self.services.client
+        state = TrainingJobState(
+            home={},
+            job=self.job,
+            folder="",
+            run_id=RUN_ID,
+            steps=STEPS,
+            group_id=self.group,
+            bucket=BUCKET,
+            prefix="",
+            kelpie_id=self.first.id,
+            stall_minutes=self.stall_minutes,
+        )
+        provider.remove("", state)
+
+
+@dataclass
+class Patience:
+    """Ends a wait once nothing has changed for MAX_SECONDS."""
+
+    seen: object = None
+    deadline: float = 0.0
+
+    def check(self, seen: object, story: object) -> None:
+        """`seen` changes with progress; `story` explains a failure."""
+        if seen != self.seen or not self.deadline:
+            self.seen, self.deadline = seen, time.monotonic() + MAX_SECONDS
+        assert time.monotonic() < self.deadline, story
+
+
+def signal_trainer(folder: Path, number: signal.Signals) -> None:
+    for pid in processes_in(folder):
+        with contextlib.suppress(OSError):
+            if b"run.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, number)
 
 
 def kill_node(folder: Path) -> None:
@@ -160,16 +228,22 @@ def processes_in(folder: Path) -> list[int]:
 
 @contextlib.contextmanager
 def training(
-    services: NodeServices, job: str, *, without: str = "", **environment: str
+    services: NodeServices,
+    job: str,
+    *,
+    without: str = "",
+    stall_minutes: float = 5,
+    requeues: int = 0,
+    **environment: str,
 ) -> Iterator[NodeTraining]:
     """A queued training of 20 steps with a checkpoint after each 8. `without`: an image that is missing in the bucket.
 
-    `environment`: of its container group, over those for the bucket.
+    `requeues`: how often the run was queued again before. `environment`: of its container group, over those for the bucket.
     """
     with running_group(services.connection, job, **node_variables(**environment)) as group:
-        upload(services.storage, job, without)
-        first = post(services.client, services.storage, job, group)
-        yield NodeTraining(services, group, job, job, first)
+        upload(services, job, without)
+        first = post(services, services.client, job, group, requeues)
+        yield NodeTraining(services, group, job, job, first, stall_minutes)
         kelpie = services.client.kelpie()
         for unfinished in [one for one in kelpie.list_jobs(group) if one.unfinished]:
             kelpie.cancel_job(unfinished.id)
@@ -181,9 +255,9 @@ def node_variables(**changes: str) -> dict[str, str]:
     return {"FLUX_OWNER": OWNER, "HEARTBEAT_INTERVAL_S": "1", "MAX_TIME_WITH_NO_WORK_S": "60"} | changes
 
 
-def post(client: Connection, storage: Storage, job: str, group: str) -> Job:
-    """Queue the run under its claim."""
-    keys = Layout("").run(job, RUN_ID)
+def post(services: NodeServices, client: Connection, job: str, group: str, requeues: int = 0) -> Job:
+    """Queue the run under its claim, by this client."""
+    keys, storage = Layout("").run(job, RUN_ID), services.storage
     node_job = replace(
         NODE_JOB,
         job=job,
@@ -198,16 +272,17 @@ def post(client: Connection, storage: Storage, job: str, group: str) -> Job:
         container_group_id=group,
         command=PROGRAM,
         arguments=bundle.arguments,
-        environment=node_job.environment,
+        environment=node_job.environment | {REQUEUES_VARIABLE: str(requeues)},
         sync=Sync.model_validate(node_job.sync(bundle)),
-        heartbeat_interval=HEARTBEAT_SECONDS,
+        heartbeat_interval=services.pace.heartbeat,
     )
     place = RunPlace.of(storage.bucket, Layout(""), job, RUN_ID)
     return Queue(client.kelpie(), group).post_once(place, request, ClaimFile(storage, keys, OWNER))
 
 
-def upload(storage: Storage, job: str, without: str = "") -> None:
+def upload(services: NodeServices, job: str, without: str = "") -> None:
     """Store the run's files, but not the image `without`."""
+    storage, pace = services.storage, services.pace
     keys, dataset = Layout("").run(job, RUN_ID), Layout("").dataset(job)
     with tempfile.TemporaryDirectory() as folder:
         run = StoredRun(
@@ -215,7 +290,8 @@ def upload(storage: Storage, job: str, without: str = "") -> None:
             job=job,
             steps=STEPS,
             save_every=SAVE_EVERY,
-            settle_seconds=3,
+            settle_seconds=pace.settle,
+            scan_seconds=pace.scan,
             read_seconds=2,
         )
         for local, prefix in ((run.config, keys.config), (run.output, keys.output), (run.dataset, dataset)):
