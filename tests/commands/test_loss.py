@@ -87,6 +87,6 @@ def test_the_live_page(folder: Path) -> None:
     (job,) = stack_document("dev", StackStatus([row_of(folder)]), {}, local=True, error="")["jobs"]
     assert (job["loss_name"], job["loss"]) == (NAME, 0.05)
     files = {KEYS.progress: (folder / "progress.json").read_bytes(), f"{KEYS.output}run.json": b"{}"}
-    assert dict(read_run(as_storage(files), KEYS)["figures"])[NAME.capitalize()] == CHANGE
+    assert dict(read_run(as_storage(files), KEYS, "dev")["figures"])[NAME.capitalize()] == CHANGE
     (past,) = list_runs(as_storage(files), LAYOUT, folder.parent.parent)
     assert (past["loss_name"], past["loss"]) == (NAME, 0.05)
