@@ -281,3 +281,20 @@ def test_an_html_page_is_reported_by_its_title() -> None:
 def test_repr_shows_no_key() -> None:
     client = salad(lambda _: httpx.Response(200))
     assert KEY not in f"{client!r}{vars(client)}"
+
+
+@pytest.mark.parametrize(("machine", "reallocated"), [("m1", ["b"]), ("gone", []), ("", [])])
+def test_the_instance_on_a_machine_is_reallocated_and_no_other(machine: str, reallocated: list[str]) -> None:
+    """An instance that still waits for a machine has none."""
+    states = [("a", "", "allocating"), ("b", "m1", "running"), ("c", "m2", "running")]
+    instances = [{"id": one, "machine_id": where, "state": state} for one, where, state in states]
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            asked.append(request.url.path.split("/")[-2])
+            return httpx.Response(202)
+        return httpx.Response(200, json={"instances": instances})
+
+    assert salad(answer).reallocate_machine("flux", machine) == bool(reallocated)
+    assert asked == reallocated
