@@ -22,7 +22,7 @@ test -z "$(IS_LINKED)" || { echo "error: .venv is a link to the environment of a
 	"run \`make $@\` there, or \`rm .venv\` here for an environment of its own"; exit 1; }
 endef
 
-.PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated licences trainer-keys lock ready aws help
+.PHONY: up preview plan refresh destroy down cloud test test-long check packages coverage mutants bench lint audit format generated pictures licences trainer-keys lock ready aws help
 # Both come as wheels for Linux and macOS; on other machines pyproject.toml leaves them out.
 define lint_with
 if [ -x $(BIN)/$(1) ]; then $(BIN)/$(1) $(2); \
@@ -128,6 +128,9 @@ format: .venv/ready-dev ### let ruff fix and format the code
 
 generated: .venv/ready ### write the generated schemas and documents
 	@$(BIN)/python -m flux_training.commands.generate
+
+pictures: .venv/ready-dev ### renew docs/pictures from the stack dev, trained by `make up`; needs Chromium
+	@$(BIN)/python -m tests.support.pictures
 
 trainer-keys: .venv/ready-dev ### compare the table of keys with ai-toolkit (CHECKOUT=DIR)
 	@$(BIN)/python -m tests.real.compare_keys $(CHECKOUT)

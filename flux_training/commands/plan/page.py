@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from flux_training.commands.design.style import style_with
+from flux_training.commands.design.style import csp_hash, style_with
 from flux_training.commands.plan.markdown import as_markdown
 from flux_training.commands.plan.pictures import Pictures
 from flux_training.training.runs.plan import Plan
@@ -17,8 +17,15 @@ def as_page(plan: Plan, pictures: Pictures) -> str:
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(as_markdown(plan, pictures))
     # A table may scroll, and the keyboard has to reach what scrolls.
     body = body.replace("<table>", '<table tabindex="0">')
+    style = style_with(STYLE)
+    # Tables align their columns by attributes.
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; style-src-attr 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Training plan</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{style_with(STYLE)}</style></head><body><main>\n{body}</main></body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="referrer" content="no-referrer"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style}</style></head><body><main>\n{body}</main></body></html>\n"
     )
