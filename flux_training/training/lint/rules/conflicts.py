@@ -24,6 +24,8 @@ Conflict = tuple[str, tuple[str, ...]]  # the message, and the key at which it i
 Conflicts = Callable[[Subject], Iterator[Conflict]]
 SWAPPING_OPTIMIZERS = ("adafactor", "automagic")
 MISSING_PACKAGES = {"lion": "lion-pytorch", "dadaptation.*": "dadaptation"}
+# By `timestep_type`: BaseSDTrainProcess chooses among a few timesteps up to these.
+LAST_TIMESTEPS = {"two_step": 499, "four_step": 750, "eight_step": 875}
 INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
@@ -56,8 +58,9 @@ def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
                 f"train.{key} works only for models like Stable Diffusion, not for those that match flows",
                 ("train", key),
             )
-    if train.get("free_u"):
-        yield "train.free_u works only for models like Stable Diffusion", ("train", "free_u")
+    for key in ("free_u", "train_turbo"):
+        if train.get(key):
+            yield f"train.{key} works only for models like Stable Diffusion", ("train", key)
     if mapping(job.section("network").get("network_kwargs")).get("full_train_in_out"):
         place = ("network", "network_kwargs", "full_train_in_out")
         yield "network_kwargs.full_train_in_out works only for models like Stable Diffusion", place
@@ -109,7 +112,10 @@ def _two_accumulations(job: Subject) -> Iterator[Conflict]:
 
 
 def _missing_parts(job: Subject) -> Iterator[Conflict]:
-    """Of ai-toolkit's environment, or of the training."""
+    """Packages, captions and adapters that a job here cannot have."""
+    if job.section("train").get("short_and_long_captions"):
+        place = ("train", "short_and_long_captions")
+        yield "short_and_long_captions needs two captions for each image, but a job has one text file", place
     if job.section("train").get("xformers"):
         message = "train.xformers needs the package xformers, which ai-toolkit does not install; delete it"
         yield message, ("train", "xformers")
@@ -249,6 +255,17 @@ def _denoising_steps(job: Subject) -> Iterator[Conflict]:
         )
 
 
+def _few_step_types(job: Subject) -> Iterator[Conflict]:
+    train = job.section("train")
+    kind, steps = train.get("timestep_type"), _number(train.get("num_train_timesteps"), 1000)
+    last = LAST_TIMESTEPS.get(kind, 0) if isinstance(kind, str) else 0
+    if steps <= last:
+        message = (
+            f"timestep_type {kind} uses the timestep {last}, but num_train_timesteps is {steps:g}; delete it"
+        )
+        yield message, ("train", "num_train_timesteps")
+
+
 def _single_items(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     if train.get("single_item_batching") and _number(train.get("batch_size"), 1) > 1:
@@ -295,6 +312,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _parameters,
     _augmentations,
     _denoising_steps,
+    _few_step_types,
     _single_items,
     _start_step,
     _log_folder,
