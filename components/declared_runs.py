@@ -79,6 +79,7 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
             queue.forget()
 
     def _replace_if_hung(self, args: DeclaredRunsArgs, job: Job, keys: RunKeys) -> None:
+        # The run's own limit is not stored here.
         if replace_hung_node(self.connection, job, args.bucket, keys, LaunchLimits.stall_minutes):
             inform(f"{keys.job}: {NODE_REPLACED}")
 

@@ -66,9 +66,8 @@ class LaunchLimits:
     connect_seconds: float = 10
     read_seconds: float = 30
     settle_seconds: float = 3  # before the end: the worker sees changes up to a second late
-    max_skipped_share: float = (
-        0.1  # of all steps; MAX_SKIPPED_SHARE in the container's environment comes first
-    )
+    # Of all steps. MAX_SKIPPED_SHARE in the container's environment comes first.
+    max_skipped_share: float = 0.1
     scan_seconds: float = 1  # between two looks at what the trainer has written
     free_gib: float = 2
 

@@ -17,12 +17,8 @@ from flux_training.node.launcher.process import check_stopped, hide_secrets, say
 from flux_training.node.launcher.progress import LaunchState, ProgressWriter
 from flux_training.node.launcher.settings import TRAINER, TRAINER_SCRIPT, RunSettings
 
-WORKER_VARIABLES = (
-    "AWS_",
-    "NODE_TOKEN",
-    "SALAD_API_KEY",
-    "KELPIE_API_KEY",
-)  # the trainer has no use for them
+# The trainer has no use for variables that begin like this.
+WORKER_VARIABLES = ("AWS_", "NODE_TOKEN", "SALAD_API_KEY", "KELPIE_API_KEY")
 # BaseSDTrainProcess and SDTrainer.
 SKIPPED_BATCH, NAN_LOSS = "OOM during training step, skipping batch", "loss is nan"
 # tqdm's bar, with or without a name: "Caching latents:  33%|███▎      | 12/36 [00:04<00:08".

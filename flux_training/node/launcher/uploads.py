@@ -146,9 +146,8 @@ class UploadFolder:
         except FileNotFoundError:
             return False
         finally:
-            staged.unlink(
-                missing_ok=True
-            )  # also when both names were links to one file: that rename does nothing
+            # It is still there if both names were links to one file: that rename does nothing.
+            staged.unlink(missing_ok=True)
         self._restored.discard(name)  # from now on the worker deletes the object
         self._note_put(name)
         return True
