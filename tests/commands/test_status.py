@@ -1,8 +1,10 @@
 """The status of jobs: in one line, in the table, and what is wrong with them."""
 
 import io
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -19,12 +21,13 @@ from flux_training.commands.watch.job_status import (
 )
 from flux_training.commands.watch.logs import lines_of_job
 from flux_training.commands.watch.table import render
-from flux_training.commands.watch.trainer import trainer_note
+from flux_training.commands.watch.trainer import assumed_trainers, trainer_note
 from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hour
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
+from flux_training.training.train_yml.trainer_version import PUBLIC_IMAGE_DATE
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -140,6 +143,20 @@ def test_another_trainer_than_lint_assumed_is_a_note_with_its_setting(
     assert command in note
     assert reported in rendered(StackStatus([replace(row(TRAINING), trainer_note=note)]), 250)
     assert trainer_note(reported, "", cluster, "prod") == ""
+
+
+def test_the_stacks_file_says_which_trainer_lint_assumes(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: flux-training\nruntime: python\n")
+    settings = {
+        "cloud": "salad",
+        "storage": {"bucket": "pictures"},
+        "jobs": {"cat": {"cluster": "own"}},
+        "clusters": {"flux": {}, "own": {"image": "docker.io/me/trainer:1", "trainerDate": "2026-01-01"}},
+    }
+    config = {f"flux-training:{key}": value for key, value in settings.items()}
+    (tmp_path / "Pulumi.prod.yaml").write_text(json.dumps({"config": config}))
+    assert assumed_trainers(tmp_path, "prod") == {"flux": PUBLIC_IMAGE_DATE, "own": "2026-01-01"}
+    assert assumed_trainers(tmp_path, "other") == {}
 
 
 def rendered(stack: StackStatus, width: int) -> str:

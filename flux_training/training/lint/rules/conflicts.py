@@ -114,8 +114,8 @@ def _two_accumulations(job: Subject) -> Iterator[Conflict]:
 def _missing_parts(job: Subject) -> Iterator[Conflict]:
     """Packages, captions and adapters that a job here cannot have."""
     if job.section("train").get("short_and_long_captions"):
-        place = ("train", "short_and_long_captions")
-        yield "short_and_long_captions needs two captions for each image, but a job has one text file", place
+        message = "short_and_long_captions needs two captions for each image, but a job has one text file"
+        yield message, ("train", "short_and_long_captions")
     if job.section("train").get("xformers"):
         message = "train.xformers needs the package xformers, which ai-toolkit does not install; delete it"
         yield message, ("train", "xformers")

@@ -14,6 +14,8 @@ from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from flux_training.training.words import nearest
 
 AREA = Area("model")
+# ModelConfig of ai-toolkit replaces the one arch by the other.
+LOADED_AS = {"flex1": "flux"}
 # ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
 DEFAULT_SAMPLER = "ddpm"
 DEFAULT_MULTIPLE = 16
@@ -65,7 +67,9 @@ def unchecked_architectures(job: Subject) -> Iterator[Problem]:
 )
 def weights_of_another_architecture(job: Subject) -> Iterator[Problem]:
     choice, owner = job.choice, job.choice.owner
-    if not job.trains or not choice.key or owner is None or choice.arch in owner.archs:
+    if not job.trains or not choice.key or owner is None:
+        return
+    if {choice.arch, LOADED_AS.get(choice.arch, "")} & set(owner.archs):
         return
     path = job.section("model").get("name_or_path")
     where = f"the image's {MODEL_FOLDER} has the weights of" if is_in_image(str(path)) else "name_or_path is"
