@@ -17,7 +17,7 @@ from flux_training.commands.report.command import report, write_comparison, writ
 from flux_training.commands.report.inline_images import embed_image
 from flux_training.commands.report.page import compare_page, run_page
 from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
-from flux_training.commands.report.times import cost_parts
+from flux_training.commands.report.times import cost_parts, restart_words
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.loss_curve import Point
 from flux_training.training.runs.progress import RunProgress
@@ -299,7 +299,7 @@ def test_checkpoints_and_restarts_are_marked_on_the_curve(
 def test_marks_of_a_hostile_run_are_few() -> None:
     config = yaml.safe_load(TRAIN_YML.format(name="cat", steps=100, save_every=1))
     found = marks_of(config, RunProgress(step=10_000_000, resumed=list(range(100))))
-    assert [len(steps) for steps in found.values()] == [60, 60]
+    assert [len(steps) for steps in found.values()] == [59, 60]
     assert marks_of({}, RunProgress(step=5000))["checkpoint"] == []
 
 
@@ -316,6 +316,11 @@ def test_the_cost_is_shown_by_component() -> None:
         ("downloads of the last start, not included above", "2 min", "$0.0113"),
     ]
     assert [part.cost for part in cost_parts(RunProgress(gpu_seconds=60), None)] == ["", ""]
+    assert [restart_words(RunProgress(resumed=steps)) for steps in ([], [1250], [0, 500])] == [
+        "",
+        "from step 1,250",
+        "from steps 0, 500",
+    ]
     assert cost_parts(RunProgress(), 0.45) == []
 
 

@@ -36,8 +36,9 @@ def marks_of(config: Mapping[str, Any], progress: RunProgress) -> dict[str, list
     """The steps after which a checkpoint was saved, by train.yml, and those from which the run was continued after a restart."""
     last, process = progress.step or 0, first_process(config)
     every = save_every_of(process)
-    saved = range(every, last + 1, every) if process else range(0)
+    # Of more checkpoints than the chart can show, every second, third and so on: marks at regular distances.
+    apart = every * max(1, math.ceil(last / every / MAX_MARKS))
     return {
-        "checkpoint": spread_evenly(saved, MAX_MARKS),
+        "checkpoint": list(range(apart, last + 1, apart)) if process else [],
         "restart": spread_evenly(sorted({step for step in progress.resumed if step <= last}), MAX_MARKS),
     }

@@ -21,6 +21,7 @@ TIMES = {
     "failed": "Failed",
     "canceled": "Canceled",
 }
+MAX_RESTARTS_SHOWN = 20
 # A field of Waste that `gpu_seconds` does not include.
 DOWNLOADS = "downloads"
 
@@ -76,9 +77,17 @@ def times_of(record: Mapping[str, Any], progress: RunProgress, *, is_stand_in: b
         found.append(("Price of the node", f"${price:.3f} an hour{example}"))
     if progress.gpu:
         found.append(("GPU", progress.gpu))
+    if restarts := restart_words(progress):
+        found.append(("Went on after restarts", restarts))
     if facts.get("machine_id"):
         found.append(("Machine", one_line(str(facts["machine_id"]), 60)))
     return found
+
+
+def restart_words(progress: RunProgress) -> str:
+    """`from steps 250, 250, 500`; empty if nothing is known of restarts. A step that comes again brought no new checkpoint."""
+    steps = [f"{step:,}" for step in progress.resumed[-MAX_RESTARTS_SHOWN:]]
+    return f"from step{'s' if len(steps) > 1 else ''} {', '.join(steps)}" if steps else ""
 
 
 def price_of(record: Mapping[str, Any]) -> float | None:

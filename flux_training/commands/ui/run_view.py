@@ -11,7 +11,7 @@ from flux_training.clients.storage import Storage
 from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
 from flux_training.commands.report.run_commands import run_commands
-from flux_training.commands.report.times import cost_parts
+from flux_training.commands.report.times import cost_parts, restart_words
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -82,6 +82,7 @@ def _times(progress: RunProgress, record: RunRecord) -> list[tuple[str, str]]:
         ("Time per step", f"{progress.seconds_per_step:.2f} s" if progress.seconds_per_step else ""),
         ("Cost estimated before", f"${estimate.usd:.2f}" if estimate and estimate.usd is not None else ""),
         ("Faulty steps", progress.faults),
+        ("Went on after restarts", restart_words(progress)),
         ("Continues run", record.parent or ""),
         ("GPU", progress.gpu),
     ]
