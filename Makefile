@@ -7,6 +7,8 @@ FLUX := $(BIN)/python -m flux_training.commands
 
 # Each command starts several Python processes: without compiled files each would compile all that it imports, seconds every time.
 unexport PYTHONDONTWRITEBYTECODE
+# File names, captions and messages are UTF-8, whatever the locale says.
+export PYTHONUTF8 := 1
 
 # The largest package, and only stacks on AWS need it: installed when a stack file here names that kind of storage.
 # As a submodule in a project of your own, the stack files are in the folder above. Without grep, which not every machine has.

@@ -19,6 +19,7 @@ from flux_training.clients.captioning.captioner import (
     key_for,
 )
 from flux_training.clients.captioning.requests import (
+    LIMIT_NAMES,
     NotACompletion,
     RequestForm,
     adapted,
@@ -70,13 +71,35 @@ def test_a_temporary_failure_is_retried(fault: str) -> None:
         assert server.asked[1] == 3
 
 
-@pytest.mark.parametrize("fault", ["500", "429"])
+@pytest.mark.parametrize("fault", ["500", "503", "429"])
 def test_a_lasting_failure_fails_only_this_image(fault: str) -> None:
+    with asking("ok", fault) as (client, server):
+        client.ask(picture())
+        with pytest.raises(FluxError) as caught:
+            client.ask(picture())
+        assert not isinstance(caught.value, (Refused, NotACompletion))
+        assert server.asked[1] == 1 + 4
+
+
+@pytest.mark.parametrize(("fault", "attempts"), [("500", 3), ("503", 4), ("429", 4), ("hang up", 3)])
+def test_a_server_that_has_never_answered_gets_fewer_attempts_unless_it_is_busy(
+    fault: str, attempts: int
+) -> None:
     with asking(fault) as (client, server):
         with pytest.raises(FluxError) as caught:
             client.ask(picture())
-        assert not isinstance(caught.value, Refused)
-        assert server.asked[1] == 4
+        assert isinstance(caught.value, NotACompletion) == fault.startswith("50")
+        assert server.asked[1] == attempts
+
+
+def test_a_limit_of_tokens_that_a_server_ignores_is_sent_under_its_older_name() -> None:
+    with asking("long") as (client, server):
+        client.ask(picture())
+        client.ask(picture())
+    assert [sorted(body.keys() & set(LIMIT_NAMES)) for body in server.bodies] == [
+        ["max_completion_tokens"],
+        ["max_tokens"],
+    ]
 
 
 def test_a_bad_request_is_not_retried() -> None:

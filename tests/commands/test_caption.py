@@ -289,6 +289,26 @@ def test_a_model_that_cannot_see_is_found_out_before_the_whole_folder_is_sent(
     assert captions(checkout).keys() == set(MINE)
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("say the\ufffdlo the \ufffd cat", "the answer is noise"),
+        ("500", "the server failed"),
+    ],
+)
+def test_a_model_that_cannot_work_is_found_out_before_the_whole_folder_is_sent(
+    answer: str, words: str, checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Captioner, "_sleep", lambda _self, _seconds: None)
+    with (
+        captioner(lambda _number, _attempt: answer) as server,
+        pytest.raises(FluxError, match=f"has not captioned any of the first 3 images: {words}"),
+    ):
+        run(*options(server))
+    assert len(server.asked) == 3
+    assert captions(checkout).keys() == set(MINE)
+
+
 def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout: Path, run: Run) -> None:
     keep_images(checkout, 11)
     with captioner(lambda _n, attempt: "ok" if attempt == 2 else "say 1. A cat.\n2. A dog.") as server:

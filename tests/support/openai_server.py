@@ -157,7 +157,7 @@ class CaptionHandler(BaseHTTPRequestHandler):
         elif how == "poor":
             # Small servers send no usage, no refusal and no finish reason.
             return {"choices": [{"message": {"content": '"A square,\nnumber one."'}}]}
-        if how == "ok":
+        if how in ("ok", "long"):
             with self.server.lock:
                 self.server.captioned[number] += 1
         return {
@@ -166,7 +166,7 @@ class CaptionHandler(BaseHTTPRequestHandler):
             "created": 0,
             "model": "m",
             "choices": [{"index": 0, "finish_reason": finish, "message": message}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110},
+            "usage": {"prompt_tokens": 100, "completion_tokens": 1000 if how == "long" else 10},
         }
 
     def _send(self, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ import tenacity
 from pydantic import SecretStr
 
 from flux_training.clients.captioning.requests import (
+    NotACompletion,
     RequestForm,
     adapted,
     read_answer,
@@ -37,6 +38,10 @@ OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "none"
 TIMEOUT_SECONDS = 120.0
 RETRY_POLICY = RetryPolicy(attempts=6, first=1, longest=30, total=180)
+# Until a server has answered once: a wrong model or address fails in the same way each time.
+FIRST_ATTEMPTS = 3
+# The server is there, but busy or still loading the model.
+BUSY = (408, 429, 503)
 # The account has no credit left, so retrying is pointless.
 OUT_OF_CREDIT = "insufficient_quota"
 MAX_REFUSAL_LENGTH = 10_000
@@ -123,8 +128,9 @@ class Captioner:
 
         self.model, self.host = model, host_of(base_url)
         self._instruction, self._max_tokens, self._base_url = instruction, max_tokens, base_url
-        # Changed for the rest of the run when the server refuses a parameter.
+        # Changed for the rest of the run when the server refuses or ignores a parameter.
         self._form = RequestForm()
+        self._has_answered = False
         self._key, self._stop, self._retry_policy = key, stop, retry_policy
         self._limiter = RateLimiter(per_minute, sleep=self._sleep)
         self._openai = openai
@@ -148,9 +154,7 @@ class Captioner:
         `strict`: ask for the caption alone, after an answer that was none. Raises NotACompletion if no model has answered.
         """
         error = self._openai
-        retrying = self._retry_policy.retrying(
-            tenacity.retry_if_exception(self._is_transient), self._wait, self._sleep
-        )
+        retrying = self._retry_policy.retrying(self._is_worth_retrying, self._wait, self._sleep)
         try:
             return retrying(self._in_accepted_form, picture, strict)
         except (error.AuthenticationError, error.PermissionDeniedError, error.NotFoundError) as failure:
@@ -167,6 +171,9 @@ class Captioner:
             raise self._failed("no answer in time", failure) from failure
         except error.APIConnectionError as failure:
             raise self._refused(failure, "is it running, and is the address right?") from failure
+        except error.InternalServerError as failure:
+            kind = FluxError if self._has_answered else NotACompletion
+            raise kind(f"the server failed ({self._words(failure)})", "its log says why") from failure
         except error.APIError as failure:
             raise FluxError(
                 f"answered with an error ({self._words(failure)})", "", self._hint(failure)
@@ -209,7 +216,18 @@ class Captioner:
             messages=[{"role": "user", "content": content}],
             **form.parameters(self._max_tokens),
         ).http_response
-        return read_answer(answer.content, answer.headers.get("content-type", ""), self._base_url)
+        response = read_answer(answer.content, answer.headers.get("content-type", ""), self._base_url)
+        self._has_answered = True
+        if response.tokens_out > self._max_tokens and self._form == form:
+            self._form = form.with_other_limit()
+        return response
+
+    def _is_worth_retrying(self, state: tenacity.RetryCallState) -> bool:
+        failure = state.outcome.exception() if state.outcome else None
+        if failure is None or not self._is_transient(failure):
+            return False
+        is_busy = getattr(failure, "status_code", None) in BUSY
+        return self._has_answered or is_busy or state.attempt_number < FIRST_ATTEMPTS
 
     def _is_transient(self, failure: BaseException) -> bool:
         error = self._openai

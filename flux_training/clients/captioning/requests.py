@@ -51,6 +51,10 @@ class RequestForm:
         found: dict[str, Any] = {self.limit: max_tokens} if self.limit else {}
         return found | ({"response_format": CAPTION_SCHEMA} if self.structured else {})
 
+    def with_other_limit(self) -> "RequestForm":
+        """The form to use after an answer with more tokens than asked for: some servers ignore the present name."""
+        return replace(self, limit=LIMIT_NAMES[-1]) if self.limit else self
+
 
 def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     """The form to try after a server refused a request with these words; None if they name nothing in it that can change."""

@@ -342,7 +342,7 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
         return CaptionOutcome(image, problem=str(error), hopeless=isinstance(error, NotACompletion))
     text = place_trigger(found.text, options.trigger, options.position) if found.text else ""
     tokens_in, tokens_out = sum(one.tokens_in for one in answers), sum(one.tokens_out for one in answers)
-    return CaptionOutcome(image, text, found.problem, tokens_in, tokens_out, found.removed, found.blind)
+    return CaptionOutcome(image, text, found.problem, tokens_in, tokens_out, found.removed, found.hopeless)
 
 
 def _picture(image: Path, options: CaptionOptions) -> bytes:

@@ -2,16 +2,20 @@
 
 import re
 
+from flux_training.training.dataset import answer_languages as languages
+
 # ruff: noqa: RUF001 - some models' tokens have full-width characters
 _I = re.IGNORECASE
 _M = re.MULTILINE
 
 _THOUGHT = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad)"
 REASONING_OPEN = re.compile(
-    rf"<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_)?{_THOUGHT}\|>|<unused94>|<\|channel\|>", _I
+    rf"<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_)?{_THOUGHT}\|>|<unused94>|<\|channel\|>|\AThinking\.\.\.\s*\n|<details>",
+    _I,
 )
 REASONING_CLOSE = re.compile(
-    rf"</{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_){_THOUGHT}\|>|<unused95>", _I
+    rf"</{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_){_THOUGHT}\|>|<unused95>|\.\.\.\s?done thinking\.?|</details>",
+    _I,
 )
 FINAL_CHANNEL = re.compile(
     r"<\|channel\|>final\s*<\|message\|>|\Aanalysis[\s\S]*?assistantfinal|\Ahere(?:'s| is) my thought process:[\s\S]*?here(?:'s| is) my response:",
@@ -25,33 +29,59 @@ END_TOKEN = re.compile(
     _I,
 )
 SPECIAL_TOKEN = re.compile(
-    r"<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<loc_\d+>|\[/?INST\]|<</?SYS>>"
+    r"<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT)\]"
     r"|</?(?:bos|eos|pad|unk|image|img|start_of_turn|end_of_turn|start_of_image|end_of_image|grounding|phrase|ref|answer"
     r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|p|br|b|i|em|strong|span|div)\s*/?>",
     _I,
 )
 # Places of objects in the image, as grounding models add them.
 REGIONS = re.compile(r"<(box|object|quad)>.{0,400}?</\1>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]", _I | re.DOTALL)
-BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}?\}")
+BOXED = re.compile(r"\$*\\(?:boxed|text)\{(?:\\text\{)?([^{}]*)\}?\}\$*")
+# A space between words, as sentencepiece stores it.
+STORED_SPACE = re.compile(r"(?:^|(?<=\w))▁")
 TURN = re.compile(r"(?:^|\s)(?:ASSISTANT|### ?(?:Assistant|Response|Answer)):\s*")
 ROLE = re.compile(
-    r"^\s*(?:assistant|model|chatbot|(?:gpt|claude|gemini|gemma|llava|qwen|mistral|pixtral|internvl)[-.\w]*)\s*(?::|\n)\s*",
+    r"^\s*(?:assistant|model|chatbot|ai|bot|(?:gpt|claude|gemini|gemma|llava|qwen|mistral|pixtral|internvl)[-.\w]*)\s*(?::|\n)\s*",
     _I,
 )
-FENCE = re.compile(r"```(?:[a-z]*\n)?(.{0,10000}?)```", _I | re.DOTALL)
+FENCE = re.compile(
+    r"(?:```|~~~|\"\"\"|''\')(?:[a-z]*\n)?(.{0,10000}?)(?:```|~~~|\"\"\"|''\')", _I | re.DOTALL
+)
 
 BEFORE_JSON = re.compile(r"\A[^{\[]{0,200}:\s*(?=\{)")
 
-_NAME = r"(?:captions?|descriptions?|alt[- ]?text)"
+_IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|screenshot|link|url)s?\b"
+_NAME = r"(?:captions?|descriptions?|alt(?:[- ]?text)?)"
 _OTHER_LANGUAGES = r"(?:bild)?(?:unterschrift|beschreibung)|légende|descripción|leyenda|didascalia|legenda|(?:图片|图像)?(?:描述|说明|标题)|キャプション|画像の説明"
-_LABEL = rf"(?:(?:final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){{0,3}}(?:{_NAME}|answer|output|{_OTHER_LANGUAGES})"
-ANSWER_LABEL = re.compile(rf"^[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*[:：]|\s+[—–-]\s)[\s*_]*", _I)
+_LABEL = rf"(?:(?:image|photo|picture) \d{{1,5}}(?=\s*[:：])|(?:(?:final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){{0,3}}(?:{_NAME}|answer|output|response|{_OTHER_LANGUAGES})(?:\s*\([^)\n]{{1,20}}\))?)"
+ANSWER_LABEL = re.compile(rf"^[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*[:：=]|\s+[—–-]\s)[\s*_]*", _I)
 LABEL_LINE = re.compile(r"^[\s*_#>\"-]*[A-Za-z][A-Za-z ]{1,24}[\s*_\"]*:")
 _ADJECTIVES = (
     r"(?:(?:a|an|the|my|your|one|short|brief|concise|detailed|possible|suggested|simple|descriptive|revised|accurate"
     r"|image|photo|100-word|\w+-word)\s+){0,6}"
 )
 INTRODUCTIONS = (
+    # A line that ends in a colon, or a heading, in any language.
+    re.compile(
+        r"(?![^\n]*\b(?:reads?|says?|saying|reading|written|text|words?|steht|dit|dice)\s*[:：])[^\n:：]{1,120}[:：][*_ ]*\n+(?=\s*[^\s\d*•-])"
+    ),
+    re.compile(rf"\*\*[^*\n]{{0,20}}{_NAME}[^*\n]{{0,20}}\*\*\s*\n+", _I),
+    re.compile(r"\W*(?:title|subject|titel|titre|título|titolo)\s*:[^\n]{1,120}\n\s*\n", _I),
+    re.compile(
+        rf"(?:the |a |one )?(?:\w+ )?(?:{_NAME}|answer)[^.:\n]{{0,40}} (?:is|could be|would be|might be)\s*:?\s*(?=[\"“'])",
+        _I,
+    ),
+    re.compile(
+        r"i(?:'d| would| will|'ll)? (?:caption|describe) (?:this|the|it)[^.:\n]{0,40}(?: as| like this)?\s*:\s*",
+        _I,
+    ),
+    re.compile(r"here (?:you go|it is)\s*[:!.]+\s*", _I),
+    re.compile(r"[\w-]+\.(?:jpe?g|png|webp)\s*:\s*", _I),
+    re.compile(rf"the {_IMAGE} (?:shows|depicts) (?:the following|this)\s*:\s*", _I),
+    re.compile(r"the (?:final )?answer is\s*:\s*", _I),
+    re.compile(
+        rf"(?:a|one|the) (?:possible|fitting|suitable|good|potential|best) {_NAME}[^.:\n]{{0,40}}:\s*", _I
+    ),
     re.compile(
         r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|alright|got it|no problem|definitely)\s*[!.,:]+\s*",
         _I,
@@ -77,16 +107,19 @@ INTRODUCTIONS = (
     ANSWER_LABEL,
 )
 CLOSING = re.compile(
-    r"(?:(?<=[.!?\"”*)\]])\s+|\n\s*)[(*_]{0,3}(?:let me know|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
+    r"(?:(?<=[.!?\"”*)\]])\s+|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|p\.\s?s\.|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
-    r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|word count|total words"
-    r"|ich hoffe,? |lass mich wissen|j'espère |n'hésitez pas|espero que|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$)[\s\S]*$",
+    r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
+    rf"|{languages.CLOSING}"
+    r"|(?:confidence|certainty|caption length|sources)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$)[\s\S]*$",
     _I,
 )
 CLOSING_NOTE = re.compile(
-    r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer)[\s*_]*:[\s\S]*$", _I
+    r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text)[\s*_]*:[\s\S]*$",
+    _I,
 )
+TAGS_BESIDE = re.compile(r"\s+\|\s*(?:tags|keywords|title|style|mood)\s*:.*$", _I)
 HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
 SEPARATOR = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$", _M)
 HEADING = re.compile(rf"^\s*#{{1,6}}\s+(?:{_LABEL}\s*$)?", _I | _M)
@@ -101,7 +134,6 @@ MARKDOWN = (
 
 # Writing in the picture, which a caption quotes.
 QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|(?<!\w)'[^'\n]{3,}'(?!\w)|(?<!\w)\*[^*\n]+\*(?!\w)")
-_IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|screenshot|link|url)s?\b"
 _CANNOT = r"(?:do not|don't|did not|didn't|can not|cannot|can't|am unable to|'m unable to|am not able to|'m not able to|could not|couldn't)"
 NO_IMAGE = re.compile(
     rf"\bi ?{_CANNOT} (?:actually |directly |currently |physically )?(?:see|view|access|open|find|detect|process|analy[sz]e|look at|"
@@ -120,8 +152,10 @@ NO_IMAGE = re.compile(
     r"|\b(?:text-based|text-only) (?:ai|model|assistant|language)"
     r"|\b(?:don't|do not) have (?:the (?:ability|capability) to|access to|vision|visual)"
     r"|\[img-\d+\]"
-    r"|\b(?:ich sehe kein|ich kann (?:das|kein) bild|no veo ninguna imagen|no puedo ver|je ne vois (?:pas|aucune)|non vedo)\b"
-    r"|не вижу изображени|não (?:consigo|posso) ver|ik zie geen|nie widzę|看不到图|没有看到图|无法(?:查看|看到)|请上传|画像が(?:見え|添付)|이미지를 볼 수 없"
+    rf"|\b(?:cannot|can't|unable to|not able to) (?:see|view) (?:any )?(?:{_IMAGE}|them|it)"
+    rf"|\b(?:it (?:looks|seems|appears)(?: like| as if| that)? )?you(?:'ve| have)? (?:sent|forgot|forgotten|uploaded|attached|provided)\b[^.!?]{{0,30}}{_IMAGE}"
+    rf"|\b{_IMAGE}[^.!?]{{0,20}} (?:is|was) not visible|\bi (?:would )?need (?:to see )?(?:the|an|your) {_IMAGE}"
+    rf"|(?:{languages.BLIND})"
     r"|^the image (?:appears|seems) to be (?:blank|empty|missing|corrupted|broken)\b",
     _I,
 )
@@ -129,8 +163,9 @@ REFUSAL = re.compile(
     r"(?:unfortunately,? |apologies,? )?(?:(?:but )?(?:\b(?:i'?m|i am) (?:really |so |very )?sorry|\bsorry,? (?:but )?(?:i|this|that|we)\b|i apologi[sz]e"
     r"|my apologies|as an? (?:ai|large language model|language model)(?:,| (?:assistant|language|model|text|system|developed|i\b))|i (?:can(?:no|')t|can not|am unable to|'m unable to|won't|will not|must decline)"
     r"|i'?m (?:unable|not able|not comfortable)|unable to (?:assist|comply)"
-    r"|es tut mir leid|tut mir leid|lo siento|je suis désolé|désolé,|mi dispiace|desculpe)|抱歉|很抱歉|对不起|申し訳|我无法|我不能|извините"
-    r"|this (?:content|request|prompt|image) (?:may |might |appears to )?(?:violates?|was (?:blocked|flagged|rejected|filtered))\b"
+    rf"|{languages.REFUSAL})"
+    r"|i (?:do not|don't|would not|wouldn't) feel comfortable|(?:the|this) image (?:contains|shows|has)[^.]{0,40}\bi (?:can't|cannot|won't)\b"
+    r"|this (?:content|request|prompt|image) (?:may |might |appears to )?(?:violates?|goes against|was (?:blocked|flagged|rejected|filtered))\b"
     r"|\W*content (?:was |has been )?(?:removed|blocked|filtered|flagged)\b|(?:un)?safe\s+s\d)",
     _I,
 )
@@ -141,29 +176,31 @@ REASONING = re.compile(
     r"|the prompt (?:asks|says|wants)|the instructions?\b)"
     r"|\bthe user (?:wants|asks|asked|is asking|has asked|has provided|provided|uploaded|needs|would like)\b"
     r"|\bi should (?:mention|describe|note|include|avoid|focus|write|make)\b|\bwait, (?:the|i|let|maybe|is|no)\b"
-    r"|^(?:step 1\b|(?:analysis|thoughts?|reasoning|thinking)\b[^.:]{0,20}:)",
+    r"|\bthe caption (?:must|should|needs? to|has to)\b|\bmy caption (?:must|should)|\b(?:word count|draft|something like)\s*:|\blet me (?:write|craft|draft|count)\b|\bthe instructions say\b"
+    rf"|{languages.REASONING}"
+    r"|^(?:step 1\s*[:.]|first, i (?:look|need|see|will|should)|(?:analysis|thoughts?|reasoning|thinking)\b[^.:]{0,20}:)",
     _I,
 )
 ALTERNATIVES = re.compile(
     r"^\W*1[.)]\s.+\s2[.)]\s|\b(?:option|caption|alternative|version|variant) (?:1|one|a)\b.+\b(?:option|caption|alternative|version|variant)"
     r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option)\b\s*[,:]|[.!?\"”] or [\"“A-Z]"
-    r"|^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
+    r"|^\W*a[.:)] .+\sb[.:)] \S|\bshort: .+\b(?:medium|long): |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
     _I | re.DOTALL,
 )
 QUESTION = re.compile(
-    r"^(?:yes,? )?i can (?:help|assist|see (?:the|your|this) (?:image|picture|photo))\b|^i will (?:now|try to) \w+|^(?:what|which|would|could|do|does|how|can|shall|should|may)\b[^?]*\b(?:you|i|me)\b[^?]*\?$|\bhow (?:can|may) i (?:help|assist)"
+    r"^(?:what|which|who|where|how|why|is|are|do|does|can|could|would)\b[^.!?]*\?$|^i (?:have|'ve) (?:generated|created|written|saved|captioned|described)\b|^(?:yes,? )?i can (?:help|assist|see (?:the|your|this) (?:image|picture|photo))\b|^i will (?:now|try to) \w+|^(?:what|which|would|could|do|does|how|can|shall|should|may)\b[^?]*\b(?:you|i|me)\b[^?]*\?$|\bhow (?:can|may) i (?:help|assist)"
     r"|\b(?:happy|glad) to (?:help|assist|write|generate|provide|create)\b",
     _I,
 )
 ERROR_TEXT = re.compile(
-    r"(?:error\s*[:(\d]|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:processing|loading|generating)\b[^.\n]{0,20}(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
+    r"(?:(?:internal |server |unknown |unexpected )?error\s*[:(\d]|could not (?:process|load|decode|read|open)|failed to|your (?:trial|plan|subscription|account|api key|credits?)\b|context length|the model\b[^.]{0,40}does not exist|task completed|done\b\W*$|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:processing|loading|generating|waiting)\b[^.\n]{0,20}(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
     r" \(most|\w*exception:|\w+error:|cuda (?:error|out of memory)|out of memory|rate limit|unauthorized|http(?:/[\d.]+)? \d{3}|[45]\d\d:? [a-z]"
     r"|upstream (?:connect|request) |you(?: are out of|(?: have|'ve)? (?:exceeded|reached|hit|used up))|(?:the )?(?:model|server|engine) is (?:currently )?"
     r"(?:overloaded|busy|loading|unavailable)|(?:please )?try again later|quota exceeded)",
     _I,
 )
 PLACEHOLDERS = re.compile(
-    r"https?://\S+|[\w-]+\.(?:jpe?g|png|webp|gif)|[A-Za-z\d+/=]{60,}|no (?:caption|description)(?: is)?(?: available| provided| generated)?\W*"
+    r"[\[({<]*no (?:caption|description)[\])}>]*|https?://\S+|data:image/\S*|[\w-]+\.(?:jpe?g|png|webp|gif)|[A-Za-z\d+/=]{60,}|no (?:caption|description)(?: is)?(?: available| provided| generated)?\W*"
     r"|[\[{<(]+\s*(?:insert|your|caption|description|image|add|write|short|a short|a brief|the caption)\b[^\]}>)]*[\]}>)]+\W*"
     rf"|(?:an? |the )?(?:short |brief |detailed )?{_NAME}(?: (?:of|for) (?:the|this|an?|your) {_IMAGE})?\W*",
     _I,
@@ -191,10 +228,31 @@ PLACEHOLDER_WORDS = frozenset(
     )
 )
 MARKUP = re.compile(
-    r"[{]|\[[{\"]|<[a-z!?/][^>]*>|\|[^|]*\|\s*\|?\s*:?-{3}|[a-z_]\w*\((?:\w+=)? *(?:,.*)?\)\W*$", _I
+    r"[{]|\[[{\"]|<[a-z!?/][^>]*>|\|[^|]*\|\s*\|?\s*:?-{3}|(?:tool|function)_?\w*\s*:|[a-z_]\w*\((?:\w+=)? *(?:,.*)?\)\W*$",
+    _I,
 )
 # Pieces of words as byte-level tokenizers store them.
 RAW_TOKENS = re.compile(r"[ĠĊ]{2}|\w[ĠĊ]\w")
 NUMBER = re.compile(r"\d+")
 ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", _I)
+# Only in answers of models: a person may write a caption with such words.
+SPEAKING = re.compile(
+    # "I" at the beginning of a clause.
+    r"(?:^|[.!?,:;]\s+|\b(?:but|and|so|that|as|if)\s+)I(?:'\w+)?\s+[a-z]|(?i:"
+    r"^(?:let me|let's|looks like|as (?:instructed|requested))\b|^(?:hi|hello|hey)[,!. ]"
+    r"|\bplease (?:specify|provide|upload|share|send|attach|try|check|let|note|clarify|wait)\b"
+    r"|\bcaptions? (?:is|are|was|were|should|must|generated|created|written|complete)\b|\b(?:write|generate|create|provide) (?:a |an |the )?captions?\b"
+    r"|\b(?:is|am|'m|as) (?:an? |the )(?:[\w-]+ ){0,2}(?:language|multimodal|vision|ai) (?:model|assistant)\b|^i am \w+, an? "
+    rf"|{languages.SPEAKING}"
+    rf"|\b{_IMAGE}[^.!?]{{0,20}} (?:is (?:missing|empty|blank|unavailable)|returned \d|failed|may contain|contains sensitive)|\b(?:upload|download) failed\b"
+    rf"|^(?:there(?:'s| is) )?nothing (?:to describe|to caption|(?:in|on) (?:the|this) {_IMAGE})"
+    r"|\b(?:this|the|your) (?:model|deployment|assistant|api|server|request|endpoint|response|provider)\b[^.]{0,40}\b(?:not|cannot|can't|unavailable|failed|filtered|blocked)\b"
+    r"|\bis not (?:supported|enabled|available)\b|^(?:\w+ )?not found\W*$|\bno (?:visual|image|vision) input\b|\bsomething went wrong\b|\btimed out\W*$"
+    r"|\btemporarily unavailable\b|^connection (?:reset|refused|error|closed|timed)\b|^(?:access denied|forbidden)\W*$|\bbe logged in\b|\btry again\b"
+    rf"|^(?:now )?(?:analy[sz]ing|describing|looking at|examining|reading) (?:the|this|your) {_IMAGE}|^(?:one moment|hold on|just a (?:moment|second))\b"
+    r"|^(?:what an? |great |nice |beautiful |lovely |wow\b|thanks\b|thank you\b)[^.!?]{0,40}!|\bthanks for sharing\b|^user (?:says|asks|wants|said|asked)\b"
+    r"|^(?:blocked|flagged|rejected|filtered|refused|denied)\b|^lorem ipsum\b)",
+)
+LABELS = re.compile(r"(?:^|(?<=[.,;!?\s]))[A-Z][A-Za-z ]{0,20}:\s")
+ENDS_OPEN = re.compile(r"[:：]\W*$")
 REPEATED_CHARACTERS = re.compile(r"(\S{1,8}?)\1{11,}")

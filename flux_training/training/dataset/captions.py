@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
-from flux_training.training.dataset.model_answers import CleanedAnswer, clean_answer, find_fault, one_line
+from flux_training.training.dataset.model_answers import (
+    CleanedAnswer,
+    clean_answer,
+    find_fault,
+    is_loop,
+    no_description,
+    one_line,
+)
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.models.table import TrainableModel
@@ -18,6 +25,7 @@ INSTRUCTION = "Generate a short caption for this image (100 words or less) that 
 # For an edit model the caption is what to do with its control images, which are beside the image.
 EDIT_INSTRUCTION = "The last of these images was made from the others by an edit. Write the instruction for that edit as a user would give it (50 words or less), such as: turn the photo into a watercolor painting. Do not describe what stays the same"
 MOTION_INSTRUCTION = "Generate a short caption for this frame of a video (100 words or less) that captures the subject, what it does and how it moves, the camera, composition and light"
+PROMPTS = (INSTRUCTION, EDIT_INSTRUCTION, MOTION_INSTRUCTION)
 # As in the recipe: ai-toolkit replaces it by train.yml's trigger_word.
 TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
@@ -75,13 +83,13 @@ class ModelResponse:
 class GeneratedCaption:
     """A caption, or the reason why there is none: one of them is empty.
 
-    `removed`: what was around the caption. `blind`: the model says that it sees no image. `final`: asking again is pointless.
+    `removed`: what was around the caption. `hopeless`: the same model would caption no other image. `final`: asking again is pointless.
     """
 
     text: str = ""
     problem: str = ""
     removed: tuple[str, ...] = ()
-    blind: bool = False
+    hopeless: bool = False
     final: bool = False
 
 
@@ -142,8 +150,11 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
     if not answer.text:
         return GeneratedCaption(problem="the response was empty")
     fault = find_fault(answer.text, instruction)
+    if not fault and instruction in PROMPTS:
+        # A prompt of the user's own may ask for anything else.
+        fault = no_description(answer.text)
     if fault:
-        return GeneratedCaption(problem=fault.reason, blind=fault.blind)
+        return GeneratedCaption(problem=fault.reason, hopeless=fault.hopeless)
     return GeneratedCaption(answer.text, removed=answer.removed)
 
 
@@ -152,6 +163,9 @@ def _cut_off(response: ModelResponse, answer: CleanedAnswer) -> GeneratedCaption
     if response.reasoning or (not answer.text and "reasoning" in answer.removed):
         problem = f"the tokens ran out while the model was reasoning; {LESS_REASONING}"
         return GeneratedCaption(problem=problem, final=True)
+    fault = find_fault(answer.text)
+    if fault and (fault.hopeless or is_loop(answer.text)):
+        return GeneratedCaption(problem=fault.reason, hopeless=fault.hopeless)
     return GeneratedCaption(problem="the response was cut off; raise --max-tokens")
 
 

@@ -24,6 +24,9 @@ MIN_LETTERS = 0.4
 MAX_REPEATED_WORDS = 40
 # A list such as `panel 1, panel 2` is no loop until it has so many words.
 MIN_COUNTED = 20
+# Thai. The scripts from here on mostly put no spaces between words.
+FIRST_WITHOUT_SPACES = "\u0e00"
+MIN_LABELS = 3
 SHOWN = 80
 
 
@@ -37,10 +40,10 @@ class CleanedAnswer:
 
 @dataclass(frozen=True)
 class NotACaption:
-    """Why a text is no caption. `blind`: the model says that it has not got the image."""
+    """Why a text is no caption. `hopeless`: the model has not got the image, or writes no language, and would not do better with others."""
 
     reason: str
-    blind: bool = False
+    hopeless: bool = False
 
 
 def clean_answer(answer: str) -> CleanedAnswer:
@@ -64,8 +67,12 @@ def find_fault(text: str, instruction: str = "") -> NotACaption | None:
     unquoted = patterns.QUOTED.sub(" ", plain)
     if not plain.strip():
         return NotACaption("the answer is empty")
+    if _has_no_words(plain):
+        return NotACaption(f"the answer has no words: {_start(plain)}")
+    if _is_garbled(plain):
+        return NotACaption(f"the answer is noise, not language: {_start(plain)}", hopeless=True)
     if patterns.NO_IMAGE.search(unquoted):
-        return NotACaption(f"the model says that it sees no image: {_start(plain)}", blind=True)
+        return NotACaption(f"the model says that it sees no image: {_start(plain)}", hopeless=True)
     if patterns.REFUSAL.match(unquoted.lstrip()):
         return NotACaption(f"refused: {_start(plain)}")
     for is_wrong, reason in FAULTS:
@@ -79,6 +86,18 @@ def find_fault(text: str, instruction: str = "") -> NotACaption | None:
 def one_line(text: str) -> str:
     """The text without line breaks and control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def no_description(text: str) -> NotACaption | None:
+    """Why a text does not describe an image, although it may be the caption that a person writes."""
+    # Scripts without spaces between words have no single words.
+    if len(text.split()) == 1 and all(letter < FIRST_WITHOUT_SPACES for letter in text):
+        return NotACaption(f"the answer is a single word: {_start(text)}", hopeless=True)
+    if patterns.SPEAKING.search(patterns.QUOTED.sub(" ", text.replace("\u2019", "'"))):
+        return NotACaption(f"the model speaks to you instead of describing the image: {_start(text)}")
+    if len(patterns.LABELS.findall(text)) >= MIN_LABELS:
+        return NotACaption(f"the answer is a list of labelled parts: {_start(text)}")
+    return None
 
 
 def is_loop(text: str) -> bool:
@@ -130,6 +149,8 @@ def _without_special_tokens(text: str) -> str:
             break
     text = patterns.SPECIAL_TOKEN.sub("", text)
     text = patterns.BOXED.sub(r"\1", text)
+    if len(patterns.STORED_SPACE.findall(text)) > 1:
+        text = text.replace("▁", " ").strip()
     return patterns.ROLE.sub("", patterns.TURN.split(text)[-1])
 
 
@@ -142,7 +163,7 @@ def _from_json(text: str) -> str:
     fenced = patterns.FENCE.search(text)
     inner = fenced[1].strip() if fenced else patterns.BEFORE_JSON.sub("", text)
     if inner[:1] in ("{", "["):
-        found = _caption_in(_parsed(inner))
+        found = _caption_in(_parsed(inner) or _first_document(inner))
         return found if found is not None else text
     return inner if fenced and not text.replace(fenced[0], "").strip() else text
 
@@ -155,6 +176,14 @@ def _parsed(text: str) -> Any:
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return None
+
+
+def _first_document(text: str) -> Any:
+    """The JSON document that a text begins with; None if it begins with none."""
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _caption_in(document: Any) -> str | None:
@@ -199,7 +228,7 @@ def _without_introduction(text: str) -> str:
 
 
 def _without_closing(text: str) -> str:
-    for pattern in (patterns.CLOSING, patterns.CLOSING_NOTE, patterns.HASHTAGS):
+    for pattern in (patterns.CLOSING, patterns.CLOSING_NOTE, patterns.TAGS_BESIDE, patterns.HASHTAGS):
         match = pattern.search(text)
         if match and text[: match.start()].strip(QUOTES):
             text = text[: match.start()]
@@ -208,7 +237,7 @@ def _without_closing(text: str) -> str:
 
 def _without_markdown(text: str) -> str:
     text = patterns.HEADING.sub("", text)
-    if len(patterns.LIST_ITEM.findall(text)) == 1:
+    if len(patterns.LIST_ITEM.findall(text)) == 1 and not patterns.ALTERNATIVES.search(text):
         text = patterns.LIST_ITEM.sub("", text)
     for pattern, replacement in patterns.MARKDOWN:
         text = pattern.sub(replacement, text)
@@ -237,13 +266,14 @@ def _has_no_words(text: str) -> bool:
     return sum(letter.isalpha() for letter in text) < 2
 
 
-def _is_noise(text: str) -> bool:
+def _is_garbled(text: str) -> bool:
+    """Whether a text has broken characters or pieces of tokens, which no model writes that works as it should."""
+    return "\ufffd" in text or patterns.RAW_TOKENS.search(text) is not None
+
+
+def _has_few_letters(text: str) -> bool:
     dense = "".join(text.split())
-    return (
-        "\ufffd" in text
-        or patterns.RAW_TOKENS.search(text) is not None
-        or sum(letter.isalpha() for letter in dense) < MIN_LETTERS * len(dense)
-    )
+    return sum(letter.isalpha() for letter in dense) < MIN_LETTERS * len(dense)
 
 
 def _is_markup(text: str) -> bool:
@@ -272,11 +302,11 @@ FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),
     (patterns.ERROR_TEXT.match, "the answer is an error message"),
     (_is_placeholder, "the answer is a placeholder"),
-    (_has_no_words, "the answer has no words"),
     (is_loop, "the answer repeats itself"),
-    (_is_noise, "the answer is mostly characters that are no letters"),
+    (_has_few_letters, "the answer is mostly characters that are no letters"),
     (patterns.REASONING.search, "the answer is reasoning, not a caption"),
     (patterns.ALTERNATIVES.search, "the answer has several alternatives"),
+    (patterns.ENDS_OPEN.search, "the answer is an introduction without a caption"),
     (patterns.QUESTION.search, "the answer is a question or an offer, not a caption"),
     (re.compile(r"<\|[^|>]{1,40}\|>").search, "the answer has special tokens in it"),
     (lambda text: len(text) > MAX_CHARACTERS, "the answer is too long for a caption"),

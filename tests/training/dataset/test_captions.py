@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.dataset.captions import (
+    INSTRUCTION,
     GeneratedCaption,
     ModelResponse,
     Price,
@@ -75,6 +76,32 @@ def test_reasoning_is_named_as_the_cause(answer: ModelResponse, problem: str) ->
     assert found.problem.startswith(problem)
     assert "--max-tokens" in found.problem
     assert not found.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem", "hopeless"),
+    [
+        (ModelResponse("the\ufffdlo the \ufffd cat", "length"), "the answer is noise, not language", True),
+        (ModelResponse("the\ufffdlo the \ufffd cat", "stop"), "the answer is noise, not language", True),
+        (ModelResponse("cat " * 99, "length"), "the answer repeats itself", False),
+        (ModelResponse("skyP", "stop"), "the answer is a single word: skyP", True),
+    ],
+)
+def test_a_model_that_writes_no_language_is_told_from_one_that_needs_more_tokens(
+    answer: ModelResponse, problem: str, hopeless: bool
+) -> None:
+    found = caption_from(answer)
+    assert found.problem.startswith(problem)
+    assert found.hopeless == hopeless
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"), [("cat", "Name the animal"), ("猫が空を見上げている", INSTRUCTION)]
+)
+def test_one_word_is_enough_for_a_prompt_of_ones_own_and_in_scripts_without_spaces(
+    text: str, prompt: str
+) -> None:
+    assert caption_from(ModelResponse(text, "stop"), prompt).text == text
 
 
 @pytest.mark.parametrize("finish", [None, "", "stop", "STOP", "eos", "end_turn"])

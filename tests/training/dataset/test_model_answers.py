@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_training.training.dataset.captions import INSTRUCTION
+from flux_training.training.dataset.captions import INSTRUCTION, ModelResponse, caption_from
 from flux_training.training.dataset.model_answers import clean_answer, find_fault, is_loop
 from tests.support.model_answers import AROUND_A_CAPTION, CAT, GOOD_CAPTIONS, NO_CAPTION
+from tests.support.odd_answers import AROUND, GOOD, WITHOUT
 
 
 @pytest.mark.parametrize("kind", AROUND_A_CAPTION)
@@ -21,7 +22,7 @@ def test_a_caption_is_found_in_an_answer(kind: str) -> None:
 def test_an_answer_without_a_caption_is_refused(kind: str) -> None:
     fault = find_fault(clean_answer(NO_CAPTION[kind]).text, INSTRUCTION)
     assert fault is not None
-    assert fault.blind == kind.startswith("no image")
+    assert fault.hopeless == kind.startswith(("no image", "noise"))
 
 
 @pytest.mark.parametrize("text", GOOD_CAPTIONS)
@@ -29,6 +30,22 @@ def test_a_good_caption_is_kept_as_it_is(text: str) -> None:
     found = clean_answer(text)
     assert found.text == text.replace("*poison*", "poison")
     assert find_fault(found.text, INSTRUCTION) is None
+
+
+@pytest.mark.parametrize("answer", AROUND)
+def test_a_caption_is_found_in_an_odd_answer(answer: str) -> None:
+    assert caption_from(ModelResponse(answer, "stop")).text == CAT
+
+
+@pytest.mark.parametrize("answer", WITHOUT)
+def test_an_odd_answer_without_a_caption_is_refused(answer: str) -> None:
+    found = caption_from(ModelResponse(answer, "stop"))
+    assert (found.text, bool(found.problem)) == ("", True)
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_a_good_caption_that_looks_odd_is_kept(text: str) -> None:
+    assert caption_from(ModelResponse(text, "stop")).text == text
 
 
 @given(st.text(max_size=300))
