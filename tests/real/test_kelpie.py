@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from localcloud.chaos.plan import Faults
-from localcloud.chaos.proxy import Proxy
+from localcloud.chaos.proxy import Exchange, Proxy
 from localcloud.testing import salad_client, wait_until
 from node_jobs import running_group
 
@@ -219,9 +219,10 @@ def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_do
         is_download = request.method == "GET" and request.path.count("/") > 2
         return faults(request) if is_download else None
 
+    exchanges = list[Exchange]()
     kelpie, s3 = services.connection["kelpie"]["url"], services.connection["s3"]["url"]
     with (
-        Proxy(kelpie, lambda _: "kelpie", Faults(0.1, seed=1)) as proxy,
+        Proxy(kelpie, lambda _: "kelpie", Faults(0.1, seed=1), exchanges.append) as proxy,
         FaultProxy(s3, broken) as storage,
         running_group(
             services.connection,
@@ -253,6 +254,7 @@ def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_do
         assert {job.status for job in jobs} == {"completed"}
         assert all(services.storage.head(Layout("").run(name, RUN_ID).weights) for name in names)
         assert kills
+        assert any("/heartbeat" in exchange.target for exchange in exchanges)
         assert proxy.faults is not None
         assert proxy.faults.counts.total() > proxy.faults.counts["none"]
     print(
