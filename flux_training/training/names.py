@@ -7,6 +7,9 @@ from pathlib import Path, PurePosixPath
 # ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
 PLACEHOLDERS = ("[trigger]", "[name]")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Those whose headers the module video_header reads.
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
+MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 CAPTION_SUFFIX = ".txt"
 DATASET_FOLDER = "dataset"
 # The folders of a dataset lie beside ai-toolkit's own ones on the node (flux_training/node/launcher/settings.py). None of those begins like this.

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -214,6 +215,28 @@ def test_only_images_with_the_trained_bytes_are_shown(outputs: Path) -> None:
     with (jobs / "dog/dataset/00001.jpg").open("ab") as file:
         file.write(b"x")
     assert find_images(run, jobs) == {}
+
+
+def test_a_video_shows_its_first_frame_if_ffmpeg_is_installed(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, clip = make_run(outputs, "cat", "d" * 12), tmp_path / "jobs/cat/dataset/turn.mp4"
+    shutil.copy(Path(__file__).resolve().parents[1] / "support/clip.mp4", clip)
+    raw = clip.read_bytes()
+    entry = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), "caption": "a cat turns"}
+    write_json(folder / "manifest.json", {"version": 1, "images": {"turn.mp4": entry}})
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    run = ReportedRun("cat", "d" * 12, folder)
+    assert "Install ffmpeg to see its first frame" in run_page(run, outputs, tmp_path / "jobs")
+    # A stand-in: ffmpeg is no part of the development environment.
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "frame.jpg")
+    (programs / "ffmpeg").write_text(f"#!/bin/sh\n/bin/cat {tmp_path / 'frame.jpg'}\n")
+    (programs / "ffmpeg").chmod(0o755)
+    page = run_page(run, outputs, tmp_path / "jobs")
+    assert "Install ffmpeg" not in page
+    assert 'width="64" height="48" alt="turn.mp4"' in page
 
 
 def test_a_comparison_shows_what_differs(outputs: Path) -> None:

@@ -20,6 +20,7 @@ from tests.e2e.test_main_job import results
 from tests.support.photos import photo
 
 EXAMPLES = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", "")) / "config/examples"
+CLIP = Path(__file__).resolve().parents[1] / "support/clip.mp4"
 IMAGES = 8
 # One of each architecture. Others of the same one differ in their weights only.
 FAMILIES = {model.arch: model for model in reversed(MODELS.values())}
@@ -60,13 +61,20 @@ def example(path: Path) -> dict[str, Any]:
 def make_job(folder: Path, document: Mapping[str, Any]) -> None:
     """The job folder with as many folders of images as train.yml names."""
     (entry,) = document["config"]["process"][0]["datasets"]
+    has_videos = entry.get("num_frames", 1) > 1
     controls = entry.get("control_path") or []
     folders = ["dataset", *([controls] if isinstance(controls, str) else controls)]
     for shade, name in enumerate(folders):
         (folder / name).mkdir(parents=True)
         for number in range(1, IMAGES + 1):
-            image = photo(100 * shade + number + sum(folder.name.encode()), (640, 640))
-            image.resize((1024, 1024)).save(folder / name / f"{number:05}.jpg")
+            if has_videos and number % 2:
+                # A box without meaning makes the files different.
+                (folder / name / f"{number:05}.mp4").write_bytes(
+                    CLIP.read_bytes() + b"\0\0\0\x09free%d" % number
+                )
+            else:
+                image = photo(100 * shade + number + sum(folder.name.encode()), (640, 640))
+                image.resize((1024, 1024)).save(folder / name / f"{number:05}.jpg")
             if name == "dataset":
                 text = f"a picture of [trigger], number {number}\n"
                 (folder / name / f"{number:05}.txt").write_text(text, encoding="utf-8")
@@ -115,6 +123,8 @@ def test_the_template_of_each_architecture_is_trained(tmp_path: Path) -> None:
         name = arch.replace("_", "-")
         text = new_train_yml(name, "ohwx", model=model, controls=controls, is_in_image=False)
         jobs[name] = shortened(document_of(text.encode()), name)
+        if model.datasets.videos:
+            jobs[name]["config"]["process"][0]["datasets"][0] |= {"num_frames": 17, "resolution": [64]}
     with new_checkout(tmp_path / "checkout") as checkout:
         lines = train(checkout, jobs)
         assert len(lines) == len(FAMILIES)

@@ -43,6 +43,18 @@ def test_each_folder_is_laid_out_as_in_the_job(tmp_path: Path, monkeypatch: pyte
     assert (node / "reg/00001.txt").read_text() == "a gradient, picture 1"
 
 
+def test_a_video_is_laid_out_with_its_caption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, node = make_job(tmp_path, "motion"), tmp_path / "node"
+    clip = Path(__file__).resolve().parents[1] / "support/clip.mp4"
+    shutil.copy(clip, job / "dataset/turn.mp4")
+    (job / "dataset/turn.txt").write_text("tr1gger turns", encoding="utf-8")
+    node.mkdir()
+    monkeypatch.chdir(node)
+    lay_out(job, node)
+    assert (node / "dataset/turn.mp4").read_bytes() == clip.read_bytes()
+    assert (node / "dataset/turn.txt").read_text() == "tr1gger turns"
+
+
 @pytest.mark.parametrize(
     "name",
     [

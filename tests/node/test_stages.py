@@ -1,5 +1,6 @@
 """A LoRA for two noise stages (Wan 2.2 14B) is two files: checked, published and resumed together."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -102,3 +103,23 @@ def test_the_stand_in_trains_saves_and_resumes_both(tmp_path: Path) -> None:
     ended = node.run()
     assert ended.published
     assert "RESUMING FROM output/job/job_000000016_low_noise.safetensors" in ended.out
+
+
+def test_the_stand_in_counts_videos_only_with_a_number_of_frames(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    raw = (Path(__file__).resolve().parents[1] / "support/clip.mp4").read_bytes()
+    (node.run_files.dataset / "turn.mp4").write_bytes(raw)
+    manifest = json.loads((node.run_files.config / "manifest.json").read_text())
+    entry = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest(), "caption": "tr1gger turns"}
+    node.change("manifest", images={**manifest["images"], "turn.mp4": entry})
+    ended = node.run()
+    assert ended.published
+    assert "Found 2 images" in ended.out
+    path = node.run_files.config / "train.yml"
+    path.write_text(
+        path.read_text().replace("folder_path: dataset", "folder_path: dataset\n      num_frames: 17")
+    )
+    node.reconfigure()
+    for saved_file in node.stored.glob("job*.safetensors"):
+        saved_file.unlink()
+    assert "Found 1 videos and 2 images" in node.run().out

@@ -63,6 +63,9 @@ meta:
 """
 
 
+CLIP = Path(__file__).resolve().parents[1] / "support/clip.mp4"
+
+
 def picture(seed: int, side: int = SIDE) -> Image.Image:
     """A blurred colour image, different for each seed."""
     small = Image.frombytes("RGB", (12, 12), random.Random(seed).randbytes(12 * 12 * 3))
@@ -195,6 +198,24 @@ def _write(name: str, raw: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(raw)
 
 
+def _video(folder: Path) -> None:
+    """A video of 21 frames, with a caption."""
+    shutil.copyfile(CLIP, folder / "dataset/clip.mp4")
+    (folder / "dataset/clip.txt").write_text("a tr1gger that turns", encoding="utf-8")
+
+
+def video(option: str) -> Spoil:
+    """A job with a video and an option of its dataset, for a model that learns from videos."""
+    frames = "" if option.startswith("num_frames") else "\n          num_frames: 21"
+    return do(
+        lambda folder: (
+            _video(folder),
+            edit("is_flux: true", "arch: wan21")(folder),
+            edit("caption_ext: txt", f"caption_ext: txt\n          {option}{frames}")(folder),
+        )
+    )
+
+
 def _cut(name: str) -> Callable[[Path], object]:
     return lambda folder: os.truncate(folder / name, 1500)
 
@@ -289,7 +310,11 @@ MISTAKES: dict[str, Spoil] = {
     "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
     "dataset-empty": do(_no_images),
     "dataset-stranger": do(_write("dataset/notes.doc", b"x")),
-    "dataset-video": do(_write("dataset/00001.MP4", b"x")),
+    "dataset-video": do(_write("dataset/00001.WEBM", b"x")),
+    "video-ignored": do(_video),
+    "video-options": video("buckets: false"),
+    "video-short": video("num_frames: 25"),
+    "video-frames": video("num_frames: 20"),
     "dataset-large": do(_huge_captions),
     "image-unreadable": do(_write("dataset/00001.jpg", b"hello")),
     "image-truncated": do(_cut("dataset/00001.jpg")),

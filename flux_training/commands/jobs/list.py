@@ -15,7 +15,7 @@ from flux_training.commands.report.runs import ReportedRun, runs_of
 from flux_training.commands.stack.edit import declared_jobs, entry_for
 from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import folder_names
-from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
+from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, MEDIA_SUFFIXES
 from flux_training.training.runs.progress import loss_note
 from flux_training.training.train_yml.diff import setting_changes
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
@@ -73,7 +73,7 @@ def _read(path: Path, entry: dict[str, Any] | None, stack: str) -> ListedJob:
     shared = str((entry or {}).get("dataset") or "")
     dataset = (path.parent / shared if shared else path) / DATASET_FOLDER
     files = list(dataset.iterdir()) if dataset.is_dir() else []
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    images = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
     captions = sum(file.with_suffix(CAPTION_SUFFIX) in files for file in images)
     is_declared = entry is not None and not entry.get("skip")
     file, runs = read_trainer_file(path), runs_of(outputs_of(stack), path.name)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.inline_images import embed_image
-from flux_training.training.names import below_job
+from flux_training.training.names import VIDEO_SUFFIXES, below_job
 from flux_training.training.opening import read_regular_file
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
@@ -48,7 +48,7 @@ class InRepository(Pictures):
         return self._link(self.base, job, image)
 
     def _link(self, commit: str, job: JobPlan, image: str) -> str | None:
-        if not job.folder:
+        if not job.folder or image.lower().endswith(VIDEO_SUFFIXES):
             return None
         path = quote(f"{job.folder}/{below_job(image)}")
         return f"{self.repository.rstrip('/')}/blob/{quote(commit, safe='')}/{path}?raw=true"

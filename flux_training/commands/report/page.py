@@ -1,5 +1,6 @@
 """Renders runs as HTML. Jinja2 escapes everything that nodes and users wrote."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from urllib.parse import quote
 from flux_training.commands.design.style import csp_hash, shared_script, style_with
 from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, InlineImage, embed_image
+from flux_training.commands.report.poster import first_frame
 from flux_training.commands.report.run_commands import run_commands, typed
 from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
 from flux_training.commands.report.times import cost_parts, price_of, times_of
 from flux_training.training.bill import show_dollars
 from flux_training.training.estimates.actuals import waste_of
+from flux_training.training.names import VIDEO_SUFFIXES
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
 from flux_training.training.train_yml.diff import caption_changes, compared_settings, setting_changes
@@ -32,12 +35,13 @@ Facts = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class PageImage:
-    """An image, the text below it, and its text alternative."""
+    """An image, the text below it, and its text alternative. `missing`: why there is no picture."""
 
     picture: InlineImage | None
     words: str
     alt: str
     step: int | None = None
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -275,7 +279,17 @@ def _image_with_partners(run: ReportedRun, name: str, found: Mapping[str, Path])
     """A trained image with its caption, then the control images and masks that belong to it."""
     partners = run.partners.get(name, [])
     shown = [(name, run.captions[name]), *((partner, f"{partner} of {name}") for partner in partners)]
-    return [
-        PageImage(embed_image(found[one], THUMBNAIL_SIDE) if one in found else None, words, one)
-        for one, words in shown
-    ]
+    return [_dataset_image(one, words, found.get(one)) for one, words in shown]
+
+
+def _dataset_image(name: str, words: str, path: Path | None) -> PageImage:
+    """An image or the first frame of a video. `path` is None if the job folder no longer has the same file."""
+    if path is None:
+        return PageImage(None, words, name, missing=f"{name} was changed or removed since")
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return PageImage(embed_image(path, THUMBNAIL_SIDE), words, name, missing=f"{name} cannot be shown")
+    frame = first_frame(path)
+    picture = embed_image(io.BytesIO(frame), THUMBNAIL_SIDE) if frame else None
+    return PageImage(
+        picture, words, name, missing=f"{name}: a video. Install ffmpeg to see its first frame here"
+    )

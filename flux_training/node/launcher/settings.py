@@ -30,7 +30,8 @@ TRAINER = ("python", TRAINER_SCRIPT, f"{CONFIG_FOLDER}/train.yml")
 WEIGHTS_SUFFIX = ".safetensors"
 # Wan 2.2 14B has a transformer for each of these, and its LoRA consists of two files, named `<job>_high_noise` and so on.
 NOISE_STAGES = ("high_noise", "low_noise")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# Images and videos.
+MEDIA_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".mp4", ".m4v", ".mov")
 MAX_JSON_BYTES = 16 << 20
 MAX_IMAGES = 20_000
 MAX_IMAGE_BYTES = 1 << 30
@@ -291,9 +292,9 @@ def parse_manifest(data: bytes) -> dict[str, ImageEntry]:
 def _image_entry(name: str, raw: object) -> ImageEntry:
     folder, _, file = name.rpartition("/")
     is_in_dataset = not folder or DATASET_FOLDERS.fullmatch(folder)
-    if not is_in_dataset or not is_plain_name(file) or Path(file).suffix.lower() not in IMAGE_SUFFIXES:
+    if not is_in_dataset or not is_plain_name(file) or Path(file).suffix.lower() not in MEDIA_SUFFIXES:
         raise ValueError(
-            f"{name!r:.100} is not the name of a file of {', '.join(IMAGE_SUFFIXES)} in a dataset"
+            f"{name!r:.100} is not the name of a file of {', '.join(MEDIA_SUFFIXES)} in a dataset"
         )
     caption = raw.get("caption") if isinstance(raw, dict) else None
     match raw:

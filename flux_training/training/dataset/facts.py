@@ -17,7 +17,7 @@ from flux_training.training.names import (
     CAPTION_SUFFIX,
     DATASET_FOLDER,
     FOLDER_NAME,
-    IMAGE_SUFFIXES,
+    MEDIA_SUFFIXES,
     folder_of,
     in_dataset,
 )
@@ -63,7 +63,7 @@ class DatasetFacts:
     `folder` is `dataset/`, and names are relative to it; a file of another folder has that in its name, as in `control/00001.png`.
     `uses` says what each folder is for; `unused` are folders named like those of a dataset that train.yml does not use. `faults` say which
     folders cannot be read. `outside`: links that leave the project, with their targets. `special`: pipes, devices and sockets, with their kind. None of these is
-    opened. `captions` has an entry for every caption file. Hidden files are left out, as ai-toolkit does.
+    opened. `images` has videos, too. `captions` has an entry for every caption file. Hidden files are left out, as ai-toolkit does.
     """
 
     folder: Path
@@ -271,7 +271,7 @@ def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
     others = {entry.name: special_kind(folder / entry.name) for entry in inside if not _is_file(entry)}
     special = {name: kind for name, kind in others.items() if kind not in ("", "a folder")}
     files = [entry.name for entry in inside if entry.name not in others]
-    images = [name for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    images = [name for name in files if Path(name).suffix.lower() in MEDIA_SUFFIXES]
     captions = [name for name in files if Path(name).suffix == CAPTION_SUFFIX]
     strangers = sorted({entry.name for entry in inside} - {*images, *captions, *special})
     facts = DatasetFacts(folder, strangers=tuple(strangers), outside=outside, special=special)

@@ -25,7 +25,7 @@ CACHE_FOLDER = ".flux-cache"
 CACHE_FILE = "images.json"
 NO_CACHE_VARIABLE = "FLUX_NO_CACHE"
 # Raise it when ImageFacts or the way its values are computed changes.
-VERSION = f"3 Pillow {PIL.__version__}"
+VERSION = f"4 Pillow {PIL.__version__}"
 # A second write within one tick of the file system's clock (FAT: 2 seconds) leaves the times as they are, so a file that was changed
 # a moment ago is not remembered.
 SETTLED_SECONDS = 2.5

@@ -1,4 +1,4 @@
-"""The facts of one image that lint rules need. The image is decoded once: rules never open files."""
+"""The facts of one image or video that lint rules need. The image is decoded once: rules never open files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_training.training.dataset.perceptual_hash import perceptual_hash
+from flux_training.training.dataset.video_header import BadVideoError, CutVideoError, read_video_header
+from flux_training.training.names import VIDEO_SUFFIXES
 from flux_training.training.opening import read_regular_file
 from flux_training.training.text_files import git_artefact
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # Other formats are refused unopened: for an EPS, for example, Pillow would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+VIDEO = "VIDEO"
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
 WEBP_HEADER = 12
@@ -26,11 +29,12 @@ MAX_POINTER_BYTES = 1024
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """One image file. `size` in bytes, `width` and `height` in pixels as they are stored.
+    """One image or video file. `size` in bytes, `width` and `height` in pixels as they are stored.
 
     `damage` says why an image cannot be decoded completely, `truncated` whether that is because the file ends too early,
     and `lfs_pointer` whether it is because the file is a Git LFS pointer.
-    `frames` is above 1 for animations, `orientation` is EXIF's (1 is upright), `blank` means that all pixels are equal, and `hash` is the
+    `format` is VIDEO for a video, which is not decoded: only size and number of frames are known. `frames` is above 1 for
+    animations and videos, `orientation` is EXIF's (1 is upright), `blank` means that all pixels are equal, and `hash` is the
     `perceptual_hash`.
     """
 
@@ -49,6 +53,10 @@ class ImageFacts:
     transparent: bool = False
     blank: bool = False
     hash: int = 0
+
+    @property
+    def is_video(self) -> bool:
+        return self.format == VIDEO
 
     @property
     def unread(self) -> bool:
@@ -77,6 +85,8 @@ def look_at_image(path: Path) -> ImageFacts:
     left = git_artefact(raw) if len(raw) <= MAX_POINTER_BYTES else None
     if left and left.code == "git-lfs":
         return replace(facts, damage=left.message, lfs_pointer=True)
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return _video(facts, raw)
     try:
         with Pillow.open(io.BytesIO(raw), formats=FORMATS) as picture:
             return _decoded(facts, picture)
@@ -85,6 +95,14 @@ def look_at_image(path: Path) -> ImageFacts:
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise all kinds of exceptions for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         return replace(facts, damage=reason, truncated=_is_cut_off(raw, reason))
+
+
+def _video(facts: ImageFacts, raw: bytes) -> ImageFacts:
+    try:
+        header = read_video_header(raw)
+    except BadVideoError as error:
+        return replace(facts, format=VIDEO, damage=str(error), truncated=isinstance(error, CutVideoError))
+    return replace(facts, format=VIDEO, width=header.width, height=header.height, frames=header.frames)
 
 
 def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:

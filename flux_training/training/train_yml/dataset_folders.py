@@ -71,6 +71,13 @@ def folder_name(path: object) -> str:
     return name if FOLDER_NAME.fullmatch(name) else ""
 
 
+def trained_folder(entry: Mapping[str, Any]) -> str:
+    """The folder that an entry of `datasets` trains; empty if it is not a dataset's folder."""
+    return folder_name(
+        entry.get("folder_path") if entry.get("dataset_path") is None else entry.get("dataset_path")
+    )
+
+
 def paired_paths(entry: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """(key, path) of each folder with control images, masks and the like. ai-toolkit ignores `control_path` beside the numbered keys."""
     numbered = any(entry.get(key) for key in NUMBERED_CONTROLS)
@@ -103,8 +110,7 @@ def _entries(process: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _uses_of(entry: Mapping[str, Any]) -> Iterator[FolderUse]:
-    path = entry.get("folder_path") if entry.get("dataset_path") is None else entry.get("dataset_path")
-    own = folder_name(path)
+    own = trained_folder(entry)
     if not own:
         return
     yield FolderUse(own, FolderKind.REGULARIZATION if entry.get("is_reg") else FolderKind.TRAINING, own)

@@ -101,13 +101,13 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
     (
         rename("reg", "mask/x"),
         [
-            "mask/x: neither an image (.jpg, .jpeg, .png, .webp) nor a caption (.txt) [dataset-stranger]",
+            "mask/x: neither an image or video (.jpg, .jpeg, .png, .webp, .mp4, .m4v, .mov) nor a caption (.txt) [dataset-stranger]",
             "reg: no such folder [dataset-missing]",
         ],
     ),
     (
-        lambda folder: (folder / "dataset/00004.mp4").write_bytes(b"x"),
-        ["dataset/00004.mp4: a video [dataset-video]"],
+        lambda folder: (folder / "dataset/00004.webm").write_bytes(b"x"),
+        ["dataset/00004.webm: a video in a format that is not supported [dataset-video]"],
     ),
 ]
 

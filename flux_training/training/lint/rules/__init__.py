@@ -15,6 +15,7 @@ from flux_training.training.lint.rules import (
     recipe,
     secrets,
     stack,
+    videos,
 )
 
 AREAS = (
@@ -22,6 +23,7 @@ AREAS = (
     file_names.AREA,
     git.AREA,
     images.AREA,
+    videos.AREA,
     captions.AREA,
     pairs.AREA,
     recipe.AREA,

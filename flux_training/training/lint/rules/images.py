@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from flux_training.training.dataset.image_facts import ImageFacts
+from flux_training.training.dataset.image_facts import VIDEO, ImageFacts
 from flux_training.training.dataset.manifest import MAX_IMAGES, MAX_MANIFEST_BYTES, Image, manifest_json
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.names import IMAGE_SUFFIXES, caption_name
+from flux_training.training.lint.rules.videos import OTHER_VIDEOS
+from flux_training.training.names import MEDIA_SUFFIXES, VIDEO_SUFFIXES, caption_name
 from flux_training.training.train_yml.document import resolutions_of
 
 AREA = Area("images")
@@ -18,11 +19,15 @@ MAX_ASPECT_RATIO = 3.0
 MAX_PIXELS = 50_000_000
 # An image with sides a little below the resolution is good enough.
 CLOSE_ENOUGH = 0.9
-SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "WEBP": (".webp",)}
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    VIDEO: VIDEO_SUFFIXES,
+}
 DEEP_MODES = ("I", "F")
-SUFFIXES = ", ".join(IMAGE_SUFFIXES)
-# video_extensions in ai-toolkit's toolkit/data_loader.py.
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")
+SUFFIXES = ", ".join(MEDIA_SUFFIXES)
 
 
 AREA.fault(
@@ -45,30 +50,14 @@ def dataset_without_images(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "dataset-stranger",
-    "a dataset contains only images and captions",
+    "a dataset contains only images, videos and captions",
     "move it out of the dataset",
     needed=True,
 )
 def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
-        if not _is_video(name):
-            yield job.in_dataset(name, f"neither an image ({SUFFIXES}) nor a caption (.txt)")
-
-
-@AREA.error(
-    "dataset-video",
-    "jobs train on images only; videos are not supported yet",
-    f"take it out of the dataset, or export single frames of it as images ({SUFFIXES})",
-    needed=True,
-)
-def videos_in_a_dataset(job: Subject) -> Iterator[Problem]:
-    for name in job.dataset.strangers if job.dataset else ():
-        if _is_video(name):
-            yield job.in_dataset(name, "a video")
-
-
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEO_SUFFIXES)
+        if not name.lower().endswith(OTHER_VIDEOS):
+            yield job.in_dataset(name, f"neither an image or video ({SUFFIXES}) nor a caption (.txt)")
 
 
 @AREA.error(
@@ -108,7 +97,11 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
 def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
     for image in job.all_images.values():
         if image.damage and not image.truncated and not image.lfs_pointer:
-            yield job.in_dataset(image.name, f"cannot be read as an image ({image.damage})")
+            yield job.in_dataset(image.name, f"cannot be read as {_kind(image)} ({image.damage})")
+
+
+def _kind(image: ImageFacts) -> str:
+    return "a video" if image.is_video else "an image"
 
 
 @AREA.error(
@@ -120,7 +113,7 @@ def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
 def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
     for image in job.all_images.values():
         if image.truncated:
-            message = f"cannot be read as an image: the file ends too early ({image.damage})"
+            message = f"cannot be read as {_kind(image)}: the file ends too early ({image.damage})"
             yield job.in_dataset(image.name, message)
 
 
@@ -128,7 +121,8 @@ def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
     "image-animated", "the trainer uses only the first frame", "export the right frame as a still image"
 )
 def describe_animation(image: ImageFacts) -> str:
-    return f"an animation with {image.frames} frames" if image.frames > 1 else ""
+    is_animation = image.frames > 1 and not image.is_video
+    return f"an animation with {image.frames} frames" if is_animation else ""
 
 
 @AREA.image(
@@ -231,10 +225,15 @@ def identical_images(job: Subject) -> Iterator[Problem]:
     "keep the better one",
 )
 def similar_images(job: Subject) -> Iterator[Problem]:
-    different = {image.sha256: image for image in reversed(job.sound_images) if not image.blank}
+    different = {image.sha256: image for image in reversed(job.sound_images) if _is_comparable(image)}
     hashes = sorted((image.name, image.hash) for image in different.values())
     for name, earlier in near_pairs(hashes):
         yield job.in_dataset(name, f"looks the same as {earlier}")
+
+
+def _is_comparable(image: ImageFacts) -> bool:
+    """Videos are not decoded, so their content is unknown."""
+    return not image.blank and not image.is_video
 
 
 @AREA.warning(

@@ -18,6 +18,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VEC
     os.environ[_name] = "1"  # read when NumPy loads its BLAS
 
 import glob
+import hashlib
 import json
 import re
 import sys
@@ -42,6 +43,7 @@ from standin import (  # type: ignore[import-not-found]  # nodes have this file 
 from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")
 LEARNING_RATE_FACTOR = 15.0  # the small network needs a higher learning rate than FLUX
 
 RULER = "=" * 40
@@ -105,6 +107,16 @@ def control_images(path: Path, entry: dict[str, Any]) -> list[Path]:
     return found
 
 
+def picture_of(path: Path) -> Image.Image:
+    """What an image shows. The stand-in decodes no video: a pattern made of the file's bytes stands for it."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        pattern = np.frombuffer(digest[:27], np.uint8).reshape(3, 3, 3)
+        return Image.fromarray(pattern, "RGB").resize((64, 64), Image.Resampling.BICUBIC)
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
 class TrainingImages:
     """Images and captions. An image without a caption file gets an empty caption, without a message."""
 
@@ -114,13 +126,17 @@ class TrainingImages:
         for entry in settings:
             suffix = "." + str(entry.get("caption_ext", "txt")).lstrip(".")
             root = Path(entry["folder_path"])
-            paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+            # Without num_frames the trainer looks for images only.
+            has_videos = int(entry.get("num_frames", 1)) > 1 or entry.get("auto_frame_count")
+            wanted = IMAGE_SUFFIXES + VIDEO_SUFFIXES if has_videos else IMAGE_SUFFIXES
+            paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in wanted]
             paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(root).parts)]
             paths *= int(entry.get("num_repeats", 1))
-            print(f"Dataset: {root}\n  -  Found {len(paths)} images")
+            videos = sum(path.suffix.lower() in VIDEO_SUFFIXES for path in paths)
+            found = f"{videos} videos and {len(paths) - videos} images" if videos else f"{len(paths)} images"
+            print(f"Dataset: {root}\n  -  Found {found}")
             for path in paths:
-                with Image.open(path) as image:
-                    self.latents.append(encode_image(ImageOps.exif_transpose(image)))
+                self.latents.append(encode_image(picture_of(path)))
                 text = path.with_suffix(suffix)
                 caption = text.read_text("utf-8").strip() if text.exists() else ""
                 self.captions.append(with_trigger(caption, trigger, add=not entry.get("is_reg")))
