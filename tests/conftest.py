@@ -7,22 +7,7 @@ from pathlib import Path
 import pytest
 from warm_python import MODULES, warm_python
 
-# What `flux` and the program import, apart from the project's own code: each checkout has its own copy of that.
-LIBRARIES = (
-    "boto3",
-    "httpx",
-    "markdown_it",
-    "obstore.store",
-    "PIL.Image",
-    "psutil",
-    "pydantic",
-    "rich.markup",
-    "rich.progress",
-    "rich.syntax",
-    "rich_click.rich_help_rendering",
-    "tenacity",
-    "yaml",
-)
+from tests.support.libraries import LIBRARIES
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from flux_training.clients.cloudflare import CLOUDFLARE_URL, Cloudflare
 from flux_training.clients.errors import Unavailable
-from flux_training.clients.http import RetryPolicy
+from flux_training.clients.http import RetryPolicy, trusted
 from flux_training.clients.kelpie import KELPIE_URL, Kelpie
 from flux_training.clients.salad import SALAD_URL, Salad
 from flux_training.clients.storage import Storage
@@ -129,7 +129,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
         if self.page is None:
             return
         try:
-            httpx.get(self.page, timeout=5, trust_env=False)
+            httpx.get(self.page, timeout=5, verify=trusted(trust_env=False), trust_env=False)
         except httpx.HTTPError as failure:
             raise Unavailable(
                 f"the local cloud does not answer at {self.page} ({failure})", "", START_LOCAL

@@ -8,9 +8,22 @@ from warm_python import MODULES, warm_python
 
 from flux_training.commands.stack.engine import find_cli
 from tests.life import stacks
+from tests.support.libraries import LIBRARIES
 
-# What the program imports, and with it nearly all that it needs.
-PROGRAM = ("components.pipeline", "components.preparation", "flux_training.clients.stack.survey")
+# What the program imports at once or when it needs it, and the engine.
+PROGRAM = (
+    "components.migration",
+    "components.pinning",
+    "components.pipeline",
+    "components.preparation",
+    "components.repair",
+    "flux_training.clients.reachability",
+    "flux_training.clients.stack.survey",
+    "flux_training.training.stack_bill",
+    "pulumi_embedded.cli.operations",
+    "pulumi_embedded.cli.stacks",
+    "tests.life.prepared",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,7 +31,7 @@ def virtualenv() -> Iterator[None]:
     """New stacks have a virtual environment whose interpreter starts fast."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        warm_python(Path(folder) / "venv", (*MODULES, *PROGRAM), stacks.ROOT) as made,
+        warm_python(Path(folder) / "venv", (*MODULES, *LIBRARIES, *PROGRAM), stacks.ROOT) as made,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(stacks, "virtualenv", made)

@@ -25,6 +25,7 @@ CLI = "cli"
 # The virtual environment of new stacks; conftest.py has one whose processes start faster.
 virtualenv = Path(sys.prefix)
 PASSPHRASE = ""
+SALT: str = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["encryptionsalt"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Stack:
             **(one if single else {}),
             **{f"flux-training:{key}": value for key, value in (settings or {}).items()},
         }
-        salt = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text(encoding="utf-8"))["encryptionsalt"]
-        text = yaml.safe_dump({"encryptionsalt": salt, "config": config}, sort_keys=False)
+        text = yaml.safe_dump({"encryptionsalt": SALT, "config": config}, sort_keys=False)
         (self.root / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
 
     def begin(self, *arguments: str, python: str = sys.executable) -> subprocess.Popen[str]:

@@ -26,7 +26,9 @@ from typing import Any
 # What the engine, programs and dynamic providers import.
 MODULES = (
     "cryptography.hazmat.primitives.ciphers.aead",
-    "grpc",
+    "grpc._interceptor",
+    "grpc._server",
+    "grpc.experimental",
     "pulumi.dynamic",
     "pulumi.runtime.proto.provider_pb2_grpc",
     "rich.live",

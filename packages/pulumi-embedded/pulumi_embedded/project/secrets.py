@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import getpass
 import os
 import sys
@@ -138,6 +139,7 @@ def _derive_cipher(encryption_salt: str, phrase: Passphrase) -> AESGCM:
 
 
 @lru_cache(maxsize=1)
+@functools.cache
 def _derive_key(phrase: str, salt: bytes) -> bytes:
     return PBKDF2HMAC(hashes.SHA256(), 32, salt, _ROUNDS).derive(phrase.encode())
 
