@@ -131,7 +131,7 @@ format: .venv/ready-dev ### let ruff fix and format the code
 generated: .venv/ready ### write the generated schemas and documents
 	@$(BIN)/python -m flux_training.commands.generate
 
-pictures: .venv/ready-dev ### renew docs/pictures from the stack dev, trained by `make up`; needs Chromium
+pictures: .venv/ready-dev ### renew docs/pictures from the stack dev; needs Chromium
 	@$(BIN)/python -m tests.support.pictures
 
 trainer-keys: .venv/ready-dev ### compare the table of keys with ai-toolkit (CHECKOUT=DIR)
