@@ -216,7 +216,11 @@ def test_nothing_is_overwritten_by_setting_aside(server: ReviewServer) -> None:
     status, text = send(server, "aside/00001.jpg", {"aside": True})
     assert (status, "00001.txt: exists and is not overwritten" in text) == (409, True)
     assert (caption_of(server), in_the_way.read_text(encoding="utf-8")) == ("first ohwx\n", "kept")
-    assert send(server, "aside/00001.jpg", {"aside": False})[0] == 400
+    photo(1).save(in_the_way.with_suffix(".jpg"))
+    for is_aside in (True, False):
+        assert send(server, "aside/00001.jpg", {"aside": is_aside})[0] == 409
+    assert send(server, "aside/00002.jpg", {"aside": False})[0] == 404
+    assert send(server, "aside/00002.jpg", {"aside": 1})[0] == 400
 
 
 def test_an_image_is_captioned_again_on_request(server: ReviewServer) -> None:

@@ -195,13 +195,14 @@ class ReviewHandler(PrivateHandler):
             return
         what, _, name = path.partition("/")
         actions = {"caption": self._save, "aside": self._set_aside, "again": self._caption_again}
-        image = self.server.set_aside_image(name) if what == "aside" else None
-        image = image or self.server.image(name)
+        body = self._body()
+        if body is None:
+            return
+        is_aside = what == "aside" and body.get("aside") is False
+        image = self.server.set_aside_image(name) if is_aside else self.server.image(name)
         if what not in actions or image is None:
             self.refuse(404, "no such image")
-            return
-        body = self._body()
-        if body is not None:
+        else:
             actions[what](image, body)
 
     def _save(self, image: Path, change: dict[str, Any]) -> None:
@@ -218,13 +219,12 @@ class ReviewHandler(PrivateHandler):
 
     def _set_aside(self, image: Path, change: dict[str, Any]) -> None:
         """{"aside": true or false}: 204 moved; 409 if a file is in the way."""
-        is_wanted = change.get("aside")
-        if is_wanted is not (image.parent == self.server.dataset):
+        if not isinstance(change.get("aside"), bool):
             self.refuse(400, "send whether to set the image aside or to put it back")
             return
         try:
             with self.server.moving:
-                (set_aside if is_wanted else put_back)(image)
+                (set_aside if change["aside"] else put_back)(image)
         except (BadInput, OSError) as error:
             self.refuse(409, str(error))
         else:

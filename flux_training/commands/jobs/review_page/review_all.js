@@ -31,7 +31,7 @@ async function changeAll(change, what) {
     const after = before && change(before);
     if (after === null || after === before) continue;
     if (after.trim() === "") {
-      left += before ? 1 : 0;
+      left += 1;
       continue;
     }
     field.value = after;
