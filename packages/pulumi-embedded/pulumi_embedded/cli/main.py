@@ -1,7 +1,7 @@
 """The command line: the CLI's names, options and exit codes. What this engine does not support is refused by name.
 
 Exit codes, as in the CLI: 0; 1 for failures; 2 for an invalid command line; 6 if there is no such stack; 7 for changes
-with `--expect-no-changes`; 8 if the user declines.
+with `--expect-no-changes`; 8 if the user declines or presses Ctrl-C twice.
 """
 
 import argparse

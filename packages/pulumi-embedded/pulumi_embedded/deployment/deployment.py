@@ -328,7 +328,7 @@ class Deployment:
         if old.protect and new.protect:
             raise EngineError(
                 f'unable to replace resource "{new.urn}"\nas it is currently marked for protection. To unprotect the '
-                "resource, remove the `protect` flag from the resource in your Pulumi program and run `up`"
+                "resource, remove the `protect` flag from the resource in your Pulumi program and run `pulumi up`"
             )
         self._decisions.check_as_new(registered, provider)
         if cascade.resources:

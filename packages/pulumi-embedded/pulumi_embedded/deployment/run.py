@@ -1,6 +1,7 @@
 """The commands preview, up, refresh and destroy, without their command line."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from pulumi_embedded.deployment.program_run import NoProgram, ProgramRun, runnin
 from pulumi_embedded.deployment.refresh import Refresh
 from pulumi_embedded.deployment.steps import StepRunner
 from pulumi_embedded.deployment.targets import RunOptions
-from pulumi_embedded.errors import EngineError
+from pulumi_embedded.errors import CANCELLED, EngineError
 from pulumi_embedded.program.monitor import Monitor
 from pulumi_embedded.program.processes import ChildProcess
 from pulumi_embedded.project import config_schema
@@ -164,7 +165,7 @@ class Run:
                 events.WARNING,
                 operation.resource.urn,
                 "an earlier update ended while it was creating this resource, which may therefore exist. Its provider "
-                "checks that when the resource is created again; `refresh --clear-pending-creates` forgets it",
+                "checks that when the resource is created again; `pulumi refresh --clear-pending-creates` forgets it",
             )
 
     # Deploying, deleting and refreshing.
@@ -254,7 +255,12 @@ class Run:
             changing.close()
         if lock is not None:
             lock.release()
-        os._exit(1)
+        print(
+            "error: update canceled: the steps that were running may have taken effect; the next `pulumi up` tries them again",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(CANCELLED)
 
     def _on_output_line(self, line: str) -> None:
         """Show a line that the program or a provider has printed."""

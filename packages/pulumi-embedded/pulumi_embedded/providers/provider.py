@@ -166,7 +166,7 @@ class Provider:
             if error.code() == grpc.StatusCode.UNAVAILABLE:
                 raise ProviderError(
                     f"the provider process ended during {method} ({error.details()}). The call may have succeeded; run "
-                    "`up` again to check",
+                    "`pulumi up` again to check",
                     outcome_unknown=True,
                 ) from None
             failure = _init_failure(error)

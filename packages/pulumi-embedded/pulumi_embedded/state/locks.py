@@ -83,7 +83,7 @@ def _check_unlocked(store: Store, folder: str, own: str | None) -> None:
         return
     lines = [
         f"the stack is currently locked by {len(others)} lock(s). Either wait for the other process(es) to end or "
-        "delete the lock file with `cancel`."
+        "delete the lock file with `pulumi cancel`."
     ]
     for key in others:
         content = _read(store, key)

@@ -99,7 +99,7 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
         aside = log.put_aside()
         raise EngineError(
             f"an earlier update was killed and its journal cannot be added to the state: {error}. The journal was put "
-            f"aside as {aside}. Run `refresh`, or repeat this command to continue without it"
+            f"aside as {aside}. Run `pulumi refresh`, or repeat this command to continue without it"
         ) from None
     if found is not None:
         deployment = _with_rows(checkpoint.deployment, found.rows)
