@@ -31,6 +31,11 @@ MISREAD = {
     "net-pretrained": "trains from the start, because the file is not there",
     "x-clip": "like clipimg",
     "x-onlyif-str": "takes each character for an entry, and so trains all layers",
+    "dop-notrig": "ignores the key",
+    "no-save": "ignores the section, and saves its checkpoints every 1000 steps",
+    "sample-missing": "ignores the section, and draws no sample",
+    "unknown-model": "ignores the key",
+    "unknown-train": "ignores the key",
     "x-kw-unknown": "ignores the key",
     "x-inp": "trains without the masks, because the folder is not there",
     "y-captype": "trains with empty captions, because no file is named `00001txt`",
@@ -58,6 +63,14 @@ def test_what_the_trainer_fails_on_is_an_error(case: TrainerCase) -> None:
 def test_what_the_trainer_trains_with_is_no_error(case: TrainerCase) -> None:
     errors = lint_errors(changed(base_document(), case.change))
     assert bool(errors) == (case.name in MISREAD), errors
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.verdict == "read"], ids=name_of)
+def test_what_was_only_read_is_judged_with_a_reason(case: TrainerCase) -> None:
+    verdict, _, reason = case.judged.partition(": ")
+    assert verdict in ("runs", "fails")
+    assert reason
+    assert bool(lint_errors(changed(base_document(), case.change))) == (verdict == "fails")
 
 
 @pytest.mark.parametrize("name", EXPLAINED)

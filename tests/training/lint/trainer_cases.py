@@ -71,13 +71,15 @@ class Agreement(StrEnum):
 @dataclass(frozen=True)
 class TrainerCase:
     """`change` maps places below config.process[0] to values. `verdict`: refused (when the file was read), failed or died (in
-    the run), ran, slow, or read (accepted when the file was read, not run).
+    the run), ran, slow, or read (accepted when the file was read, not run). `judged`: what a case that was only read would do on a node,
+    `runs: …` or `fails: …`, and why it was not run.
     """
 
     name: str
     change: Mapping[str, Any]
     verdict: str
     error: str = ""
+    judged: str = ""
 
 
 def trainer_cases() -> list[TrainerCase]:
