@@ -78,6 +78,7 @@ def test_durations_are_rounded(seconds: float, text: str) -> None:
         ("running", "", {}, "running"),
         ("running", "", {"state": "training", "step": 120, "steps": 300, "loss_smoothed": 0.41, "loss_steps": 30, "eta_seconds": 61},
          "training, step 120 of 300, loss (mean of 30 steps) 0.4100, about 61 s left"),
+        ("running", "", {"state": "training", "message": "Caching latents 12/40"}, "training, Caching latents 12/40"),
         ("running", "", {"state": "starting", "step": None, "loss_smoothed": None, "eta_seconds": "?"}, "starting"),
         ("running", "", {"state": "starting", "download_seconds": 12.3}, "starting, downloading for 12 s"),
         ("failed", "the trainer ended with 1", {"step": 3}, "failed: the trainer ended with 1"),
@@ -186,9 +187,11 @@ def test_problems_are_below_the_table_and_markup_in_them_is_plain_text() -> None
     assert "cat: failed: [bold]x[/bold]" in rendered(stack, 100)
 
 
-def test_steps_that_taught_nothing_are_named_below_the_table() -> None:
+def test_steps_that_taught_nothing_and_phases_are_named_below_the_table() -> None:
     found = status("cat", "running", state="training", step=9, skipped_batches=3, nan_losses=1)
-    text = " ".join(rendered(StackStatus([row(found), row(TRAINING)]), 200).split())
+    caching = status("dog", "running", state="training", message="Caching latents 12/40")
+    text = " ".join(rendered(StackStatus([row(found), row(TRAINING), row(caching)]), 200).split())
+    assert "dog: Caching latents 12/40" in text
     assert "cat: 3 steps skipped for lack of memory, 1 step without a loss (NaN)" in text
 
 

@@ -34,6 +34,7 @@ SILENT = (
     "cancel it and queue it again"
 )
 NO_PROGRESS = RunProgress()
+TRAINING = "training"  # a state in progress.json
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,12 @@ class JobStatus:
         if self.hand_out == HandOutState.REPORTED or self.hand_out is None:
             return self.progress.state or self.state
         return HandOutState.STARTING  # what progress.json says is about an earlier node
+
+    @property
+    def activity(self) -> str:
+        """What the trainer does instead of a step: `Caching latents 12/40`. Empty during steps."""
+        is_training = self.state == RunState.RUNNING and self.phase == TRAINING
+        return self.progress.message if is_training else ""
 
     @property
     def is_silent(self) -> bool:
@@ -200,6 +207,8 @@ def describe(status: JobStatus) -> str:
     parts = [status.phase]
     if status.phase == progress.state == "starting" and progress.download_seconds is not None:
         parts.append(f"downloading for {in_words(progress.download_seconds)}")
+    if status.activity:
+        parts.append(status.activity)
     if progress.step:
         parts.append(f"step {min(progress.step, status.job.steps)} of {status.job.steps}")
     if progress.loss is not None:

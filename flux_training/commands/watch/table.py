@@ -39,6 +39,8 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
         table.add_row(*(cell(row) for cell in columns.values()))
     parts: list[RenderableType] = [table]
     parts += [Text(f"{row.name}: {row.problem}", style="red") for row in stack.rows if row.problem]
+    doing = [(row.name, row.status.activity) for row in stack.rows]
+    parts += [Text(f"{name}: {activity}", style="dim") for name, activity in doing if activity]
     notes = {row.trainer_note for row in stack.rows} - {""}
     parts += [Text(note, style="yellow") for note in sorted(notes)]
     faulty = [(row.name, faults) for row in stack.rows if (faults := row.status.progress.faults)]
