@@ -1,4 +1,7 @@
-"""Jobs of all kinds of models on the local cloud: ai-toolkit's own examples, and the templates of `flux new`, to verified results."""
+"""Jobs of all kinds of models on the local cloud: ai-toolkit's own examples, and the templates of `flux new`, to verified results.
+
+With FLUX_TEST_PICTURES=FOLDER, Chromium takes a picture of each run's page, to be looked at.
+"""
 
 import json
 import os
@@ -17,10 +20,12 @@ from flux_training.training.train_yml.edit import new_train_yml
 from flux_training.training.train_yml.trainer_config import document_of
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.e2e.test_main_job import results
+from tests.support.browser import page_in_chromium
 from tests.support.photos import photo
 
 EXAMPLES = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", "")) / "config/examples"
 CLIP = Path(__file__).resolve().parents[1] / "support/clip.mp4"
+PICTURES = os.environ.get("FLUX_TEST_PICTURES", "")
 IMAGES = 8
 # One of each architecture. Others of the same one differ in their weights only.
 FAMILIES = {model.arch: model for model in reversed(MODELS.values())}
@@ -67,7 +72,7 @@ def make_job(folder: Path, document: Mapping[str, Any]) -> None:
     for shade, name in enumerate(folders):
         (folder / name).mkdir(parents=True)
         for number in range(1, IMAGES + 1):
-            if has_videos and number % 2:
+            if has_videos and number % 2 == 0:
                 # A box without meaning makes the files different.
                 (folder / name / f"{number:05}.mp4").write_bytes(
                     CLIP.read_bytes() + b"\0\0\0\x09free%d" % number
@@ -110,6 +115,9 @@ def result_line(checkout: Checkout, name: str, document: Mapping[str, Any]) -> s
     assert done["steps"] == 4
     samples = [path for path in (run / "samples").iterdir() if path.suffix in IMAGE_SUFFIXES]
     images = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["images"]
+    if PICTURES:
+        with page_in_chromium((run / "report.html").as_uri()) as seen:
+            seen.page.screenshot(path=f"{PICTURES}/{name}.png", full_page=True)
     first = min(tensors)
     return f"| {name} | {model.name} | {len(images)} | {len(samples)} | {first} |"
 
@@ -128,7 +136,6 @@ def test_the_template_of_each_architecture_is_trained(tmp_path: Path) -> None:
     with new_checkout(tmp_path / "checkout") as checkout:
         lines = train(checkout, jobs)
         assert len(lines) == len(FAMILIES)
-        checkout.flux("report")
         assert "unchanged" in checkout.make("up")
 
 
