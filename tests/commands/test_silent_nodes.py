@@ -28,7 +28,7 @@ from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.handout import MAX_REQUEUES, REQUEUES_VARIABLE, SILENT_SECONDS
+from flux_training.training.runs.handout import HUNG_SECONDS, MAX_REQUEUES, REQUEUES_VARIABLE, SILENT_SECONDS
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from tests.components.groups import new_name
@@ -342,7 +342,7 @@ def test_removing_a_stalled_run_replaces_the_node_that_hangs(
     run.connection.salad().patch_group(run.name, {"replicas": 0})
 
 
-@pytest.mark.parametrize(("seconds", "reports"), [(SILENT_SECONDS - 9, False), (SILENT_SECONDS + 1, True)])
+@pytest.mark.parametrize(("seconds", "reports"), [(HUNG_SECONDS - 30, False), (HUNG_SECONDS + 1, True)])
 def test_removing_a_run_leaves_a_sound_node_alone(
     cloud: dict[str, Any], seconds: float, reports: bool
 ) -> None:

@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from flux_training.training.runs.run_state import (
-    MISSED_HEARTBEATS,
-    STALL_PERIODS,
-    LastContact,
-    in_words,
-    stall,
-)
+from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
 
 # A launcher reports within seconds of its start. Given how often watchers poll, a silent one is noticed within ten minutes.
 SILENT_SECONDS = 300.0
 MAX_REQUEUES = 3
+# A launcher reports at least every 30 seconds. For a job that is canceled anyway, less patience is needed.
+HUNG_SECONDS = 120.0
 # After a failed attempt on the only machine, its idle worker asks for another one within 5 minutes (docs/services.md), which then has to start.
 MIN_RETRY_MINUTES = 10.0
 # In the environment of a job that was queued again: how many times. Nodes cannot change it.
@@ -61,19 +57,16 @@ def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOut
         return HandOutState.RETRYING
     if job.has_reported:
         return HandOutState.REPORTED
-    return HandOutState.SILENT if _is_silent(job, stall_minutes) else HandOutState.STARTING
-
-
-def _is_silent(job: HandOut, stall_minutes: float) -> bool:
-    """Both times are the queue's: no other clock can make a launcher look silent."""
-    return job.heartbeat - job.started > timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
+    # Both times are the queue's: no other clock can make a launcher look silent.
+    waited = job.heartbeat - job.started
+    limit = timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
+    return HandOutState.SILENT if waited > limit else HandOutState.STARTING
 
 
 def is_hung(job: HandOut, stall_minutes: float) -> bool:
-    """Whether the worker still sent heartbeats long after the launcher's last report."""
-    if job.reported is None or not job.has_reported:
-        return _is_silent(job, stall_minutes)
-    return job.heartbeat - job.reported > timedelta(minutes=STALL_PERIODS * stall_minutes)
+    """Whether the worker has sent heartbeats for HUNG_SECONDS, or for `stall_minutes` if that is shorter, since the launcher's last report."""
+    last_report = max(job.started, job.reported or job.started)
+    return job.heartbeat - last_report > timedelta(seconds=min(HUNG_SECONDS, stall_minutes * 60))
 
 
 def judge(

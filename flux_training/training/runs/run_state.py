@@ -94,7 +94,7 @@ def stall(contact: LastContact, stall_minutes: float) -> str:
     if contact.launcher_seconds > STALL_PERIODS * limit:
         return (
             f"its worker reports it, but nothing has been written to the bucket for {in_words(contact.launcher_seconds)}: "
-            "the launcher hangs or the node cannot upload; reallocate its instance"
+            "the launcher hangs or the node cannot upload"
         )
     return ""
 

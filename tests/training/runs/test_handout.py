@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flux_training.training.runs.handout import (
+    HUNG_SECONDS,
     MAX_REQUEUES,
     REQUEUES_VARIABLE,
     SILENT_SECONDS,
@@ -97,12 +98,12 @@ def test_a_job_that_reported_once_is_queued_again_although_its_series_had_ended(
 @pytest.mark.parametrize(
     ("reported", "heartbeat", "hung"),
     [
-        (None, SILENT_SECONDS, False),
-        (None, SILENT_SECONDS + 1, True),
-        (-1, SILENT_SECONDS + 1, True),
-        (10, SILENT_SECONDS + 1, False),
-        (10, 10 + 3600, False),
-        (10, 11 + 3600, True),
+        (None, HUNG_SECONDS, False),
+        (None, HUNG_SECONDS + 1, True),
+        (-1, HUNG_SECONDS + 1, True),
+        (10, HUNG_SECONDS + 1, False),
+        (10, 10 + HUNG_SECONDS, False),
+        (10, 11 + HUNG_SECONDS, True),
     ],
 )
 def test_a_node_hangs_whose_worker_sends_heartbeats_long_after_the_launchers_last_report(
@@ -110,6 +111,7 @@ def test_a_node_hangs_whose_worker_sends_heartbeats_long_after_the_launchers_las
 ) -> None:
     job = HandOut(START, at(heartbeat), None if reported is None else at(reported))
     assert is_hung(job, STALL_MINUTES) == hung
+    assert is_hung(job, stall_minutes=0.1) == (heartbeat > max(0, reported or 0) + 6)
 
 
 def test_a_silent_job_is_stalled_once_it_was_queued_again_often_enough() -> None:

@@ -153,7 +153,7 @@ def test_stalls_are_explained() -> None:
     )
     assert stall(LastContact(0, 3601), 30) == (
         "its worker reports it, but nothing has been written to the bucket for 60 min: the launcher hangs or the node cannot "
-        "upload; reallocate its instance"
+        "upload"
     )
 
 
