@@ -1,6 +1,5 @@
 """One immutable set of images in the bucket, uploaded once for all jobs that train on it."""
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from flux_training.clients.datasets import (
     stored_images,
 )
 from flux_training.clients.kelpie import Job
-from flux_training.clients.storage import MAX_KEYS_PER_DELETE, Storage
+from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet, read_images
@@ -102,19 +101,12 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
             return
         # Delete the index first: what an interrupted deletion leaves is never taken for a complete dataset.
         storage.delete_many([layout.dataset_index(id_)])
-        _delete_all(storage, layout.dataset(id_))
+        storage.delete_below(layout.dataset(id_))
 
     def _is_in_use(self, bucket: str, dataset: str) -> bool:
         """By one listing of all jobs: a job that changes its status between two listings by status could be in neither."""
         jobs = self.connection.kelpie().list_jobs()
         return any((bucket, dataset.rstrip("/")) in downloads_of(job) for job in jobs if job.unfinished)
-
-
-def _delete_all(storage: Storage, folder: str) -> None:
-    """In parts: nodes can put any number of objects there."""
-    keys = (item.key for item in storage.list(folder))
-    while part := list(itertools.islice(keys, MAX_KEYS_PER_DELETE)):
-        storage.delete_many(part)
 
 
 def downloads_of(job: Job) -> set[tuple[str, str]]:

@@ -11,6 +11,7 @@ from flux_training.clients.errors import Conflict, RateLimited
 from flux_training.clients.kelpie import Job
 from flux_training.clients.queue.claims import Claim, posted_record
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
+from flux_training.clients.queue.recorded_runs import run_folders
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -21,6 +22,7 @@ from flux_training.training.runs.run import RunKeys
 def migrate(stack: StackServices, owner: str) -> None:
     """Unless the bucket has the current layout: record every posted job below .flux/, then the layout in owner.json.
 
+    Runs whose job the queue has forgotten are marked, so that they stay known as runs of this stack.
     A bucket that is being adopted gets its mark from components/bucket.py. Raises ServiceError.
     """
     storage, layout, mark = stack.storage, stack.layout, stack.mark
@@ -28,6 +30,8 @@ def migrate(stack: StackServices, owner: str) -> None:
         return
     posted = posted_in_layout_1(storage, layout, stack.connection.kelpie())
     in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
+    forgotten = [keys for place in run_folders(storage, layout) if (keys := layout.run(*place)) not in posted]
+    in_parallel(lambda keys: _write_once(storage, keys.earlier, b"{}"), forgotten)
     if mark is not None and mark.owner == owner:
         with suppress(RateLimited):  # another update is writing the same
             storage.put_bytes(layout.owner, new_mark(owner, mark.made).to_json())

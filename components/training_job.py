@@ -49,6 +49,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import LAUNCHER_CONTRACT, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.words import counted
 
 IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes", "weights")
 
@@ -144,6 +145,8 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         claims = ClaimFile(storage, args.keys, args.owner)
 
         def prepare() -> None:
+            if claims.is_first:
+                clear_planted(storage, args)
             check_parent(storage, args)
             if run.reservation:
                 reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
@@ -275,6 +278,21 @@ def check_parent(storage: Storage, args: TrainingJobArgs) -> None:
             "remove `resume` to train from the start",
         )
     inform(f"{args.job}: continues from step {found[1]} of run {args.parent}")
+
+
+def clear_planted(storage: Storage, args: TrainingJobArgs) -> None:
+    """Delete what lies in the folder of a run that was never queued: its node would continue from it.
+
+    Nodes can compute the id of a job's next attempt, and write below it. What is older than the mark of the bucket may be of an earlier version.
+    """
+    if next(iter(storage.list(args.keys.base)), None) is None:
+        return
+    mark = storage.head(Layout(args.prefix).owner)
+    count = storage.delete_below(args.keys.base, mark.modified) if mark and mark.modified else 0
+    if count:
+        inform(
+            f"{args.job}: somebody wrote {counted(count, 'object')} below {args.keys.base} before the run was queued; deleted"
+        )
 
 
 def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights, read_pin
-from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from
+from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from, planted_objects
 from flux_training.clients.queue.hung_nodes import hand_out_of
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_bounded, read_record
@@ -82,7 +82,7 @@ NO_RESULTS = RunResults(Evidence(done=False))
 class RunStatus:
     """The status of a run now. `reason` is empty unless it failed; `findings` says what is wrong with its progress.json.
 
-    `hand_out` is None unless the queue says that the job is running. `results`: the weights.
+    `hand_out` is None unless the queue says that the job is running. `results`: the weights. `planted`: see planted_objects.
     """
 
     state: RunState
@@ -91,6 +91,7 @@ class RunStatus:
     findings: tuple[str, ...] = ()
     hand_out: HandOutState | None = None
     results: RunResults = NO_RESULTS
+    planted: int = 0
 
 
 def run_status(
@@ -111,7 +112,8 @@ def run_status(
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
     reason = explain(state, evidence, message, stalled)
     early = (f"{keys.model}: {TOO_EARLY}",) if TOO_EARLY in evidence.problems else ()
-    return RunStatus(state, reason, progress, (*found.faults, *early), hand_out, results)
+    planted = planted_objects(storage, keys, job) if job else 0
+    return RunStatus(state, reason, progress, (*found.faults, *early), hand_out, results, planted)
 
 
 def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:

@@ -248,6 +248,18 @@ class Storage:
                     self._service.if_refused,
                 )
 
+    def delete_below(self, prefix: str, after: datetime | None = None) -> int:
+        """Delete the objects whose keys begin with `prefix`, or only those written `after` this time. Returns how many.
+
+        In parts: nodes can make any number.
+        """
+        keys = (item.key for item in self.list(prefix) if after is None or (item.modified or after) > after)
+        count = 0
+        while part := list(itertools.islice(keys, MAX_KEYS_PER_DELETE)):
+            self.delete_many(part)
+            count += len(part)
+        return count
+
     def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> str:
         md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
         answer = self._call("put_object", Key=key, Body=data, ContentMD5=md5, **condition)

@@ -1,13 +1,16 @@
-"""Which weights that nobody has verified before can be a run's own."""
+"""Which of a run's objects can be its own."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights
-from flux_training.clients.queue.hand_outs import can_be_from
-from flux_training.clients.storage import ObjectInfo
+from flux_training.clients.queue.hand_outs import MAX_PLANTED, can_be_from, planted_objects
+from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.training.runs.run import Layout
 
 CREATED = datetime(2026, 11, 30, 12, tzinfo=UTC)
 STARTED = CREATED + timedelta(minutes=10)
@@ -41,3 +44,32 @@ def test_which_weights_can_be_from_a_node(
 ) -> None:
     weights = StoredWeights((ObjectInfo("k", 1, "e", written),))
     assert can_be_from(jobs, weights, is_posted) == expected
+
+
+class TimedBucket:
+    """Objects in output/ that were written at these times."""
+
+    def __init__(self, *written: datetime) -> None:
+        self.written = written
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        assert prefix.endswith("/output/")
+        return (ObjectInfo(f"{prefix}{number}", 1, "e", time) for number, time in enumerate(self.written))
+
+
+@pytest.mark.parametrize(
+    ("found", "written", "expected"),
+    [
+        (job("pending", None), (BEFORE, CREATED, WAITING, WAITING), 2),
+        # A failed attempt, whose node may have written them.
+        (job("pending"), (WAITING,), 0),
+        (job("running"), (WAITING,), 0),
+        (job("canceled", None), (WAITING,), 0),
+        (job("pending", None), (WAITING,) * (2 * MAX_PLANTED), MAX_PLANTED),
+    ],
+)
+def test_objects_of_a_job_that_no_node_got_are_planted(
+    found: Job, written: tuple[datetime, ...], expected: int
+) -> None:
+    storage = cast(Storage, TimedBucket(*written))
+    assert planted_objects(storage, Layout("").run("cat", "0" * 12), found) == expected

@@ -103,6 +103,16 @@ def test_problems_end_with_commands_for_their_job_and_stack() -> None:
     )
 
 
+@pytest.mark.parametrize(("gpu_seconds", "is_problem"), [(0.0, True), (12.5, False), (None, False)])
+def test_a_run_that_finished_without_training_is_a_problem(
+    gpu_seconds: float | None, is_problem: bool
+) -> None:
+    """Its node found final weights that somebody had put there."""
+    found = status("cat", "completed", state="finished", gpu_seconds=gpu_seconds)
+    problems = find_problems([found], NOW)
+    assert ("trained nothing" in problems.get("cat", "")) == is_problem
+
+
 def test_a_stalled_job_has_ended_although_the_queue_calls_it_running() -> None:
     stalled = status("cat", "stalled", reason="no node has reported it")
     assert stalled.has_ended

@@ -17,6 +17,7 @@ from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack.run_states import state_as_posted
 from flux_training.clients.stack.services import StackServices
@@ -30,7 +31,7 @@ from tests.support.seeds import seeds
 BUCKET = "migration"
 KILLS = seeds(100, short=3)
 # A migration of these runs sends about as many requests.
-MAX_REQUESTS = 14
+MAX_REQUESTS = 21
 # run id → what layout 1 says about it
 MOVED, QUEUED, NEVER_POSTED, FORGED = "00000000000a", "00000000000b", "00000000000c", "00000000000d"
 RUNS = (MOVED, QUEUED, NEVER_POSTED, FORGED)
@@ -124,7 +125,9 @@ def test_posted_jobs_are_recorded_where_nodes_cannot_write(old: OldBucket) -> No
     migrate(old.stack(), OWNER)
     assert old.mark() == {"version": 1, "layout": 2, "owner": OWNER, "made": True}
     recorded = [item.key for item in old.storage.list(old.layout.run_records)]
-    assert recorded == [key for run in (MOVED, QUEUED) for key in (old.keys(run).claim, old.keys(run).posted)]
+    posted = [key for run in (MOVED, QUEUED) for key in (old.keys(run).claim, old.keys(run).posted)]
+    assert recorded == [*posted, *(old.keys(run).earlier for run in (NEVER_POSTED, FORGED))]
+    assert recorded_runs(old.storage, old.layout) == [(f"job-{run[-1]}", run) for run in RUNS]
     assert state_as_posted(old.storage, old.connection.kelpie(), old.keys(MOVED)) is RunState.WITHOUT_WEIGHTS
     check_queued_once(old)
 

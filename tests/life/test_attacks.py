@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 
 from flux_training.clients.errors import ServiceError, Unauthorized
 from flux_training.clients.kelpie import Job, JobRequest, Sync
+from flux_training.clients.queue import hand_outs
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import survey_stack
 from flux_training.clients.storage import Storage
@@ -237,6 +239,8 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
         attacked.node.put_bytes(f"{base}claim.json", json.dumps(claim).encode())
     attacked.node.put_bytes(planted.weights, weights_file(tensor=b"evil"))
     attacked.node.put_bytes(planted.done, b"{}")
+    checkpoint = f"{planted.output}{OTHER}_000000010.safetensors"
+    attacked.node.put_bytes(checkpoint, weights_file(step=10))
     spoil_configuration(attacked, attacked.keys(UNFINISHED))
     ON_FINISHED["other weights"].act(attacked.scene(FINISHED))
     ON_UNFINISHED["GPU time of 28 years"].act(attacked.scene(UNFINISHED))
@@ -251,11 +255,32 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
     assert (seen.status.spent or 0) < 1000
     kelpie = stack.connection.kelpie()
     assert kelpie.get_job(attacked.foreign.id).unfinished
-    # The run that was planted for is queued like any other.
+    # The run that was planted for is queued like any other, without what was planted.
     assert next_run in stack.live_runs()
+    assert (
+        f"{OTHER}: somebody wrote 5 objects below {planted.base} before the run was queued; deleted"
+        in printed
+    )
+    assert attacked.operator.head(checkpoint) is attacked.operator.head(planted.weights) is None
     assert attacked.weights_digest(FINISHED) == verified
     assert attacked.operator.get_bytes(image) == attacked.before[image][1]
     assert_nothing_escaped(attacked)
+
+
+def test_checkpoints_below_a_run_that_waits_are_a_finding(
+    scene_of: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own node would continue from them."""
+    attacked, stack = scene_of, scene_of.stack
+    stack.configure({FINISHED: {}, UNFINISHED: {}, OTHER: {"attempt": 3}}, storage_settings(stack))
+    stack.up()
+    monkeypatch.setattr(hand_outs, "CLOCK_DIFFERENCE", timedelta(seconds=-5))
+    attacked.operator.delete_many([attacked.keys(OTHER).record])
+    assert f"{OTHER}: " not in attacked.look(FINISHED).text
+    attacked.node.put_bytes(
+        f"{attacked.keys(OTHER).output}{OTHER}_000000010.safetensors", weights_file(step=10)
+    )
+    assert f"{OTHER}: somebody wrote 1 object below" in attacked.look(FINISHED).text
 
 
 def spoil_configuration(attacked: Attacked, keys: RunKeys) -> None:

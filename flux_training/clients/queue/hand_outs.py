@@ -1,18 +1,35 @@
-"""Whether weights that nobody has verified before can be a run's own. Nodes can write below every run, also before it is queued.
+"""Whether a run's objects can be from its own node. Nodes can write below every run, also before it is queued.
 
 The witnesses are out of the nodes' reach: the queue, and the posted record below `.flux/`.
 """
 
+import itertools
 from collections.abc import Iterable
 from datetime import timedelta
 
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights
+from flux_training.clients.storage import Storage
+from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
 # The queue and the storage have clocks of their own, and the storage counts whole seconds.
 CLOCK_DIFFERENCE = timedelta(seconds=10)
+# One page of a listing.
+MAX_PLANTED = 1000
 TOO_EARLY = "there are weights from before the queue gave this run to a node"
+
+
+def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> int:
+    """How many objects in output/ are newer than the job, although the queue has not given it to a node; at most MAX_PLANTED.
+
+    Older ones may be from an earlier job of the same run. Raises ServiceError.
+    """
+    if job.status != RunState.PENDING or job.started or job.created is None:
+        return 0
+    since = job.created + CLOCK_DIFFERENCE
+    listed = itertools.islice(storage.list(keys.output), MAX_PLANTED)
+    return sum(item.modified is not None and item.modified > since for item in listed)
 
 
 def can_be_from(jobs: Iterable[Job], weights: StoredWeights | None, is_posted: bool) -> bool:

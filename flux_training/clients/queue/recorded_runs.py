@@ -21,11 +21,12 @@ def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple
     found = _places(key.removeprefix(layout.run_records) for key in keys)
     if found or next(iter(storage.list(layout.run_records)), None) is not None:
         return found
-    return _folders(storage, layout, [job] if job else storage.list_folders(layout.runs))
+    return run_folders(storage, layout, job)
 
 
-def _folders(storage: Storage, layout: Layout, jobs: Iterable[str]) -> list[tuple[str, str]]:
-    named = filter(JOB_NAME.fullmatch, jobs)
+def run_folders(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
+    """(job, run id) of the folders below runs/, which nodes can make too. Raises ServiceError."""
+    named = filter(JOB_NAME.fullmatch, [job] if job else storage.list_folders(layout.runs))
     return _places(f"{job}/{run}/" for job in named for run in storage.list_folders(f"{layout.runs}{job}/"))
 
 

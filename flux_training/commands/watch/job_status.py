@@ -17,7 +17,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
 from flux_training.training.settings import SINGLE_CLUSTER
-from flux_training.training.words import DEFAULT_STACK, flux_command, make_command, printable
+from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, printable
 
 # Allocating a node and downloading the image takes minutes. Waiting longer than this means that something is wrong.
 MAX_PENDING_SECONDS = 900.0
@@ -63,7 +63,7 @@ class StackJob:
 class JobStatus:
     """`reason` is empty unless the job failed or stalled. `findings`: what is wrong with what its node wrote.
 
-    `hand_out` is None unless the queue says that the job is running.
+    `hand_out` is None unless the queue says that the job is running. `planted`: objects that no node of the run can have written.
     """
 
     job: StackJob
@@ -74,6 +74,7 @@ class JobStatus:
     findings: tuple[str, ...] = ()
     hand_out: HandOutState | None = None
     results: RunResults = NO_RESULTS
+    planted: int = 0
 
     @property
     def pin(self) -> PinnedWeights | None:
@@ -132,6 +133,14 @@ class JobStatus:
         return self.is_silent or (self.state == RunState.CANCELED and self.queue_job is not None)
 
     @property
+    def is_untrained(self) -> bool:
+        """Whether its node found final weights in the bucket, and no node says that it has trained."""
+        return self.state == RunState.COMPLETED and (self.progress.state, self.progress.gpu_seconds) == (
+            "finished",
+            0,
+        )
+
+    @property
     def has_ended(self) -> bool:
         """A stalled job counts as ended: it may never change. Verified weights do not: the worker still has to report."""
         if self.state == RunState.STALLED:
@@ -174,6 +183,7 @@ def job_status(job: StackJob, queue_job: Job | None, storage: Storage) -> JobSta
         found.findings,
         found.hand_out,
         found.results,
+        found.planted,
     )
 
 
@@ -231,6 +241,8 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str
         return f"{status.changed_weights}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
         return _failure(status, stack)
+    if status.planted or status.is_untrained:
+        return _planted(status, stack)
     if status.hand_out == HandOutState.RETRYING:
         return _retrying(status)
     if status.is_silent:
@@ -263,6 +275,17 @@ def _finding(status: JobStatus) -> str:
     first, *others = status.findings or ("",)
     more = f" (and {len(others)} more)" if others else ""
     return f"{first}{more}; a node wrote this, and it is not counted" if first else ""
+
+
+def _planted(status: JobStatus, stack: str) -> str:
+    place = status.job.keys.output
+    retry, up = flux_command(f"retry {status.job.name} --force", stack), make_command("up", stack)
+    if status.is_untrained:
+        return f"its node found the weights below {place} and trained nothing: somebody wrote them there; {retry} and {up} train another attempt"
+    return (
+        f"somebody wrote {counted(status.planted, 'object')} below {place} before the queue gave this run to a node, which may "
+        f"continue from them; {retry} and {up} cancel it and train another attempt"
+    )
 
 
 def _retrying(status: JobStatus) -> str:

@@ -103,6 +103,8 @@ class RunKeys:
         self.posted = f"{own}posted.json"
         # Names the job that a watcher cancels in order to queue the run again, or that was removed from the stack.
         self.requeue = f"{own}requeue.json"
+        # Marks a run of layout 1 whose job the queue had forgotten when the bucket was migrated.
+        self.earlier = f"{own}earlier.json"
         # The weights that were verified first.
         self.results = f"{own}results.json"
         self.record = f"{self.output}run.json"
