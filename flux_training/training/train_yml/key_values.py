@@ -70,11 +70,9 @@ def _only_fault(spec: KeySpec, value: Any) -> ValueFault | None:
     if any(type(value) is type(one) and value == one for one in spec.values):
         return None
     if not spec.values:
-        return ValueFault(
-            FaultKind.CHOICE, "ai-toolkit sets it itself, and stops at a second value; delete it"
-        )
+        return ValueFault(FaultKind.TYPE, "ai-toolkit sets it itself, and stops at a second value; delete it")
     return ValueFault(
-        FaultKind.CHOICE, f"must be {json.dumps(spec.values[0])}; any other value stops ai-toolkit"
+        FaultKind.TYPE, f"must be {json.dumps(spec.values[0])}; any other value stops ai-toolkit"
     )
 
 
