@@ -19,6 +19,7 @@ CLASSES = {
     "train": "TrainConfig",
     "train.ema_config": "EMAConfig",
     "train.validation_config": "ValidationConfig",
+    "train.validation_config.validation_items[]": "ValidationItem",
     "model": "ModelConfig",
     "sample": "SampleConfig",
     "sample.samples[]": "SampleItem",
