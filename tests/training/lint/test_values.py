@@ -198,6 +198,14 @@ def test_values_from_a_variable_are_not_checked(section: str, key: str) -> None:
         assert sum(len(messages(code, job)) for code in codes) == count + (key != "lr")
 
 
+def test_layers_from_a_variable_are_not_checked() -> None:
+    for part, count in (("${LAYERS}", 0), ("nothing", 1)):
+        network = {"type": "lora", "network_kwargs": {"only_if_contains": [part]}}
+        job = configured({"model": {"is_flux": True}, "network": network})
+        found = [message for message in messages("config-conflict", job) if "leave no layer" in message]
+        assert len(found) == count
+
+
 def test_the_steps_may_not_come_from_a_variable() -> None:
     """The launcher and the estimates need them."""
     job = configured({"train": {"steps": "${STEPS}", "lr": 1e-4}})

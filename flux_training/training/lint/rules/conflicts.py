@@ -16,7 +16,7 @@ from flux_training.training.train_yml.augmentations import augmentation_faults
 from flux_training.training.train_yml.dataset_folders import sample_controls
 from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.train_yml.optimizer_parameters import parameter_faults
-from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER
+from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, uses_variable
 from flux_training.training.values import mapping
 
 AREA = Area("combinations")
@@ -86,8 +86,8 @@ def _layers(job: Subject) -> Iterator[Conflict]:
             (*place, key),
         )
     only, ignored = chosen.get("only_if_contains"), chosen.get("ignore_if_contains") or []
-    has_flux_layers = job.model is not None and job.choice.arch == "flux" and _trains_blocks_only(job)
-    if has_flux_layers and not wrong and not chosen_layers(only, ignored):
+    is_known = not wrong and not uses_variable(only) and not uses_variable(ignored)
+    if is_known and _trains_flux_blocks(job) and not chosen_layers(only, ignored):
         yield "only_if_contains and ignore_if_contains leave no layer of FLUX.1 to train", place
 
 
@@ -97,8 +97,9 @@ def _are_parts(key: str, value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
-def _trains_blocks_only(job: Subject) -> bool:
-    return bool(job.section("network").get("transformer_only", True))
+def _trains_flux_blocks(job: Subject) -> bool:
+    is_flux = job.model is not None and job.choice.arch == "flux"
+    return is_flux and bool(job.section("network").get("transformer_only", True))
 
 
 def _two_accumulations(job: Subject) -> Iterator[Conflict]:
