@@ -4,6 +4,7 @@ ruamel.yaml keeps most comments, but moves those between two entries and rewrite
 only locates the value.
 """
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,7 +93,7 @@ def remove_entry(text: str, path: Path, key: str) -> str:
 
 def node_at(text: str, path: Path) -> yaml.Node | None:
     """The node of a value, or None. Raises yaml.YAMLError."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = _composed(text)
     for step in path:
         if isinstance(node, yaml.MappingNode):
             # Of several equal keys the last counts.
@@ -102,6 +103,11 @@ def node_at(text: str, path: Path) -> yaml.Node | None:
         else:
             return None
     return node
+
+
+@functools.lru_cache(maxsize=4)
+def _composed(text: str) -> yaml.Node | None:
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def quote_yaml(text: str) -> str:
@@ -168,6 +174,8 @@ def _insert_lines(text: str, after: int, lines: list[str]) -> str:
     return text[:end] + "".join(line + newline for line in lines) + text[end:]
 
 
+# Edits follow one another: the text after one is the text before the next.
+@functools.lru_cache(maxsize=4)
 def _plain(text: str) -> Any:
     # All scalars as texts: this is only used to check that nothing else has changed.
     return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - BaseLoader only creates texts, lists and dicts

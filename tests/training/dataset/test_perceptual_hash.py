@@ -12,7 +12,7 @@ CHANGES = {
     "smaller": lambda found: found.resize((100, 100)),
     "larger": lambda found: found.resize((700, 700), Image.Resampling.LANCZOS),
     "brighter": lambda found: ImageEnhance.Brightness(found).enhance(1.1),
-    "fewer colours": lambda found: found.quantize(64),
+    "fewer colours": lambda found: found.quantize(64, Image.Quantize.FASTOCTREE),
     "grey": lambda found: found.convert("L"),
     "a little cropped": lambda found: found.crop((1, 1, 255, 255)),
 }

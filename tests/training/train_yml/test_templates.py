@@ -1,7 +1,9 @@
 """The template of each model: what ai-toolkit recommends for it, and nothing that lint objects to."""
 
+import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,12 @@ def name_of(model: TrainableModel) -> str:
     return model.name
 
 
+@functools.cache
+def downloading_document(model: TrainableModel) -> dict[str, Any]:
+    """The template for an image without the model's weights."""
+    return document_of(new_train_yml("cat", "ohwx", model=model, is_in_image=False).encode())
+
+
 def subject(model: TrainableModel, *, is_in_image: bool) -> Subject:
     text = new_train_yml(
         "cat", "ohwx", model=model, controls=model.datasets.control_images[0], is_in_image=is_in_image
@@ -42,17 +50,13 @@ def test_lint_accepts_the_template(model: TrainableModel) -> None:
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=name_of)
 def test_the_template_trains_its_model(model: TrainableModel) -> None:
-    process = first_process(
-        document_of(new_train_yml("cat", "ohwx", model=model, is_in_image=False).encode())
-    )
+    process = first_process(downloading_document(model))
     assert choose_model(process["model"]).model is model
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=name_of)
 def test_estimates_use_the_values_of_the_template(model: TrainableModel) -> None:
-    written = first_process(
-        document_of(new_train_yml("cat", "ohwx", model=model, is_in_image=False).encode())
-    )
+    written = first_process(downloading_document(model))
     used = first_process(recommended_document(model, 2000))
     for section in ("network", "model", "datasets", "save"):
         # The default model's template says is_flux instead of arch.
