@@ -370,9 +370,6 @@ MISTAKES: dict[str, Spoil] = {
             picture(1, 200).resize((200, 100)).save(folder / "control/00001.png"),
         )
     ),
-    "alpha-mask": with_controls(
-        edit("control_path: control", "control_path: control\n          alpha_mask: true")
-    ),
     "config-missing": do(lambda folder: (folder / "train.yml").unlink()),
     "config-both": do(lambda folder: shutil.copy(folder / "train.yml", folder / "train.yaml")),
     "config-unreadable": do(_write("train.yml", b"#" * 1_000_001)),
