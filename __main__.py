@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from components.repair import repair_datasets
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection
 from flux_training.clients.local_cloud import connect_started
 from flux_training.clients.reachability import require_network
+from flux_training.clients.stack.pricing import unavailable_classes
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
 from flux_training.training.cost import StackBill
@@ -28,13 +30,12 @@ from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import file_error
 from flux_training.training.finding import LintReport, group_findings
-from flux_training.training.gpu import names_a_class
 from flux_training.training.jobs.cap import SUGGESTED_STEPS, describe_long_trainings
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_gpu, parse_stack_settings
+from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_machines, parse_stack_settings
 from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
 
 # Pulumi shows the logged errors, without a traceback, of a program that ends with this code (docs/pulumi.md).
@@ -70,20 +71,16 @@ def main() -> None:
         *changes_in_words(survey),
         *existing.notes,
     ]
-    for warning in (*existing.warnings, *repaired):
+    for warning in (*existing.warnings, *repaired, *survey.warnings):
         pulumi.log.warn(warning)
     for note in filter(None, notes):
         pulumi.log.info(note)
     if not pulumi.runtime.is_dry_run():
         unfinished = [job for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
         write_prepared(owner, (prepared_run(job, bill, settings.budget) for job in unfinished))
-    conditions = {
-        name: bill.clusters[name].rate.gpu
-        for name, cluster in settings.all_clusters.items()
-        if not names_a_class(cluster.gpu)
-    }
-    if conditions:
-        settings = on_gpu(settings, conditions)
+    settings = on_machines(
+        settings, {name: (one.rate.gpu, one.rate.priority) for name, one in bill.clusters.items()}
+    )
     context = PipelineContext(
         owner=owner,
         home=home(connection),
@@ -111,6 +108,8 @@ def survey_of(
     require_network(connection)
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
+    if pulumi.runtime.is_dry_run():
+        survey = replace(survey, warnings=tuple(unavailable_classes(stack, bill, pulumi.get_stack())))
     write_survey(survey)
     if settings.cloud == "local":
         note_long_trainings(survey)

@@ -135,7 +135,10 @@ def adoption_notes(group: ContainerGroup, settings: StackSettings, name: str) ->
         "image": (group.container.image, image),
         "cpu": (resources.cpu, cluster.cpu),
         "memory": (f"{resources.memory} MB", f"{cluster.memory * 1024} MB"),
-        "priority": (group.priority or "", cluster.priority),
+        "priority": (
+            group.priority or "",
+            group.priority if group.priority in cluster.priorities else cluster.priority,
+        ),
     }
     shown = [f"{name}: {old} -> {new}" for name, (old, new) in changes.items() if old != new]
     gone = sorted(set(group.container.environment_variables) - set(cluster.environment))

@@ -175,6 +175,7 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
         "gpu": bill.rate.gpu,
         "priority": bill.rate.priority,
         "usd_an_hour": bill.rate.usd_an_hour,
+        "idle_seconds": round(bill.idle_seconds / len(bill.lines), 1),
         "basis": line.basis,
     }
 
@@ -192,6 +193,7 @@ def cost_of(estimate: EstimateRecord | None, gpu_seconds: float | None) -> dict[
         "estimateUsd": estimate.usd,
         "estimateHours": _in_hours(estimate.seconds),
         "actualHours": _in_hours(gpu_seconds),
+        "idleHours": _in_hours(estimate.idle_seconds),
     }
     actual = usd_of(gpu_seconds, estimate.usd_an_hour)
     if actual is not None:

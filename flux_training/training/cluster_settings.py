@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -29,6 +29,15 @@ LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
 NUMBERS = (int, float, int | None, float | None)
+Priority = Literal["high", "medium", "low", "batch"]
+
+
+def _as_list(value: Any) -> Any:
+    """One priority, or several in the order in which they are tried."""
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not found or not all(one in get_args(Priority) for one in found):
+        raise ValueError("must be high, medium, low or batch, or a list of these such as `[batch, low]`")
+    return list(dict.fromkeys(found))
 
 
 def _joined(value: Any) -> Any:
@@ -41,6 +50,13 @@ def _joined(value: Any) -> Any:
 
 
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_PRIORITY = {"enum": list(get_args(Priority)), "type": "string"}
+_PRIORITIES = {"type": "array", "items": _PRIORITY, "minItems": 1, "uniqueItems": True}
+PriorityChoice = Annotated[
+    tuple[Priority, ...],
+    BeforeValidator(_as_list),
+    WithJsonSchema({"anyOf": [_PRIORITY, _PRIORITIES], "default": "high"}),
+]
 GpuChoice = Annotated[str, BeforeValidator(_joined), WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]})]
 
 
@@ -66,6 +82,8 @@ class ClusterSettings(StrictSettings):
     condition chooses the GPU class on which the runs cost least, or end soonest for `fastest`, among those with that much memory or as
     much as the declared train.yml files need. The class stays the same while runs are unfinished or nothing is to be trained, as long
     as it satisfies the condition.
+    `priority`: one, or a list such as `[batch, low]`, of which the first is used at which a node of the GPU class is free, and the last if none is. SaladCloud has
+    one priority for a group, so it stays the same while runs are unfinished or nothing is to be trained.
     `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
     for, after its last job. `trainerDate`: the day of ai-toolkit's commit in `image`, if that is your own; lint reports newer keys of
     train.yml, which that version ignores. `model`: the id on Hugging Face of the weights in `/model` of an image of your own.
@@ -75,7 +93,7 @@ class ClusterSettings(StrictSettings):
     name: str = Field(DEFAULT_GROUP, pattern=GROUP_NAME.pattern)
     image: str = PUBLIC_IMAGE
     gpu: GpuChoice = "RTX 5090"
-    priority: Literal["high", "medium", "low", "batch"] = "high"
+    priorities: PriorityChoice = Field(default_factory=lambda: ("high",), alias="priority")
     cpu: int = Field(4, ge=1, le=16)
     memory: int = Field(30, ge=1, le=60)
     storage: int = Field(50, ge=1, le=250)
@@ -116,6 +134,11 @@ class ClusterSettings(StrictSettings):
                 f"environment: {', '.join(wrong)} must have 1 to {MAX_VALUE_LENGTH} characters on one line (SaladCloud's rule)"
             )
         return self
+
+    @property
+    def priority(self) -> Priority:
+        """The only priority, or the first of several."""
+        return self.priorities[0]
 
     @property
     def has_own_image(self) -> bool:

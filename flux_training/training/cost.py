@@ -17,7 +17,14 @@ from flux_training.training.estimates.calibration import (
     correction_from,
 )
 from flux_training.training.estimates.model_work import model_work
-from flux_training.training.estimates.parts import Part, PartName, TrainerTimes, saves_between, trainer_times
+from flux_training.training.estimates.parts import (
+    Part,
+    PartName,
+    TrainerTimes,
+    saves_between,
+    stand_in_times,
+    trainer_times,
+)
 from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.estimates.workload import Workload
 from flux_training.training.gpu import model_of
@@ -291,10 +298,13 @@ def line_for(
     if peak is None:
         return _unknown(work, f"the speed of {rate.gpu} is unknown")
     correction = correction_from(work.workload, gpu, finished, peak, cloud.stand_in)
-    times = trainer_times(work.workload, work.begun, work.steps, work.images, peak)
-    parts = _parts(work, corrected(times, correction), rate, cloud)
+    if cloud.stand_in and correction is None:
+        times, basis = stand_in_times(work.steps_left), "the usual speed of the stand-in trainer"
+    else:
+        times = corrected(trainer_times(work.workload, work.begun, work.steps, work.images, peak), correction)
+        basis = _basis(work.workload, correction)
+    parts = _parts(work, times, rate, cloud)
     time = total(part.seconds for part in parts)
-    basis = _basis(work.workload, correction)
     if not time.is_finite:
         return _unknown(work, f"{basis} gives no finite time")
     return Line(work.job, work.state, work.steps_left, time, cost_range(time, rate.usd_an_hour), basis, parts)

@@ -35,6 +35,7 @@ from flux_training.training.cluster_settings import (
     StrictSettings,
 )
 from flux_training.training.errors import BadInput
+from flux_training.training.gpu import names_a_class
 from flux_training.training.lint.rules import RULES
 from flux_training.training.setting_errors import in_words
 from flux_training.training.values import MAX_ATTEMPT
@@ -325,14 +326,16 @@ def _with_group_name(cluster: str, settings: ClusterSettings) -> ClusterSettings
     return settings.model_copy(update={"name": f"{DEFAULT_GROUP}-{cluster}"})
 
 
-def on_gpu(settings: StackSettings, classes: Mapping[str, str]) -> StackSettings:
-    """The settings with the GPU classes that conditions were resolved to, by cluster."""
-    found = {
-        name: cluster.model_copy(update={"gpu": classes.get(name, cluster.gpu)})
-        for name, cluster in settings.all_clusters.items()
-    }
+def on_machines(settings: StackSettings, machines: Mapping[str, tuple[str, str]]) -> StackSettings:
+    """The settings with the GPU class and the priority that were chosen for each cluster, where its settings leave a choice."""
+    found = {name: _on_machine(cluster, *machines[name]) for name, cluster in settings.all_clusters.items()}
     several = SINGLE_CLUSTER not in found
     return settings.model_copy(update={"clusters": found} if several else {"cluster": found[SINGLE_CLUSTER]})
+
+
+def _on_machine(cluster: ClusterSettings, gpu: str, priority: str) -> ClusterSettings:
+    named = names_a_class(cluster.gpu)
+    return cluster.model_copy(update={"gpu": cluster.gpu if named else gpu, "priorities": (priority,)})
 
 
 def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettings:

@@ -19,7 +19,14 @@ from tests.support.flux import make_checkout
 
 Run = Callable[..., str]
 # Nodes can write these records: the name of a GPU must not be read as rich's markup, nor as a spreadsheet's formula.
-ESTIMATE = {"usd": 0.4, "usd_low": 0.3, "usd_high": 0.6, "gpu": "=RTX [/x] (32 GB)", "usd_an_hour": 0.5}
+ESTIMATE = {
+    "usd": 0.4,
+    "usd_low": 0.3,
+    "usd_high": 0.6,
+    "usd_an_hour": 0.5,
+    "gpu": "=RTX [/x] (32 GB)",
+    "idle_seconds": 600.0,
+}
 PROGRESS = {"state": "finished", "step": 100, "steps": 100, "seconds_per_step": 30.0, "start_seconds": 200.0}
 
 
@@ -58,8 +65,10 @@ def test_runs_months_classes_and_waste_are_shown_in_eighty_columns(run: Run) -> 
     assert [line.split()[-1] for line in lines[1:3]] == ["+11%", "*"]
     assert "* outside the estimated range" in lines
     assert any(line.split()[0] == "2026-11" and line.endswith("1 of 2") for line in lines[3:] if line)
-    assert "Paid time that trained nothing: 73 min of 2.9 h" in lines
-    assert any(line.startswith("- 37% of the paid time repeats steps") for line in lines)
+    assert "Paid time that trained nothing: 1.6 h of 3.2 h" in lines
+    assert "  idle after the last job: 20 min" in lines
+    assert any(line.startswith("- 10% of the paid time is idle") for line in lines)
+    assert any(line.startswith("- 33% of the paid time repeats steps") for line in lines)
 
 
 @pytest.mark.usefixtures("checkout")
@@ -74,5 +83,6 @@ def test_json_and_csv_have_the_same_runs(run: Run) -> None:
         "loading": 200.0,
         "starts": 200.0,
         "repeated": 3800.0,
+        "idle": 600.0,
     }
     assert [one["inside"] for one in document["runs"]] == [True, False]

@@ -4,18 +4,23 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
+from flux_training.clients.gpu_classes import GpuAvailability
 from flux_training.clients.salad import Salad
-from flux_training.clients.stack.pricing import unavailable_classes
+from flux_training.clients.stack.pricing import price_stack, unavailable_classes
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.jobs.offers import offers
 from flux_training.commands.stack.file import stack_settings
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.cost import Bill, Line, Rate, StackBill
+from flux_training.training.jobs.declare import declare_jobs
+from flux_training.training.runs.run_state import RunState
 from tests.support.flux import make_checkout
 from tests.training.job_folders import make_job
 
@@ -79,3 +84,46 @@ def test_a_class_without_free_nodes_is_a_warning_if_something_is_trained(
         "no RTX 5090 (32 GB) or RTX 4090 (24 GB) is free at priority high now; jobs wait until one is; `./flux offers --stack prod` lists the others"
     ]
     assert unavailable_classes(services, StackBill({"": Bill(rate, ())}), "prod") == []
+
+
+@pytest.mark.parametrize("gpu", ["RTX 4090", ["RTX 4090", "RTX 3090"], "cheapest"])
+@pytest.mark.parametrize(
+    ("free", "group", "state", "chosen"),
+    [
+        ({"batch", "low", "high"}, None, RunState.NEW, "batch"),
+        ({"low", "high"}, None, RunState.NEW, "low"),
+        (set(), None, RunState.NEW, "high"),
+        # The group keeps its priority while runs are unfinished, and when nothing is to be trained.
+        ({"batch"}, "low", RunState.RUNNING, "low"),
+        ({"batch"}, "low", RunState.COMPLETED, "low"),
+        ({"batch"}, "low", RunState.NEW, "batch"),
+        ({"batch"}, "medium", RunState.RUNNING, "batch"),
+    ],
+)
+def test_the_first_priority_is_chosen_at_which_a_node_is_free(
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: object,
+    free: set[str],
+    group: str | None,
+    state: RunState,
+    chosen: str,
+) -> None:
+    make_job(checkout / "jobs", "first")
+    settings = stack_settings(checkout, "dev")
+    choice = ClusterSettings.model_validate({"gpu": gpu, "priority": ["batch", "low", "high"]})
+    services = StackServices(
+        connect("local", {}, os.environ), settings.model_copy(update={"cluster": choice})
+    )
+    monkeypatch.setattr(
+        Salad,
+        "gpu_availability",
+        lambda *_: GpuAvailability.model_validate({f"available_gpu_{priority}": 1 for priority in free}),
+    )
+    existing = SimpleNamespace(
+        priority=group, container=SimpleNamespace(resources=SimpleNamespace(gpu_classes=[]))
+    )
+    monkeypatch.setattr(Salad, "get_group", lambda *_: existing if group else None)
+    jobs = declare_jobs(services.settings)
+    bill = price_stack(services, jobs, {job.name: state for job in jobs}).clusters[""]
+    assert bill.rate.priority == chosen

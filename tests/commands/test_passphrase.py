@@ -50,6 +50,19 @@ def test_the_salt_of_the_stack_file_decides(tmp_path: Path, salt: str, passphras
     assert local_passphrase(tmp_path, "dev") == passphrase
 
 
+@pytest.mark.parametrize("variable", ["PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE"])
+@pytest.mark.parametrize(("salt", "is_used"), [(CURRENT_SALT, False), (OTHER_FORMER, True)])
+def test_the_passphrase_of_another_stack_in_the_same_terminal_is_not_used_for_dev(
+    tmp_path: Path, variable: str, salt: str, is_used: bool
+) -> None:
+    write_stack(tmp_path, salt)
+    environ = {"PATH": "", "HOME": str(tmp_path), "ENGINE": "embedded", variable: "of-prod"}
+    found = find_engine("dev", local=True, environ=environ, root=tmp_path).environment
+    own = {} if is_used else {"PULUMI_CONFIG_PASSPHRASE": ""}
+    given = {variable: "of-prod"} if is_used else {}
+    assert {name: value for name, value in found.items() if "PASSPHRASE" in name} == own | given
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_state_with_the_former_salt_needs_the_former_passphrase(tmp_path: Path, packed: bool) -> None:
     write_stack(tmp_path, CURRENT_SALT)

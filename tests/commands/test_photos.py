@@ -70,7 +70,7 @@ def test_a_folder_of_mixed_files_becomes_a_job(checkout: Path, tmp_path: Path, r
         "  broken.png: a broken image",
         "  notes.txt: a caption without an image of the same name",
         "the line `party: {}`",
-        "writes the 15 missing captions",
+        "writes the 15 missing captions with a model",
     ):
         assert line in printed
     for image in dataset.glob("*.jpg"):

@@ -148,6 +148,8 @@ def test_jobs_of_a_sweep_show_what_differs_and_their_images_once() -> None:
         "&lt;b&gt;",
     ]
     assert json.loads(as_json(plan))["variants"][0]["settings"]["learning rate"] == ["1e-4", "2e-4"]
+    (line,) = [line for line in as_text(plan).splitlines() if line.startswith("  new  slow")]
+    assert line.endswith("with learning rate 2e-4, a|b <b>")
 
 
 def test_the_pictures_of_a_job_are_in_the_folder_of_its_images(tmp_path: Path) -> None:

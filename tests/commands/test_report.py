@@ -104,6 +104,19 @@ def test_a_page_says_that_the_stand_in_trained(outputs: Path, stand_in: bool) ->
         assert (words in text) is stand_in
 
 
+@pytest.mark.parametrize("stand_in", [True, False])
+def test_a_page_shows_paid_time_without_training_by_cause(outputs: Path, stand_in: bool) -> None:
+    folder = make_run(outputs)
+    record = json.loads((folder / "run.json").read_text())
+    progress = json.loads((folder / "progress.json").read_text())
+    write_json(folder / "run.json", {**record, "stand_in": stand_in, "estimate": {"idle_seconds": 450.0}})
+    times = {"gpu_seconds": 3000.0, "start_seconds": 60.0, "restarts": 0}
+    write_json(folder / "progress.json", {**progress, **times, "state": "finished"})
+    text = ParsedPage(page_of(folder, outputs)).text
+    assert "idle after the last job (estimated), not included above" in text
+    assert ("13% of the paid time is idle after the last job" in text) is not stand_in
+
+
 def test_a_page_counts_the_steps_that_taught_nothing(outputs: Path) -> None:
     folder = make_run(outputs)
     progress = json.loads((folder / "progress.json").read_text())
@@ -128,6 +141,20 @@ def test_a_page_shows_the_changes_since_the_previous_run(outputs: Path) -> None:
         "the run before it, " + "a" * 12,
     ):
         assert words in text
+
+
+def test_a_page_names_the_settings_in_which_jobs_on_the_same_images_differ(outputs: Path) -> None:
+    folders = [make_run(outputs, "cat"), make_run(outputs, "cat-lr2e-4", lr="2e-4"), make_run(outputs, "dog")]
+    for folder, dataset in zip(folders, ("a" * 64, "a" * 64, "b" * 64), strict=True):
+        record = json.loads((folder / "run.json").read_text())
+        write_json(folder / "run.json", {**record, "dataset": dataset})
+    pages = [ParsedPage(page_of(folder, outputs)).text for folder in folders]
+    words = "Differs from other jobs on the same images: learning rate"
+    assert [f"{words} {rate}" in page for page, rate in zip(pages, ("1e-4", "2e-4", ""), strict=True)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_resumed_run_is_compared_with_its_parent(outputs: Path) -> None:

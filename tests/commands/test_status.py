@@ -20,6 +20,7 @@ from flux_training.commands.watch.job_status import (
     stack_jobs,
 )
 from flux_training.commands.watch.logs import lines_of_job
+from flux_training.commands.watch.sweeps import sweeps_of
 from flux_training.commands.watch.table import render
 from flux_training.commands.watch.trainer import assumed_trainers, trainer_note
 from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hour
@@ -28,6 +29,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
 from flux_training.training.train_yml.trainer_version import PUBLIC_IMAGE_DATE
+from tests.support.flux import make_checkout
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -136,6 +138,8 @@ def test_jobs_are_read_from_the_outputs() -> None:
     job = status("cat", "running").job
     entry = {"runId": job.run_id, "kelpieId": "cat", "steps": 300, "folder": job.keys.base}
     assert stack_jobs({"jobs": {"cat": entry}}) == [job]
+    costs = {"jobs": {"cat": {"idleHours": 0.1}, "dog": {"idleHours": 9.0}}}
+    assert stack_jobs({"jobs": {"cat": entry}, "cost": costs}) == [replace(job, idle_seconds=360.0)]
     assert stack_jobs({}) == []
 
 
@@ -205,6 +209,28 @@ def test_steps_that_taught_nothing_and_phases_are_named_below_the_table() -> Non
     assert "cat: 3 steps skipped for lack of memory, 1 step without a loss (NaN)" in text
 
 
+def test_the_jobs_of_a_sweep_are_shown_with_the_settings_in_which_they_differ() -> None:
+    found = replace(row(TRAINING), differs="rank 16, learning rate 1e-4")
+    lines = rendered(StackStatus([found, row(status("dog", "pending"))]), 80).splitlines()
+    assert "chelsea-cat: rank 16, learning rate 1e-4" in lines
+    assert not any(line.startswith("dog:") for line in lines)
+
+
+def test_paid_time_that_trained_nothing_is_shown_with_advice_where_it_costs_money() -> None:
+    done = status("cat", "completed", state="finished", gpu_seconds=3000, start_seconds=120, restarts=0)
+    idle = replace(done, job=replace(done.job, idle_seconds=420.0))
+    stack = StackStatus([row(idle, spent=0.4)])
+    text = " ".join(rendered(stack, 200).split())
+    assert (
+        "Paid without training: 9 min of 57 min (loading, caching, first samples 2 min, idle after the last job 7 min) "
+        "- 12% of the paid time is idle after the last job: queue several jobs at once"
+    ) in text
+    console = Console(width=200, file=io.StringIO())
+    console.print(render(stack, 200, local=True))
+    assert isinstance(console.file, io.StringIO)
+    assert "Paid without" not in console.file.getvalue()
+
+
 def test_a_node_cannot_print_control_characters() -> None:
     assert "\x1b" not in rendered(
         StackStatus([row(status("cat", "running", state="tra\x1b[2Jin\ring"))]), 100
@@ -241,3 +267,14 @@ def test_only_transfers_that_failed_are_shown_between_the_trainers_lines() -> No
     done = [f"{transfers}uploaded runs/cat/loss.csv", f"{transfers}4 files to download from bucket/runs"]
     failed = f"{transfers}error uploading runs/cat/loss.csv: 503"
     assert lines_of_job([*lines[:2], *done, failed, lines[2]], "a") == [*lines[:2], failed, lines[2]]
+
+
+def test_the_jobs_of_a_sweep_are_those_with_the_same_images_in_the_stack_file(tmp_path: Path) -> None:
+    root = make_checkout(tmp_path / "checkout")
+    path = root / "Pulumi.dev.yaml"
+    jobs = '    first: {}\n    "first-*": {dataset: first}\n    other: {}\n'
+    path.write_text(path.read_text().replace("    first: {}   # the first one\n", jobs))
+    (root / "Pulumi.yaml").write_text("name: flux-training\nruntime: python\n")
+    names = ["first", "first-rank4", "other"]
+    assert sweeps_of(root, "dev", names) == [["first", "first-rank4"]]
+    assert sweeps_of(root, "prod", names) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.bill import STEPS, compare
+from tests.e2e.bill import EARLIER_STEPS, INTERRUPTIONS_AN_HOUR, MANY_STEPS, STEPS, compare
 from tests.e2e.checkout import FAST_CLOUD, Checkout, new_checkout
 
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
@@ -14,17 +14,18 @@ CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 @pytest.fixture
 def checkout(tmp_path: Path, virtualenv: Path) -> Iterator[Checkout]:
-    """Its cloud has no nodes, so queued jobs stay unfinished."""
-    with new_checkout(tmp_path / "checkout", cloud=f"{FAST_CLOUD} --nodes 0", virtualenv=virtualenv) as fresh:
+    """Its cloud has no nodes and no quota, so queued jobs stay unfinished."""
+    cloud = f"{FAST_CLOUD} --nodes 0 --quota 0"
+    with new_checkout(tmp_path / "checkout", cloud=cloud, virtualenv=virtualenv) as fresh:
         yield fresh
 
 
 def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
-    checkout.configure("budget", {"maxUsd": 0.05, "maxUsdPerJob": 0.02})
+    checkout.configure("budget", {"maxUsd": 0.05, "maxUsdPerJob": 0.002})
     for target in ("preview", "up"):
         printed = checkout.make(target, code=2)
         assert re.search(
-            r"error: budget\.maxUsdPerJob is \$0\.0200, but cat would cost up to \$0\.\d+ \(20 steps, ",
+            r"error: budget\.maxUsdPerJob is \$0\.0020, but cat would cost up to \$0\.\d+ \(20 steps, ",
             printed,
         )
         assert re.search(
@@ -38,11 +39,16 @@ def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
         checkout.make("preview"),
     )
     checkout.configure("budget", None)
+    for command in (["preview"], ["plan"]):
+        assert "no RTX 5090 (32 GB) is free at priority high now; jobs wait until one is" in checkout.flux(
+            *command
+        )
     checkout.configure("cluster", {"gpu": "RTX 5900"})
     printed = checkout.make("preview", code=2)
     assert "error: SaladCloud offers no GPU (RTX 5900)" in printed
     assert "similar: RTX 5090 (32 GB)" in printed
-    assert [entry for entry in checkout.requests() if entry["method"] in CHANGES] == []
+    changes = [entry for entry in checkout.requests() if entry["method"] in CHANGES]
+    assert [entry["path"] for entry in changes if "/availability/" not in entry["path"]] == []
     assert checkout.resources() == []
 
 
@@ -73,6 +79,15 @@ def test_the_chosen_gpu_is_kept_while_runs_are_unfinished_even_if_prices_change(
 
 @pytest.mark.long
 def test_the_estimate_is_within_a_tenth_of_the_bill(tmp_path: Path) -> None:
-    found = compare(tmp_path / "checkout", STEPS)
+    found = compare(tmp_path / "checkout", [20], STEPS)
     print(found)
     assert abs(found.error) < 0.1
+
+
+@pytest.mark.long
+def test_most_bills_are_inside_their_range_although_nodes_are_taken_away(tmp_path: Path) -> None:
+    found = compare(tmp_path / "checkout", EARLIER_STEPS, MANY_STEPS, INTERRUPTIONS_AN_HOUR)
+    print(found)
+    assert len(found.jobs) == 20
+    assert any(job.machines > 1 for job in found.jobs)
+    assert found.inside >= 17

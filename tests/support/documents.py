@@ -50,6 +50,7 @@ PROGRAMS = {
     "sha256sum": "",
     "git": "internet",
     "uv": "internet",
+    ".venv/bin/uv": "time",
     ".ci/packages": "time",
 }
 FENCE = re.compile(

@@ -152,8 +152,8 @@ def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
 
 def test_estimate_record_for_run_json() -> None:
     known = Line("exact", "new", 7, exact(1234.5678), Range(0.1, 0.1234567, 0.2), "somewhere")
-    bill = Bill(RATE, (CAT, known, UNKNOWN))
-    of_gpu = {"gpu": "RTX 5090 (32 GB)", "priority": "high", "usd_an_hour": 0.36}
+    bill = Bill(RATE, (CAT, known, UNKNOWN), exact(900.0))
+    of_gpu = {"gpu": "RTX 5090 (32 GB)", "priority": "high", "usd_an_hour": 0.36, "idle_seconds": 300.0}
     assert estimate_record(bill, "exact") == {
         "usd": 0.1235,
         "seconds": 1234.6,
@@ -174,13 +174,14 @@ def test_estimate_record_for_run_json() -> None:
 
 
 def test_cost_in_the_stack_outputs() -> None:
-    estimate = EstimateRecord.model_validate(estimate_record(Bill(RATE, (CAT,)), "cat"))
+    estimate = EstimateRecord.model_validate(estimate_record(Bill(RATE, (CAT,), exact(900.0)), "cat"))
     assert cost_of(estimate, 1234.5678) == {
         "gpu": "RTX 5090 (32 GB)",
         "usdAnHour": 0.36,
         "estimateUsd": 0.36,
         "estimateHours": 1.0,
         "actualHours": 0.3429,
+        "idleHours": 0.25,
         "actualUsd": 0.1235,
     }
     assert cost_of(None, 3600) == {"actualHours": 1.0}
@@ -189,6 +190,7 @@ def test_cost_in_the_stack_outputs() -> None:
         "usdAnHour": 0.36,
         "estimateUsd": 0.36,
         "estimateHours": 1.0,
+        "idleHours": 0.25,
     }
 
 

@@ -93,7 +93,7 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
         raise FluxError(
             f"{KEY_VARIABLE} is not set",
             "OpenAI needs a key",
-            f"set it, or name another server with --base-url (or {URL_VARIABLE})",
+            f"set it, name another server with --base-url (or {URL_VARIABLE}), or write the captions yourself with --review",
         )
     if not all("!" <= character <= "~" for character in key):
         raise BadInput([f"{KEY_VARIABLE} holds a space or a character beyond ASCII; copy it again"])

@@ -11,6 +11,7 @@ from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
+from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
@@ -92,18 +93,24 @@ def class_offers(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str,
 def unavailable_classes(stack: StackServices, bill: StackBill, stack_name: str) -> list[str]:
     """A warning for each cluster that has runs to train and whose GPU classes have no free node now. None if SaladCloud does not say."""
     found: list[str] = []
-    with suppress(ServiceError):
-        salad = stack.connection.salad()
-        classes = {one.name: one.id for one in salad.gpu_classes()}
-        for name, own in bill.clusters.items():
-            names, priority = own.rate.gpu.split(OR), own.rate.priority
-            known = [classes[one] for one in names if one in classes]
-            if own.lines and known and not any(salad.gpu_availability(one).at(priority) for one in known):
-                of = f" of cluster {name}" if name else ""
-                found.append(
-                    f"no {own.rate.gpu}{of} is free at priority {priority} now; jobs wait until one is; {flux_command('offers', stack_name)} lists the others"
-                )
+    for name, own in bill.clusters.items():
+        rate = own.rate
+        if own.lines and not is_free(stack, [replace(rate, gpu=gpu) for gpu in rate.gpu.split(OR)]):
+            of = f" of cluster {name}" if name else ""
+            found.append(
+                f"no {rate.gpu}{of} is free at priority {rate.priority} now; jobs wait until one is; {flux_command('offers', stack_name)} lists the others"
+            )
     return found
+
+
+def is_free(stack: StackServices, rates: Sequence[Rate]) -> bool:
+    """Whether a node of one of these classes could start now. True if SaladCloud does not say."""
+    salad = stack.connection.salad()
+    with suppress(ServiceError):
+        classes = {one.name: one.id for one in salad.gpu_classes()}
+        known = [(classes[rate.gpu], rate.priority) for rate in rates if rate.gpu in classes]
+        return not known or any(salad.gpu_availability(gpu).at(priority) for gpu, priority in known)
+    return True
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class ClusterPricing:
     def bill(self, finished: Sequence[FinishedRun]) -> Bill:
         """Raises BadInput, ServiceError."""
         bill_at = self._bill_at(finished)
-        bills = [bill_at(rate) for rate in self._rates(bill_at)]
+        bills = [bill_at(rate) for rate in self._rates_at_a_free_priority(bill_at)]
         bill = either(bills) if len(bills) > 1 else bills[0]
         is_dev = self.name == self.stack.settings.dev_cluster
         return replace(bill, dev=self._dev_rate(bill.rate)) if is_dev else bill
@@ -171,24 +178,40 @@ class ClusterPricing:
 
         return bill_at
 
-    def _rates(self, bill_at: Callable[[Rate], Bill]) -> list[Rate]:
-        """The classes that the cluster's `gpu` selects, with their current prices."""
+    def _rates_at_a_free_priority(self, bill_at: Callable[[Rate], Bill]) -> list[Rate]:
+        """The rates at the group's priority if that is to stay, or else at the first one at which a node is free, or at the last."""
+        priorities = self.cluster.priorities
+        if len(priorities) == 1:
+            return self._rates(bill_at, priorities[0])
+        group = self._kept_group()
+        kept = group.priority if group else None
+        if kept in priorities:
+            return self._rates(bill_at, kept)
+        for priority in priorities[:-1]:
+            rates = self._rates(bill_at, priority)
+            if is_free(self.stack, rates):
+                return rates
+        return self._rates(bill_at, priorities[-1])
+
+    def _rates(self, bill_at: Callable[[Rate], Bill], priority: str) -> list[Rate]:
+        """The classes that the cluster's `gpu` selects, with their current prices at a priority."""
         cluster, budget = self.cluster, self.stack.settings.budget
         if names_a_class(cluster.gpu):
             names = wanted_classes(cluster.gpu)
-            return [self._rate_of_class(name, may_be_unknown=not budget.any_limit) for name in names]
+            return [
+                self._rate_of_class(name, priority, may_be_unknown=not budget.any_limit) for name in names
+            ]
         classes = self.stack.connection.salad().gpu_classes()
-        offers = [offer_of(one, cluster.priority) for one in classes if one.gpu_class_type == "community"]
+        offers = [offer_of(one, priority) for one in classes if one.gpu_class_type == "community"]
 
         def hours_on(offer: Offer) -> float | None:
-            bill = bill_at(_rate(offer, cluster.priority))
+            bill = bill_at(_rate(offer, priority))
             seconds = [line.seconds for line in bill.lines]
             return None if None in seconds else (sum(filter(None, seconds)) + bill.idle_seconds or 1.0) / 3600
 
         return [
             _rate(
-                choose_gpu(cluster.gpu, self._memory_needed, offers, hours_on, self._kept_class()),
-                cluster.priority,
+                choose_gpu(cluster.gpu, self._memory_needed, offers, hours_on, self._kept_class()), priority
             )
         ]
 
@@ -197,11 +220,10 @@ class ClusterPricing:
         dev = self.stack.settings.dev
         if not dev.enabled or dev.gpu is None:
             return own if dev.enabled else None
-        return self._rate_of_class(dev.gpu, may_be_unknown=True)
+        return self._rate_of_class(dev.gpu, own.priority, may_be_unknown=True)
 
-    def _rate_of_class(self, gpu: str, may_be_unknown: bool) -> Rate:
+    def _rate_of_class(self, gpu: str, priority: str, may_be_unknown: bool) -> Rate:
         """The current price of the class with this name or id. Raises BadInput for an unknown class."""
-        priority = self.cluster.priority
         try:
             classes = self.stack.connection.salad().gpu_classes()
         except ServiceError as error:
@@ -210,12 +232,15 @@ class ClusterPricing:
             return Rate(gpu, priority, None, str(error))
         return _rate(offer_of(find_gpu_class(classes, gpu), priority), priority)
 
-    def _kept_class(self) -> str | None:
-        """The existing group's class, if changing it would disturb runs or be useless."""
+    def _kept_group(self) -> ContainerGroup | None:
+        """The existing group, if changing it would disturb runs or be useless."""
         found = [self.states[job.name] for job in self.jobs]
         if not any(state.is_queued for state in found) and any(state.needs_gpu for state in found):
             return None
-        group = self.stack.connection.salad().get_group(self.cluster.name)
+        return self.stack.connection.salad().get_group(self.cluster.name)
+
+    def _kept_class(self) -> str | None:
+        group = self._kept_group()
         classes = group.container.resources.gpu_classes if group else []
         return classes[0] if len(classes) == 1 else None
 

@@ -45,7 +45,7 @@ class Survey:
     """`states` and `changes` are by job name; `changes` has only jobs that will be queued and have an earlier run.
 
     `jobs` and `bill` are without the jobs that wait for the budget. `unfinished`: ids of all unfinished runs in the queues of the stack's
-    container groups.
+    container groups. `warnings`: of a preview, about what lets jobs wait.
     """
 
     lint: LintReport
@@ -58,6 +58,7 @@ class Survey:
     pinned: frozenset[str] = frozenset()
     waiting: tuple[WaitingJob, ...] = ()
     bucket_exists: bool = False
+    warnings: tuple[str, ...] = ()
 
     def unfinished_by_cluster(self, clusters: Iterable[str]) -> dict[str, int]:
         """How many of the declared runs of each cluster have no verified weights."""

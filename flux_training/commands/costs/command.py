@@ -15,24 +15,22 @@ from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_record
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.waiting import in_parallel
-from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.cli import say, say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import connection_of, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_hours
-from flux_training.training.cost import CLOUDS
 from flux_training.training.estimates.actuals import (
     WASTE_WORDS,
     CostGroup,
     RunCost,
-    Waste,
     advice,
     grouped,
     run_cost,
+    total_waste,
 )
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
-from flux_training.training.settings import StackSettings
 from flux_training.training.words import one_line
 
 # https://owasp.org/www-community/attacks/CSV_Injection
@@ -58,7 +56,7 @@ def costs(stack: str, as_json: bool, as_csv: bool) -> None:
     elif as_csv:
         _write_csv(runs)
     else:
-        _print(runs, settings)
+        _print(runs, local=settings.cloud == "local")
 
 
 def read_costs(stack: StackServices) -> list[RunCost]:
@@ -77,7 +75,7 @@ def read_costs(stack: StackServices) -> list[RunCost]:
     return sorted(begun, key=lambda run: (run.month, run.job, run.run_id))
 
 
-def _print(runs: Sequence[RunCost], settings: StackSettings) -> None:
+def _print(runs: Sequence[RunCost], *, local: bool) -> None:
     if not runs:
         say("No run in the bucket has begun.")
         return
@@ -91,15 +89,13 @@ def _print(runs: Sequence[RunCost], settings: StackSettings) -> None:
         say("* outside the estimated range")
     for title, found in (("Month", by_month(runs)), ("GPU class", by_gpu(runs))):
         _print_groups(title, found)
-    paid, waste = sum(run.paid_seconds for run in runs), total_waste(runs)
-    say(f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid)}")
+    paid, waste = sum(run.paid_seconds for run in runs), total_waste(run.waste for run in runs)
+    say(f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid + waste.idle)}")
     for cause, words in WASTE_WORDS.items():
         say(f"  {words}: {show_hours(getattr(waste, cause))}")
-    cluster = next(iter(settings.all_clusters.values()))
-    idle = cluster.idle_threshold_seconds + CLOUDS[settings.cloud].autoscaler_seconds / 2
-    for line in advice(runs, idle if cluster.autoscale else 0.0):
-        say(f"- {line}")
-    if settings.cloud == "local":
+    for line in advice(waste, paid):
+        say_wrapped(f"- {line}")
+    if local:
         say(FREE)
 
 
@@ -135,10 +131,6 @@ def by_gpu(runs: Sequence[RunCost]) -> list[CostGroup]:
     return grouped(runs, lambda run: run.gpu)
 
 
-def total_waste(runs: Sequence[RunCost]) -> Waste:
-    return Waste(*(sum(getattr(run.waste, cause) for run in runs) for cause in WASTE_WORDS))
-
-
 def _document(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:
     """Dollars and seconds; null if not known. `error`: 0.1 if the run cost a tenth more than its likely estimate."""
     return {
@@ -147,7 +139,7 @@ def _document(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:
         "runs": [{**asdict(run), "error": run.error, "inside": run.is_inside} for run in runs],
         "months": [asdict(one) for one in by_month(runs)],
         "gpus": [asdict(one) for one in by_gpu(runs)],
-        "waste": asdict(total_waste(runs)),
+        "waste": asdict(total_waste(run.waste for run in runs)),
     }
 
 

@@ -67,17 +67,21 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
         offer = choose_gpu(cluster.gpu, memory_gb, offers, lambda _offer: 1.0, kept=None)
         price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
         return [ok("GPU", f"`{cluster.gpu}` is available: {price_now}; `preview` shows which class is used")]
-    return [check_class(classes, cluster, name, memory_gb) for name in wanted_classes(cluster.gpu)]
+    return [
+        check_class(classes, priority, name, memory_gb)
+        for name in wanted_classes(cluster.gpu)
+        for priority in cluster.priorities
+    ]
 
 
-def check_class(classes: list[GpuClass], cluster: ClusterSettings, name: str, memory_gb: int) -> CheckResult:
+def check_class(classes: list[GpuClass], priority: str, name: str, memory_gb: int) -> CheckResult:
     gpu = find_gpu_class(classes, name)
-    price = gpu.price(cluster.priority)
+    price = gpu.price(priority)
     if price is None:
         offered = ", ".join(offer.priority for offer in gpu.prices) or "none"
-        message = f"{gpu.name} is not offered at priority {cluster.priority}"
+        message = f"{gpu.name} is not offered at priority {priority}"
         return bad("GPU", message, f"set cluster.priority; offered: {offered}")
-    message = f"{gpu.name}, ${price} an hour at priority {cluster.priority}"
+    message = f"{gpu.name}, ${price} an hour at priority {priority}"
     memory = memory_of(gpu.name)
     if memory is not None and memory < memory_gb:
         return bad("GPU", message, f"the jobs need {memory_gb} GB: choose another cluster.gpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import UserPath, outputs_of, say, stack_option
+from flux_training.commands.cli import UserPath, outputs_of, say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
@@ -73,7 +73,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
     say(f"{folder}: {weights.names} of run {run.run_id}, step {weights.step}, and {CARD}")
     if run.is_stand_in:
         say("The stand-in trainer of the local cloud made these weights: no image model can use them.")
-    say(
+    say_wrapped(
         f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself). "
         "`pip install huggingface_hub` installs `hf`; `hf auth login` is needed once."
     )

@@ -304,9 +304,9 @@ def _print_next_steps(job: Path, stack: str) -> None:
     steps = {}
     if missing:
         steps[flux_command(f"caption {job.name}", stack)] = (
-            f"writes the {counted(missing, 'missing caption')}"
+            f"writes the {counted(missing, 'missing caption')} with a model"
         )
-    steps[flux_command(f"caption {job.name} --review", stack)] = "shows images and captions side by side"
+    steps[flux_command(f"caption {job.name} --review", stack)] = "is a page to write and correct captions"
     steps[make_command("preview", stack)] = "shows what would be trained"
     width = max(map(len, steps)) + 1
     say("\nNext:")

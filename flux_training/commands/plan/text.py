@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from flux_training.training.bill import explain_lines
 from flux_training.training.finding import FindingGroup, group_findings
 from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, Upload, plan_headline
+from flux_training.training.runs.variants import Variants
 from flux_training.training.stack_bill import describe_stack_bill
+from flux_training.training.train_yml.diff import settings_by_job
 from flux_training.training.words import counted
 
 
@@ -14,7 +16,7 @@ def as_text(plan: Plan, explain: bool = False) -> str:
     parts = [_problems(plan), f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else ""]
     parts += [*(f"Error: {text}." for text in plan.alarms), *(f"Warning: {text}." for text in plan.warnings)]
     moved = [job for job in plan.of(PlannedAction.RUNNING) if job.reasons]
-    parts += [_jobs([*plan.changed, *moved]), model_lines(plan), upload_words(plan.upload)]
+    parts += [_jobs([*plan.changed, *moved], plan.variants), model_lines(plan), upload_words(plan.upload)]
     parts.append("\n".join(f"The {line}." for line in plan.cluster))
     parts += [describe_stack_bill(plan.bill, plan.local) if plan.bill else ""]
     parts += [explain_lines(plan.bill.lines) if plan.bill and explain else "", _findings(plan)]
@@ -28,8 +30,16 @@ def _problems(plan: Plan) -> str:
     return "\n".join([f"`up` would be refused for stack {plan.stack} and would change nothing:", *lines])
 
 
-def _jobs(jobs: Iterable[JobPlan]) -> str:
-    rows = [(job.what.value, job.name, "; ".join(job.reasons)) for job in jobs]
+def _jobs(jobs: Iterable[JobPlan], variants: Iterable[Variants]) -> str:
+    differing: dict[str, str] = {}
+    for one in variants:
+        differing |= settings_by_job(one.jobs, one.settings)
+
+    def why(job: JobPlan) -> str:
+        settings = differing.get(job.name)
+        return "; ".join(job.reasons) + (f", with {settings}" if settings else "")
+
+    rows = [(job.what.value, job.name, why(job)) for job in jobs]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     return "\n".join(f"  {what:<{widths[0]}}  {name:<{widths[1]}}  {why}" for what, name, why in rows)
 

@@ -13,13 +13,17 @@ from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, Inlin
 from flux_training.commands.report.poster import first_frame
 from flux_training.commands.report.run_commands import run_commands, typed
 from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
-from flux_training.commands.report.times import cost_parts, price_of, times_of
+from flux_training.commands.report.times import cost_parts, idle_seconds_of, price_of, times_of, waste_of_run
 from flux_training.training.bill import show_dollars
-from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.names import VIDEO_SUFFIXES
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
-from flux_training.training.train_yml.diff import caption_changes, compared_settings, setting_changes
+from flux_training.training.train_yml.diff import (
+    caption_changes,
+    compared_settings,
+    distinctive_settings,
+    setting_changes,
+)
 from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, one_line, printable
 
@@ -86,6 +90,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         run=run,
         title=f"{run.job} {run.run_id}",
         state=_state(run),
+        differs=_distinction(run, outputs),
         figures=_figures(run),
         strips=_strips(run),
         curves=[chart_curve(run.job, run.losses, marks_of(run.config, run.progress))] if run.losses else [],
@@ -102,12 +107,25 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         config_changes=setting_changes(parent.config, run.config) if parent else [],
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=times_of(run.record, run.progress, is_stand_in=run.is_stand_in),
-        cost_parts=cost_parts(run.progress, price_of(run.record)),
+        cost_parts=cost_parts(run.progress, price_of(run.record), idle_seconds_of(run.record)),
         commands=run_commands(run.job, run.run_id, stack, is_finished=bool(run.done)),
         weights=run.done,
         weights_links=_weights_links(run),
         neighbours=_neighbour_links(run, runs_of(outputs, run.job)),
     )
+
+
+def _distinction(run: ReportedRun, outputs: Path) -> str:
+    """The settings in which the run differs from the newest runs of other jobs on the same images, as in a sweep; empty without any."""
+    dataset = run.record.get("dataset")
+    others = [
+        jobs[-1]
+        for job in sorted(path.name for path in outputs.iterdir())
+        if job != run.job and (jobs := runs_of(outputs, job))
+    ]
+    same = [other for other in others if dataset and other.record.get("dataset") == dataset]
+    found = distinctive_settings({one.job: one.config for one in (run, *same)})
+    return found.get(run.job, "")
 
 
 def compare_page(runs: Sequence[ReportedRun]) -> str:
@@ -194,7 +212,7 @@ def _figures(run: ReportedRun) -> Facts:
         found.append(("Faulty steps", progress.faults))
     if progress.gpu_seconds is not None:
         found.append(("GPU time", in_words(progress.gpu_seconds)))
-        found.append(("Paid without training", in_words(waste_of(progress).total)))
+        found.append(("Paid without training", in_words(waste_of_run(run.record, progress).total)))
     if cost is not None:
         found.append(("Cost", show_dollars(cost) + (" at example prices" if run.is_stand_in else "")))
     found.append(("Images", str(len(run.images))))

@@ -7,7 +7,7 @@ from typing import Any
 
 from flux_training.training.bill import show_dollars
 from flux_training.training.cost import usd_of
-from flux_training.training.estimates.actuals import WASTE_WORDS, waste_of
+from flux_training.training.estimates.actuals import WASTE_WORDS, Waste, advice, paid_seconds_of, waste_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run_state import in_words
 from flux_training.training.values import mapping, number, read_time
@@ -22,8 +22,11 @@ TIMES = {
     "canceled": "Canceled",
 }
 MAX_RESTARTS_SHOWN = 20
-# A field of Waste that `gpu_seconds` does not include.
-DOWNLOADS = "downloads"
+# Fields of Waste that `gpu_seconds` does not include.
+NOT_INCLUDED = {
+    "downloads": "downloads of the last start, not included above",
+    "idle": "idle after the last job (estimated), not included above",
+}
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,18 @@ class CostPart:
     is_total: bool = False
 
 
-def cost_parts(progress: RunProgress, usd_an_hour: float | None) -> list[CostPart]:
-    """The GPU time by what it was used for, its total, and the downloads before it; empty before the trainer's first report."""
+def cost_parts(
+    progress: RunProgress, usd_an_hour: float | None, idle_seconds: float | None = None
+) -> list[CostPart]:
+    """The GPU time by what it was used for, its total, and the time before and after it; empty before the trainer's first report.
+
+    `idle_seconds`: the run's share of the replicas' idle time.
+    """
     total = progress.gpu_seconds
     if not total:
         return []
-    seconds = asdict(waste_of(progress))
-    downloads = seconds.pop(DOWNLOADS)
+    seconds = asdict(waste_of(progress, idle_seconds))
+    others = {words: seconds.pop(cause) for cause, words in NOT_INCLUDED.items()}
     parts = {"training": max(0.0, total - sum(seconds.values()))}
     parts |= {WASTE_WORDS[cause]: spent for cause, spent in seconds.items() if spent}
 
@@ -50,11 +58,10 @@ def cost_parts(progress: RunProgress, usd_an_hour: float | None) -> list[CostPar
         cost = usd_of(spent, usd_an_hour)
         return CostPart(name, in_words(spent), "" if cost is None else show_dollars(cost), is_total)
 
-    before = [part("downloads of the last start, not included above", downloads)] if downloads else []
     return [
         *(part(name, spent) for name, spent in parts.items()),
         part("GPU time", total, is_total=True),
-        *before,
+        *(part(words, spent) for words, spent in others.items() if spent),
     ]
 
 
@@ -71,6 +78,8 @@ def times_of(record: Mapping[str, Any], progress: RunProgress, *, is_stand_in: b
         found.append(("From queue to end", _duration(created, ended)))
     if progress.seconds_per_step is not None:
         found.append(("Time per step", f"{progress.seconds_per_step:.2f} s"))
+    hints = [] if is_stand_in else advice(waste_of_run(record, progress), paid_seconds_of(progress))
+    found += [("To pay less", hint) for hint in hints]
     price = price_of(record)
     if price is not None:
         example = " (an example)" if is_stand_in else ""
@@ -88,6 +97,15 @@ def restart_words(progress: RunProgress) -> str:
     """`from steps 250, 250, 500`; empty if nothing is known of restarts. A step that comes again brought no new checkpoint."""
     steps = [f"{step:,}" for step in progress.resumed[-MAX_RESTARTS_SHOWN:]]
     return f"from step{'s' if len(steps) > 1 else ''} {', '.join(steps)}" if steps else ""
+
+
+def idle_seconds_of(record: Mapping[str, Any]) -> float | None:
+    """The run's share of the replicas' idle time, from the fetched run.json."""
+    return number(mapping(record.get("estimate")).get("idle_seconds"))
+
+
+def waste_of_run(record: Mapping[str, Any], progress: RunProgress) -> Waste:
+    return waste_of(progress, idle_seconds_of(record))
 
 
 def price_of(record: Mapping[str, Any]) -> float | None:

@@ -12,7 +12,7 @@ import rich_click as click
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import no_cache_option, outputs_of, say, stack_option
+from flux_training.commands.cli import no_cache_option, outputs_of, say, say_wrapped, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
@@ -24,6 +24,7 @@ from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.groups import stack_groups
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
+from flux_training.commands.watch.sweeps import sweeps_of
 from flux_training.commands.watch.trainer import assumed_trainers
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
@@ -72,7 +73,7 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
     if steps := _next_steps(stack, collected, images_folder(stack)):
-        say(steps)
+        say_wrapped(steps)
     errors = failures(stack, collected.statuses, collected.unfetched)
     if errors:
         raise FluxError("\n".join(map(str, errors)))
@@ -197,9 +198,15 @@ def _collect(engine: Engine, stack: str) -> Collected:
     if not stack_jobs(outputs):
         say("No job is deployed: the stack declares none, or all of them wait for the budget.")
         return Collected()
-    trainers = assumed_trainers(project_root(), stack)
-    watcher = Watcher(connection_of(engine, stack), outputs, stack, trainers)
-    say(
+    root = project_root()
+    watcher = Watcher(
+        connection_of(engine, stack),
+        outputs,
+        stack,
+        assumed_trainers(root, stack),
+        sweeps_of(root, stack, outputs["jobs"]),
+    )
+    say_wrapped(
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
     rows = follow(watcher).rows
@@ -224,7 +231,7 @@ def _collect(engine: Engine, stack: str) -> Collected:
         what = "The results of " + (
             "all jobs were" if before == len(rows) else f"{counted(before, 'other job')} were"
         )
-        say(f"  {what} fetched before; {flux_command('list', stack)} names them")
+        say_wrapped(f"  {what} fetched before; {flux_command('list', stack)} names them")
     if table := _cost_table(costs, local=watcher.local):
         say(table)
     return collected
@@ -302,11 +309,11 @@ def _say_where_results_are(stack: str, outputs: Mapping[str, Any]) -> None:
     jobs = (outputs.get("jobs") or {}).values()
     if not bucket or not any(job.get("status") == RunState.COMPLETED for job in jobs):
         return
-    say(
+    say_wrapped(
         f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {outputs_of(stack)}/."
     )
     if uses_local_cloud(project_root(), stack):
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE, LOCAL_FILE)).parent
-        say(
+        say_wrapped(
             f"On this machine the bucket is the folder {home}/s3/{bucket}/{prefix}runs/. {make_command('up', stack)} uses it again."
         )

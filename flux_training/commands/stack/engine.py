@@ -16,6 +16,7 @@ from flux_training.commands.stack.passphrase import (
     FORMER_PASSPHRASE,
     FORMER_SALT,
     has_former_salt,
+    has_known_salt,
     local_passphrase,
     salt_of_file,
 )
@@ -204,7 +205,11 @@ def find_engine(
     """The engine for a stack; `local` if it uses the local cloud. Raises FluxError."""
     environment, root = dict(environ), root or project_root()
     command = choose_command(environ.get(ENGINE_VARIABLE, ""), find_cli(environ))
-    if not any(name in environ for name in PASSPHRASE_VARIABLES):
+    if local and has_known_salt(root, stack):
+        # The variables may be those of another stack that is used in the same terminal.
+        environment.pop(PASSPHRASE_VARIABLES[1], None)
+        environment[PASSPHRASE_VARIABLES[0]] = local_passphrase(root, stack)
+    elif not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
             what = f"stack {stack} needs the passphrase its secrets are encrypted with"
             variable = PASSPHRASE_VARIABLES[0]

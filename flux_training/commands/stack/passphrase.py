@@ -27,6 +27,11 @@ def local_passphrase(root: Path, stack: str) -> str:
     return FORMER_PASSPHRASE if _opens(salt_of_file(root, stack), FORMER_PASSPHRASE) else ""
 
 
+def has_known_salt(root: Path, stack: str) -> bool:
+    """Whether the stack file has the salt that it came with, so that its passphrase is known. False if the user has set another."""
+    return salt_of_file(root, stack) in (CURRENT_SALT, FORMER_SALT)
+
+
 def has_former_salt(root: Path, stack: str) -> bool:
     """Whether the state in .pulumi/ has the salt of the former passphrase. False for states elsewhere."""
     state = root / ".pulumi/stacks" / project_name(root) / f"{stack}.json"

@@ -12,6 +12,7 @@ from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.ui.live import DeployedStack, LiveStack
 from flux_training.commands.ui.server import UiServer
+from flux_training.commands.watch.sweeps import sweeps_of
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.run import Layout
@@ -67,4 +68,5 @@ def find_deployed(stack: str) -> DeployedStack | None:
         return None
     connection = connection_of(engine, stack)
     layout = Layout(str(outputs.get("prefix") or ""))
-    return DeployedStack(Watcher(connection, outputs, stack), connection, layout)
+    sweeps = sweeps_of(project_root(), stack, outputs["jobs"])
+    return DeployedStack(Watcher(connection, outputs, stack, sweeps=sweeps), connection, layout)

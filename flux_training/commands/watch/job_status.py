@@ -11,12 +11,14 @@ from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.results import NO_RESULTS, RunResults, inspect_run, run_status
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
+from flux_training.training.cost import HOUR_SECONDS
 from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
 from flux_training.training.settings import SINGLE_CLUSTER
+from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, printable
 
 # Allocating a node and downloading the image takes minutes. Waiting longer than this means that something is wrong.
@@ -41,7 +43,8 @@ TRAINING = "training"  # a state in progress.json
 class StackJob:
     """One entry of the stack output `jobs`. `nodes_reach_records`: whether nodes can write the records below .flux/.
 
-    `cluster`: the name of its cluster, SINGLE_CLUSTER if the stack has a single one.
+    `cluster`: the name of its cluster, SINGLE_CLUSTER if the stack has a single one. `idle_seconds`: its share of the replicas' idle time, None if not
+    known.
     """
 
     name: str
@@ -53,6 +56,7 @@ class StackJob:
     weights: PinnedWeights | None = None
     nodes_reach_records: bool = False
     cluster: str = SINGLE_CLUSTER
+    idle_seconds: float | None = None
 
     def in_queue(self, kelpie: Kelpie, bucket: str) -> Job | None:
         """Its job in the queue, if it is really this run's. Raises ServiceError."""
@@ -150,6 +154,7 @@ class JobStatus:
 
 def stack_jobs(outputs: Mapping[str, Any], nodes_reach_records: bool = False) -> list[StackJob]:
     """The jobs in a stack's outputs, sorted by name. `nodes_reach_records`: see StackJob."""
+    costs = mapping(mapping(outputs.get("cost")).get("jobs"))
     return [
         StackJob(
             name,
@@ -161,9 +166,15 @@ def stack_jobs(outputs: Mapping[str, Any], nodes_reach_records: bool = False) ->
             stored_weights(entry.get("weights")),
             nodes_reach_records,
             str(entry.get("cluster") or SINGLE_CLUSTER),
+            _idle_seconds(costs.get(name)),
         )
         for name, entry in sorted((outputs.get("jobs") or {}).items())
     ]
+
+
+def _idle_seconds(cost: object) -> float | None:
+    hours = number(mapping(cost).get("idleHours"))
+    return None if hours is None else hours * HOUR_SECONDS
 
 
 def stored_weights(value: object) -> PinnedWeights | None:

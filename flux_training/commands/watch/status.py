@@ -12,10 +12,10 @@ from flux_training.commands.cli import say, screen, stack_option
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.follow import follow, queue_silent_again
+from flux_training.commands.watch.sweeps import sweeps_of
 from flux_training.commands.watch.table import render, steps_done
 from flux_training.commands.watch.trainer import assumed_trainers
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
-from flux_training.training.estimates.actuals import waste_of
 from flux_training.training.words import make_command
 
 # Wide enough for any table: nothing is cut off in a pipe.
@@ -45,7 +45,14 @@ def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
     if not outputs.get("jobs"):
         _say_no_jobs(stack, outputs, as_json)
         return
-    watcher = Watcher(connection_of(engine, stack), outputs, stack, assumed_trainers(project_root(), stack))
+    root = project_root()
+    watcher = Watcher(
+        connection_of(engine, stack),
+        outputs,
+        stack,
+        assumed_trainers(root, stack),
+        sweeps_of(root, stack, outputs["jobs"]),
+    )
     found = follow(watcher) if watch else watcher.read()
     if requeue and (said := queue_silent_again(watcher, found)):
         click.echo("\n".join(said), err=as_json)
@@ -100,6 +107,7 @@ def job_document(row: JobRow) -> dict[str, Any]:
         "phase": row.status.phase,
         "ended": row.status.has_ended,
         "problem": row.problem or None,
+        "differs": row.differs or None,
         "step": steps_done(row),
         "steps": job.steps,
         "loss": progress.loss,
@@ -109,7 +117,7 @@ def job_document(row: JobRow) -> dict[str, Any]:
         "gpu_seconds": progress.gpu_seconds,
         "spent_usd": rounded_usd(row.spent),
         "expected_usd": asdict(row.expected) if row.expected else None,
-        "waste_seconds": asdict(waste_of(progress)),
+        "waste_seconds": asdict(row.waste),
         "machine": row.machine or None,
         "instance": row.instance or None,
         "restarts": progress.restarts,

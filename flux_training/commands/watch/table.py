@@ -8,8 +8,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flux_training.commands.watch.watcher import JobRow, StackStatus
-from flux_training.training.bill import FREE, show_dollar_range, show_dollars
-from flux_training.training.estimates.actuals import waste_of
+from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_hours
+from flux_training.training.estimates.actuals import advice
 from flux_training.training.runs.progress import loss_note
 from flux_training.training.runs.run_state import RunState, in_words
 
@@ -38,6 +38,7 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     for row in stack.rows:
         table.add_row(*(cell(row) for cell in columns.values()))
     parts: list[RenderableType] = [table]
+    parts += [Text(f"{row.name}: {row.differs}", style="dim") for row in stack.rows if row.differs]
     parts += [Text(f"{row.name}: {row.problem}", style="red") for row in stack.rows if row.problem]
     doing = [(row.name, row.status.activity) for row in stack.rows]
     parts += [Text(f"{name}: {activity}", style="dim") for name, activity in doing if activity]
@@ -47,15 +48,26 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     parts += [Text(f"{name}: {faults}", style="yellow") for name, faults in faulty]
     if note := loss_note(row.status.progress for row in stack.rows):
         parts.append(Text(note, style="dim"))
-    wasted = [(row.name, waste_of(row.status.progress).after_interruptions) for row in stack.rows]
+    wasted = [(row.name, row.waste.after_interruptions) for row in stack.rows]
     parts += [Text(f"{name}: {waste}", style="dim") for name, waste in wasted if waste]
     expected = [(row.name, show_dollar_range(row.expected)) for row in stack.rows]
     parts += [Text(f"{name}: {cost} expected in the end", style="dim") for name, cost in expected if cost]
+    parts += [Text(line, style="dim") for line in _waste_lines(stack, local)]
     if stack.spent is not None:
         so_far = "" if stack.has_ended else " so far"
         note = f" {FREE}" if local else ""
         parts.append(Text(f"Total {show_dollars(stack.spent)}{so_far}.{note}", style="dim"))
     return Group(*parts)
+
+
+def _waste_lines(stack: StackStatus, local: bool) -> list[str]:
+    """The paid time of ended runs that trained nothing, and how to have less of it; the local cloud is not paid for."""
+    waste, paid = stack.waste, stack.paid_seconds
+    if local or not stack.has_ended or not waste.total:
+        return []
+    total = show_hours(paid + waste.idle)
+    heading = f"Paid without training: {show_hours(waste.total)} of {total} ({waste.by_cause})"
+    return [heading, *(f"- {line}" for line in advice(waste, paid))]
 
 
 def steps_done(row: JobRow) -> int:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from flux_training.clients.connection import Connection
@@ -24,9 +25,16 @@ from flux_training.commands.watch.job_status import (
     job_status,
     stack_jobs,
 )
+from flux_training.commands.watch.sweeps import Groups, differing_settings_of
 from flux_training.commands.watch.trainer import trainer_note
 from flux_training.training.cost import usd_of
-from flux_training.training.estimates.actuals import expected_cost
+from flux_training.training.estimates.actuals import (
+    Waste,
+    expected_cost,
+    paid_seconds_of,
+    total_waste,
+    waste_of,
+)
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.handout import MAX_REQUEUES, requeues
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
@@ -59,6 +67,7 @@ class JobRow:
     """One job of the table. `price` is in dollars an hour; `machine` and `instance` are ids, empty while no node has the job.
 
     `trainer_note`: how the node's ai-toolkit differs from the one that lint assumed; empty if it does not.
+    `differs`: its values of the settings in which the jobs of its sweep differ, empty for other jobs.
     """
 
     status: JobStatus
@@ -68,10 +77,15 @@ class JobRow:
     instance: str
     problem: str
     trainer_note: str = ""
+    differs: str = ""
 
     @property
     def name(self) -> str:
         return self.status.job.name
+
+    @property
+    def waste(self) -> Waste:
+        return waste_of(self.status.progress, self.status.job.idle_seconds)
 
     @property
     def expected(self) -> Range | None:
@@ -94,6 +108,15 @@ class StackStatus:
         return all(row.status.has_ended for row in self.rows)
 
     @property
+    def waste(self) -> Waste:
+        return total_waste(row.waste for row in self.rows)
+
+    @property
+    def paid_seconds(self) -> float:
+        """Without idle time."""
+        return sum(paid_seconds_of(row.status.progress) for row in self.rows)
+
+    @property
     def spent(self) -> float | None:
         """Dollars for all jobs; None if unknown for every job."""
         known = [row.spent for row in self.rows if row.spent is not None]
@@ -109,10 +132,11 @@ class Watcher:
         outputs: Mapping[str, Any],
         stack: str = DEFAULT_STACK,
         trainer_dates: Mapping[str, str] | None = None,
+        sweeps: Groups = (),
     ) -> None:
         """`outputs` are the stack's, with at least one job. `stack` is named in messages.
 
-        `trainer_dates`: the day of the ai-toolkit that lint assumes, by cluster.
+        `trainer_dates`: the day of the ai-toolkit that lint assumes, by cluster. `sweeps`: jobs that differ in settings only.
         """
         self._stack = stack
         self._trainer_dates = trainer_dates or {}
@@ -123,6 +147,7 @@ class Watcher:
         self._layout = Layout(str(outputs.get("prefix") or ""))
         self._groups = stack_groups(outputs)
         self._ended: dict[str, JobStatus] = {}
+        self._sweeps = sweeps
         self._clusters = {name: LastRead() for name in self._groups}
 
     def read(self, jobs: Sequence[StackJob] | None = None) -> StackStatus:
@@ -138,6 +163,7 @@ class Watcher:
                     clusters.get(status.job.cluster, ClusterInfo()),
                     problems.get(status.job.name, ""),
                     self._trainer_note(status),
+                    self._differing.get(status.job.name, ""),
                 )
                 for status in statuses
             ]
@@ -154,6 +180,10 @@ class Watcher:
         """What was last read of each container group, by its name. Makes no request."""
         named = {group.name: self._clusters[name].info for name, group in self._groups.items()}
         return {name: info for name, info in named.items() if name}
+
+    @cached_property
+    def _differing(self) -> Mapping[str, str]:
+        return differing_settings_of(self.storage, self.jobs, self._sweeps)
 
     def _statuses(self, jobs: Sequence[StackJob]) -> list[JobStatus]:
         unfinished = [job for job in jobs if job.name not in self._ended]
@@ -248,8 +278,8 @@ class Watcher:
         return self._clusters[name].info
 
 
-def _row(status: JobStatus, cluster: ClusterInfo, problem: str, note: str) -> JobRow:
+def _row(status: JobStatus, cluster: ClusterInfo, problem: str, note: str, differs: str) -> JobRow:
     machine = (status.queue_job.machine_id or "") if status.queue_job else ""
     node = cluster.instances.get(machine)
     spent = usd_of(status.progress.gpu_seconds, cluster.price)
-    return JobRow(status, cluster.price, spent, machine, node.id if node else "", problem, note)
+    return JobRow(status, cluster.price, spent, machine, node.id if node else "", problem, note, differs)

@@ -217,9 +217,8 @@ def launch() -> int:
         code, message = code_of_os_error(error), f"{error.filename or 'this node'}: {error.strerror}"
     except Exception as error:  # noqa: BLE001 - whatever it is, the queue must count it
         code, message = ExitCode.LAUNCHER_FAULT, f"fault of the launcher: {type(error).__name__}: {error}"
-    say(
-        f"launch: {'finished' if not code else f'failed ({int(code)})' if code > 0 else 'stopped'}: {message}"
-    )
+    ended = "finished" if not code else f"failed ({int(code)})" if code > 0 else "stopped"
+    say(f"launch: {ended}{f': {message}' if message else ''}")
     try:
         if started:
             started.finish(code, message)

@@ -3,9 +3,8 @@
 Nodes report these times. SaladCloud has no bill per job.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 
 from flux_training.training.bill import show_hours
 from flux_training.training.cost import cost_range, usd_of
@@ -22,6 +21,7 @@ WASTE_WORDS = {
     "loading": "loading, caching, first samples",
     "starts": "starting again",
     "repeated": "steps trained again",
+    "idle": "idle after the last job",
 }
 # Shares of the paid time above which advice is worth a line.
 MAX_REPEATED_SHARE = 0.05
@@ -33,25 +33,40 @@ class Waste:
     """Paid seconds in which nothing was trained.
 
     `downloads`: of the last start. `loading`: from the first start of the trainer to its first step, samples included. `starts`: the
-    same of all later starts. `repeated`: steps that were trained again after an interruption.
+    same of all later starts. `repeated`: steps that were trained again after an interruption. `idle`: the run's share of the replicas'
+    idle time, as estimated when it was queued: nobody reports that time by run.
     """
 
     downloads: float = 0.0
     loading: float = 0.0
     starts: float = 0.0
     repeated: float = 0.0
+    idle: float = 0.0
 
     @property
     def total(self) -> float:
-        return self.downloads + self.loading + self.starts + self.repeated
+        return float(sum(getattr(self, cause) for cause in WASTE_WORDS))
+
+    @property
+    def by_cause(self) -> str:
+        """`downloads 40 s, idle after the last job 5 min`; empty if there is none."""
+        return self._words(*WASTE_WORDS)
 
     @property
     def after_interruptions(self) -> str:
         """`starting again 3 min, steps trained again 8 min`; empty if nothing was interrupted."""
-        found = {"starts": self.starts, "repeated": self.repeated}
+        return self._words("starts", "repeated")
+
+    def _words(self, *causes: str) -> str:
+        found = {cause: getattr(self, cause) for cause in causes}
         return ", ".join(
             f"{WASTE_WORDS[cause]} {show_hours(seconds)}" for cause, seconds in found.items() if seconds
         )
+
+
+def total_waste(wastes: Iterable[Waste]) -> Waste:
+    found = list(wastes)
+    return Waste(*(sum(getattr(waste, field.name) for waste in found) for field in fields(Waste)))
 
 
 @dataclass(frozen=True)
@@ -97,19 +112,25 @@ class CostGroup:
     inside: int
 
 
-def waste_of(progress: RunProgress) -> Waste:
+def waste_of(progress: RunProgress, idle_seconds: float | None = None) -> Waste:
+    """`idle_seconds`: the run's share of the replicas' idle time, which counts once the run has finished."""
     start, restarts = progress.start_seconds or 0.0, progress.restarts or 0
     trained, step = progress.gpu_seconds or 0.0, progress.seconds_per_step
     repeated = 0.0
     if restarts and step is not None and progress.step is not None:
         repeated = max(0.0, trained - start * (1 + restarts) - step * progress.step)
-    return Waste(progress.download_seconds or 0.0, min(start, trained), start * restarts, repeated)
+    idle = idle_seconds if progress.state == "finished" and idle_seconds else 0.0
+    return Waste(progress.download_seconds or 0.0, min(start, trained), start * restarts, repeated, idle)
+
+
+def paid_seconds_of(progress: RunProgress) -> float:
+    """The time of a run's downloads and of its trainer, without idle time."""
+    return (progress.gpu_seconds or 0.0) + (progress.download_seconds or 0.0)
 
 
 def run_cost(job: str, run_id: str, record: RunRecord, progress: RunProgress) -> RunCost:
     estimate = record.estimate or EstimateRecord()
-    waste = waste_of(progress)
-    paid = (progress.gpu_seconds or 0.0) + waste.downloads
+    paid = paid_seconds_of(progress)
     month = f"{record.created_at:%Y-%m}" if record.created_at else ""
     return RunCost(
         job,
@@ -120,7 +141,7 @@ def run_cost(job: str, run_id: str, record: RunRecord, progress: RunProgress) ->
         _range_of(estimate),
         usd_of(paid, estimate.usd_an_hour),
         paid,
-        waste,
+        waste_of(progress, estimate.idle_seconds),
     )
 
 
@@ -154,21 +175,19 @@ def expected_cost(progress: RunProgress, usd_an_hour: float | None) -> Range | N
     return cost_range(left + Range.exactly(progress.gpu_seconds), usd_an_hour)
 
 
-def advice(runs: Sequence[RunCost], idle_seconds: float) -> list[str]:
-    """How to waste less. `idle_seconds`: how long a replica idles after its last job."""
-    paid = sum(run.paid_seconds for run in runs)
+def advice(waste: Waste, paid_seconds: float) -> list[str]:
+    """How to waste less. `paid_seconds`: all paid time without idle time."""
+    paid = paid_seconds + waste.idle
     if not paid:
         return []
+    repeated, idle = waste.repeated / paid, waste.idle / paid
     found = []
-    repeated = sum(run.waste.repeated for run in runs) / paid
     if repeated > MAX_REPEATED_SHARE:
         found.append(
             f"{repeated:.0%} of the paid time repeats steps after interruptions: lower save.save_every in train.yml"
         )
-    usual = median(run.paid_seconds for run in runs)
-    if idle_seconds > MAX_IDLE_SHARE * usual:
+    if idle > MAX_IDLE_SHARE:
         found.append(
-            f"a replica idles for about {show_hours(idle_seconds)} after its last job, and half of the runs take less than "
-            f"{show_hours(usual)}: queue several jobs at once, or lower cluster.idleThresholdSeconds"
+            f"{idle:.0%} of the paid time is idle after the last job: queue several jobs at once, or lower cluster.idleThresholdSeconds"
         )
     return found

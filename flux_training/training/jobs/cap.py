@@ -4,16 +4,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from flux_training.training.errors import BadInput
+from flux_training.training.estimates.parts import STAND_IN_STEP_SECONDS
 from flux_training.training.jobs.folder import JobFolder
 from flux_training.training.runs.run_state import in_words
 from flux_training.training.train_yml.templates import PROCESS
 from flux_training.training.train_yml.yaml_text import set_value
 
-# Measured with 2,000 steps on two cores: with one job, and with two jobs on a busy machine.
-MIN_SECONDS_PER_STEP, MAX_SECONDS_PER_STEP = 0.13, 0.45
 # Shorter trainings are not worth a note.
 LONG_SECONDS = 300
-SUGGESTED_STEPS = 200
+# As many as the example jobs have, which are not trained again then.
+SUGGESTED_STEPS = 300
 
 
 def cap_steps(folder: JobFolder, max_steps: int | None) -> JobFolder:
@@ -36,9 +36,9 @@ def cap_steps(folder: JobFolder, max_steps: int | None) -> JobFolder:
 def describe_long_trainings(folders: Iterable[JobFolder], fix: str) -> str:
     """A note about trainings that take minutes with the stand-in trainer; empty if there are none. `fix`: the command that caps them."""
     long = [
-        f"{in_words(folder.steps * MIN_SECONDS_PER_STEP)} to {in_words(folder.steps * MAX_SECONDS_PER_STEP)} for {folder.name}"
+        f"{in_words(folder.steps * STAND_IN_STEP_SECONDS.low)} to {in_words(folder.steps * STAND_IN_STEP_SECONDS.high)} for {folder.name}"
         for folder in folders
-        if folder.steps * MAX_SECONDS_PER_STEP >= LONG_SECONDS
+        if folder.steps * STAND_IN_STEP_SECONDS.high >= LONG_SECONDS
     ]
     if not long:
         return ""

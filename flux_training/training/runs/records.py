@@ -28,7 +28,10 @@ Token = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class EstimateRecord(UntrustedRecord):
-    """What the run was expected to take when it was queued. `usd` is the likely cost. `usd_an_hour`: the price of one replica."""
+    """What the run was expected to take when it was queued. `usd` is the likely cost. `usd_an_hour`: the price of one replica.
+
+    `idle_seconds`: its share of the time for which replicas idle after their last job.
+    """
 
     usd: Usd | None = None
     usd_low: Usd | None = None
@@ -37,6 +40,7 @@ class EstimateRecord(UntrustedRecord):
     gpu: ShortText = ""
     priority: ShortText = ""
     usd_an_hour: UsdAnHour | None = None
+    idle_seconds: Seconds | None = None
     basis: ShortText = ""
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flux_training.training.words import one_line
+
 # What people call common settings of config.process[0]; the others are named by their path.
 LABELS = {
     "datasets.0.resolution": "resolution",
@@ -25,6 +27,9 @@ SECRET_WORDS = ("token", "secret", "password", "key")
 HIDDEN = "hidden"
 ABSENT = "—"
 MISSING = object()
+MAX_SHOWN = 60
+# Settings that differ between jobs whatever they train.
+NAMES_OF_A_RUN = ("config.name", "meta.name", "meta.version")
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,20 @@ def compared_settings(documents: Sequence[Any]) -> dict[str, list[str]]:
     """`differing_settings` of the train.yml files of several jobs, without the names that always differ."""
     return {
         name: values for name, values in differing_settings(documents).items() if name not in NAMES_OF_A_RUN
+    }
+
+
+def distinctive_settings(documents: Mapping[str, Any]) -> dict[str, str]:
+    """`rank 16, learning rate 1e-4` for each job, by its name: its values of the settings in which these jobs differ."""
+    return settings_by_job(list(documents), compared_settings(list(documents.values())))
+
+
+def settings_by_job(jobs: Sequence[str], settings: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """`rank 16, learning rate 1e-4` by the name of the job. `settings`: each with its value in every job; empty if there are none."""
+    return {
+        job: ", ".join(f"{name} {one_line(values[place], MAX_SHOWN)}" for name, values in settings.items())
+        for place, job in enumerate(jobs)
+        if settings
     }
 
 

@@ -6,15 +6,14 @@ from datetime import UTC, datetime
 import pytest
 
 from flux_training.training.estimates.actuals import (
-    RunCost,
     Waste,
     advice,
     expected_cost,
     grouped,
     run_cost,
+    total_waste,
     waste_of,
 )
-from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import EstimateRecord, RunRecord
 from flux_training.training.untrusted import parse_record
@@ -98,12 +97,20 @@ def test_the_expected_range_narrows_while_a_run_trains() -> None:
 
 
 def test_advice_names_the_setting_that_helps() -> None:
-    run = RunCost("cat", "r", "", "", "finished", Range.exactly(1.0), 1.0, 3600.0, Waste(repeated=100.0))
-    assert advice([run], idle_seconds=300.0) == []
-    (text,) = advice([replace(run, waste=Waste(repeated=400.0))], idle_seconds=0.0)
-    assert (
-        text == "11% of the paid time repeats steps after interruptions: lower save.save_every in train.yml"
-    )
-    (text,) = advice([run], idle_seconds=450.0)
-    assert "lower cluster.idleThresholdSeconds" in text
-    assert advice([], idle_seconds=450.0) == []
+    assert advice(Waste(repeated=100.0, idle=300.0), 3600.0) == []
+    assert advice(Waste(repeated=400.0), 3600.0) == [
+        "11% of the paid time repeats steps after interruptions: lower save.save_every in train.yml"
+    ]
+    assert advice(Waste(idle=450.0), 3600.0) == [
+        "11% of the paid time is idle after the last job: queue several jobs at once, or lower cluster.idleThresholdSeconds"
+    ]
+    assert advice(Waste(), 0.0) == []
+
+
+def test_the_idle_time_of_a_run_counts_once_it_has_finished() -> None:
+    record = RunRecord(estimate=ESTIMATE.model_copy(update={"idle_seconds": 450.0}))
+    found = run_cost("cat", "0123456789ab", record, PROGRESS)
+    assert (found.waste.idle, found.paid_seconds) == (450.0, 3540.0)
+    assert found.waste.by_cause.endswith("steps trained again 3 min, idle after the last job 8 min")
+    assert waste_of(PROGRESS.model_copy(update={"state": "training"}), 450.0).idle == 0.0
+    assert total_waste([found.waste, Waste(idle=50.0)]).idle == 500.0

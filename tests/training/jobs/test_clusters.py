@@ -11,7 +11,7 @@ from flux_training.training.settings import (
     SINGLE_CLUSTER,
     JobSettings,
     StackSettings,
-    on_gpu,
+    on_machines,
     parse_stack_settings,
 )
 
@@ -37,12 +37,20 @@ def test_groups_are_named_after_their_clusters() -> None:
     }
 
 
-def test_a_condition_is_resolved_for_its_cluster_only() -> None:
-    found = on_gpu(settings(clusters=TWO), {"video": "RTX 4090 (24 GB)"}).all_clusters
-    assert {name: (one.name, one.gpu) for name, one in found.items()} == {
-        "flux": ("flux-training-flux", "RTX 5090"),
-        "video": ("mine", "RTX 4090 (24 GB)"),
+def test_only_what_leaves_a_choice_is_replaced_by_the_chosen_machine() -> None:
+    clusters = {**TWO, "list": {"gpu": ["RTX 4090", "RTX 3090"], "priority": ["batch", "low"]}}
+    machines = {
+        "flux": ("RTX 5090 (32 GB)", "high"),
+        "video": ("RTX 4090 (24 GB)", "high"),
+        "list": ("RTX 4090 (24 GB) or RTX 3090 (24 GB)", "low"),
     }
+    found = on_machines(settings(clusters=clusters), machines).all_clusters
+    assert {name: (one.gpu, one.priority) for name, one in found.items()} == {
+        "flux": ("RTX 5090", "high"),
+        "video": ("RTX 4090 (24 GB)", "high"),
+        "list": ("RTX 4090, RTX 3090", "low"),
+    }
+    assert found["video"].name == "mine"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from flux_training.training.train_yml.diff import (
     caption_changes,
     differing_settings,
     differing_values,
+    distinctive_settings,
     flat_values,
     is_secret,
     setting_changes,
@@ -94,3 +95,19 @@ def test_caption_changes_are_listed_by_image() -> None:
         Change("3", "c", "—"),
         Change("4", "—", "d"),
     ]
+
+
+def test_the_jobs_of_a_sweep_are_told_apart_by_the_settings_in_which_they_differ() -> None:
+    def job(name: str, prompt: str, **train: object) -> dict[str, object]:
+        return {"config": {"name": name, "process": [{"train": train, "prompt": prompt}]}}
+
+    assert distinctive_settings({"a": job("a", "x", lr=1e-4), "b": job("b", "x", lr=2e-4, steps=9)}) == {
+        "a": "learning rate 1e-4, steps —",
+        "b": "learning rate 2e-4, steps 9",
+    }
+    assert distinctive_settings({"a": job("a", "x"), "b": job("b", "x")}) == {}
+    assert distinctive_settings({"a": job("a", "x")}) == distinctive_settings({}) == {}
+    # A node can write the train.yml in the bucket.
+    hostile = distinctive_settings({"a": job("a", "x" * 500), "b": job("b", "\x1b[2J\ny")})
+    assert len(hostile["a"]) < 80
+    assert hostile["b"].isprintable()

@@ -48,6 +48,7 @@ function jobCard(job) {
     make("h2", {}, make("a", { href: `#run/${job.name}/${job.run_id}` }, job.name), make("span", { class: `state ${job.style}` }, job.phase)),
     make("progress", { max: job.steps || 1, value: job.step, "aria-label": `Steps of ${job.name}` }),
     make("p", { class: "numbers" }, numbers.join(" · ")));
+  if (job.differs) card.append(make("p", { class: "small" }, job.differs));
   if (node.length) card.append(make("p", { class: "soft small" }, node.join(" · ")));
   if (job.problem) card.append(make("p", { class: "alarm small" }, job.problem));
   card.dataset.content = JSON.stringify(job);
