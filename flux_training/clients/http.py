@@ -63,7 +63,7 @@ class RetryPolicy:
 
     def retrying(
         self,
-        retry: tenacity.retry_base,
+        retry: tenacity.retry_base | Callable[[tenacity.RetryCallState], bool],
         wait: Callable[[tenacity.RetryCallState], float],
         sleep: Callable[[float], None] | None = None,
     ) -> tenacity.Retrying:
