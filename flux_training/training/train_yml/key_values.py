@@ -126,7 +126,8 @@ def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
     if spec.type == KeyType.LIST and spec.choices and isinstance(value, list):
         unknown = next((one for one in value if one not in spec.choices), None)
         if unknown is not None:
-            return ValueFault(FaultKind.CHOICE, f"{unknown!r} is not one of {', '.join(spec.choices)}")
+            kind = FaultKind.MISREAD if spec.misread else FaultKind.CHOICE
+            return ValueFault(kind, f"{unknown!r} is not one of {', '.join(spec.choices)}")
     return None
 
 

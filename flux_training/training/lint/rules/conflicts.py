@@ -51,16 +51,11 @@ def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
     if job.model and job.model.sampling.noise != FLOWMATCH:
         return
     train = job.section("train")
-    for key in ("min_snr_gamma", "snr_gamma", "learnable_snr_gos", "standardize_latents"):
-        value = train.get(key)
-        if value is True or (isinstance(value, int | float) and value > MIN_SNR_GAMMA):
-            yield (
-                f"train.{key} works only for models like Stable Diffusion, not for those that match flows",
-                ("train", key),
-            )
-    for key in ("free_u", "train_turbo"):
-        if train.get(key):
-            yield f"train.{key} works only for models like Stable Diffusion", ("train", key)
+    gammas = [key for key in ("min_snr_gamma", "snr_gamma") if _number(train.get(key), 0) > MIN_SNR_GAMMA]
+    flags = ("learnable_snr_gos", "standardize_latents", "free_u", "train_turbo")
+    for key in (*gammas, *(key for key in flags if train.get(key))):
+        message = f"train.{key} works only for models like Stable Diffusion, not for those that match flows"
+        yield message, ("train", key)
     if mapping(job.section("network").get("network_kwargs")).get("full_train_in_out"):
         place = ("network", "network_kwargs", "full_train_in_out")
         yield "network_kwargs.full_train_in_out works only for models like Stable Diffusion", place
