@@ -35,8 +35,15 @@ def main() -> None:
         with page_in_chromium(comparison.as_uri()) as seen:
             save(seen, "compare")
     with served_stack() as address, page_in_chromium(address, dark=True, wait_until="load") as seen:
-        seen.page.locator(".jobs .card").first.wait_for()
-        seen.page.locator("#clusters > *").first.wait_for()
+        seen.page.locator(".jobs a").first.click()
+        seen.page.locator("#loss svg").first.wait_for()
+        for image in seen.page.locator("#samples .strip").first.locator("img").all():
+            image.scroll_into_view_if_needed()
+            image.evaluate("image => image.decode()")
+        # Decoded images are painted with one of the next frames.
+        seen.page.evaluate(
+            "scrollTo(0, 0); new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         save(seen, "ui")
     with (
         reviewed(jobs / runs[0].job / "dataset", runs[0].trigger) as address,
