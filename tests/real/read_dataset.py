@@ -1,6 +1,7 @@
 """Run by the Python of ai-toolkit: what its dataset class reads of the datasets in training-config/train.yml, as JSON.
 
-`python read_dataset.py CHECKOUT`, in the folder of a node. The model is only asked for its name and kind.
+`python read_dataset.py CHECKOUT`, in the folder of a node, or `python read_dataset.py CHECKOUT NODE…` for a line for each of
+several. The model is only asked for its name and kind.
 """
 
 import contextlib
@@ -36,13 +37,16 @@ class Model:
 
 
 def main() -> None:
-    config = get_config("training-config/train.yml")["config"]["process"][0]
-    print(json.dumps([read(entry) for entry in config["datasets"]]))
+    for folder in sys.argv[2:] or ["."]:
+        with contextlib.chdir(folder):
+            config = get_config("training-config/train.yml")["config"]["process"][0]
+            print(json.dumps([read(entry) for entry in config["datasets"]]))
 
 
 def read(entry: dict[str, Any]) -> dict[str, Any]:
     with contextlib.redirect_stdout(sys.stderr):
-        dataset = AiToolkitDataset(DatasetConfig(**{**entry, "resolution": 64}), 1, Model())
+        changes = {"resolution": 64, "cache_latents_to_disk": False, "controls": []}
+        dataset = AiToolkitDataset(DatasetConfig(**{**entry, **changes}), 1, Model())
         for item in dataset.file_list:
             item.load_caption()
     return {
@@ -50,6 +54,8 @@ def read(entry: dict[str, Any]) -> dict[str, Any]:
         "captions": {Path(item.path).name: item.raw_caption for item in dataset.file_list},
         "controls": {Path(item.path).name: item.control_path for item in dataset.file_list},
         "masks": {Path(item.path).name: item.mask_path for item in dataset.file_list},
+        "frames": {Path(item.path).name: item.num_frames for item in dataset.file_list},
+        "sizes": {Path(item.path).name: [item.width, item.height] for item in dataset.file_list},
         "is_reg": any(item.is_reg for item in dataset.file_list),
     }
 
