@@ -40,12 +40,13 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
     config = document_of(inputs.raw_config if inputs and is_own else b"")
     reported, queued = progress.value or RunProgress(), record.value or RunRecord()
     points = parse_losses(csv.decode("utf-8", "replace"))
+    idle = queued.estimate.idle_seconds if queued.estimate else None
     return {
         "job": keys.job,
         "run_id": keys.run,
         "figures": _figures(reported),
         "times": _times(reported, queued),
-        "cost_parts": [asdict(part) for part in cost_parts(reported, _price_of(queued))],
+        "cost_parts": [asdict(part) for part in cost_parts(reported, _price_of(queued), idle)],
         "commands": run_commands(keys.job, keys.run, stack, is_finished=reported.state == "finished"),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
