@@ -8,8 +8,6 @@ import hashlib
 import json
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,6 +32,7 @@ from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.runs.run import Layout, RunKeys
 from tests.life.attacks import ON_FINISHED, ON_UNFINISHED, Attack, Scene, put_when_allowed, weights_file
+from tests.life.commands import MAX_MEGABYTES, browse, flux, peak_megabytes
 from tests.life.nodes import begin_job, report
 from tests.life.stacks import ROOT, Stack, new_stack
 from tests.life.test_credentials import BUCKET, as_node, storage_settings
@@ -297,23 +296,19 @@ def replace_an_image(attacked: Attacked) -> str:
 
 
 COMMANDS = (("status",), ("plan",), ("fetch",), ("report",), ("doctor",))
-
-
-def flux(stack: Stack, *arguments: str) -> str:
-    """A command of `flux` in its own process. Exit code 1 means findings."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flux_training.commands", *arguments],
-        cwd=stack.root,
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    printed = done.stdout + done.stderr
-    assert done.returncode in (0, 1), printed
-    assert "Traceback" not in printed
-    return printed
+MORE_COMMANDS = (
+    ("list",),
+    ("costs",),
+    ("costs", "--csv"),
+    ("logs", UNFINISHED),
+    ("logs", FINISHED),
+    ("retry", UNFINISHED, "--force", "--dry-run"),
+    ("retry", FINISHED, "--dry-run"),
+    ("open", FINISHED),
+    ("report", "--compare", FINISHED, OTHER),
+    ("export", FINISHED, "--to", "exported"),
+    ("fetch", "--all-runs", "--checkpoints"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -341,9 +336,11 @@ def test_hostile_buckets_and_the_real_commands(seed: int, with_commands: Attacke
     try:
         attacked.stack.up()
         attacked.stack.refresh()
-        for command in COMMANDS:
-            printed = flux(attacked.stack, *command)
-            assert "\x1b" not in printed
+        for command in (*COMMANDS, *chance.sample(MORE_COMMANDS, 3)):
+            flux(attacked.stack, *command)
+        runs = [f"run/{job}/{attacked.keys(job).run}" for job in (FINISHED, UNFINISHED, OTHER)]
+        assert attacked.keys(OTHER).run in browse(attacked.stack, "past", *runs)
+        assert peak_megabytes() < MAX_MEGABYTES
         assert attacked.stack.connection.kelpie().get_job(attacked.foreign.id).unfinished
         assert {name: attacked.weights_digest(name) for name in verified} == verified
         assert_nothing_escaped(attacked)
@@ -352,3 +349,4 @@ def test_hostile_buckets_and_the_real_commands(seed: int, with_commands: Attacke
         assert attacked.weights_digest(OTHER) == verified[OTHER]
     finally:
         attacked.restore()
+        shutil.rmtree(attacked.stack.root / "exported", ignore_errors=True)
