@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ import pytest
 import yaml
 from dockerfile_parse import DockerfileParser
 
+from flux_training.training.models.table import MODELS
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile*"))
 # Stages and tags of ours, which the build itself makes.
-OWN = {"build", "flux-training-base:local", "flux-training-model:local"}
+OWN = {"build", "download", "flux-training-base:local", "flux-training-model:local"}
 # The one base from elsewhere, a tag that docker/README.md lists as not pinned.
 UNPINNED = "nvidia/cuda:12.8.1-runtime-ubuntu24.04"
 
@@ -112,7 +115,41 @@ def test_images_are_labelled_and_small_in_layers() -> None:
             for line in structure(path)[_last_from(path) :]
             if line["instruction"] in ("RUN", "COPY", "ADD")
         ]
-        assert len(last) <= 3, f"{path.name}: {last}"
+        weights = ["COPY"] * LAYERS if path.name == "Dockerfile.model" else []
+        assert last == weights or len(last) <= 3, f"{path.name}: {last}"
+
+
+SPLIT = runpy.run_path(str(DOCKER / "split-layers.py"))
+LAYERS = SPLIT["LAYERS"]
+
+
+def test_every_layer_of_weights_is_copied() -> None:
+    copies = [value for value in values(DOCKER / "Dockerfile.model", "COPY") if "--from=download" in value]
+    assert copies == [f"--from=download /layers/{number:02}/ /model/" for number in range(1, LAYERS + 1)]
+
+
+def test_layers_stay_below_ten_gigabytes() -> None:
+    # The transformer of FLUX.1-dev and its encoder in shards, as they are on Hugging Face, in GB.
+    sizes = {"t1": 9.98, "t2": 9.95, "t3": 3.87, "e1": 4.99, "e2": 4.53, "vae": 0.17, "clip": 0.25}
+    layers = SPLIT["split"]({name: int(size * 1e9) for name, size in sizes.items()})
+    assert layers == [["t1"], ["t2"], ["e1", "e2", "clip", "vae"], ["t3"]]
+    assert SPLIT["split"]({"a": int(12e9), "b": 1}) == [["a"], ["b"]]
+
+
+def test_the_largest_model_of_the_table_fits() -> None:
+    largest = max(model.download_gb for model in MODELS.values())
+    shards = {f"{number}": int(9.9e9) for number in range(int(largest / 9.9) + 1)}
+    assert len(SPLIT["split"](shards)) <= LAYERS
+
+
+def test_files_are_moved_into_the_folders_of_their_layers(tmp_path: Path) -> None:
+    (tmp_path / "model/vae").mkdir(parents=True)
+    (tmp_path / "model/model_index.json").write_text("{}")
+    (tmp_path / "model/vae/w.safetensors").write_bytes(b"weights")
+    SPLIT["main"](tmp_path / "model", tmp_path / "layers")
+    assert (tmp_path / "layers/01/vae/w.safetensors").read_bytes() == b"weights"
+    assert (tmp_path / "layers/01/model_index.json").read_text() == "{}"
+    assert sorted(path.name for path in (tmp_path / "layers").iterdir())[-1] == f"{LAYERS:02}"
 
 
 def _last_from(path: Path) -> int:

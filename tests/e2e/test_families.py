@@ -29,6 +29,8 @@ PICTURES = os.environ.get("FLUX_TEST_PICTURES", "")
 IMAGES = 8
 # One of each architecture. Others of the same one differ in their weights only.
 FAMILIES = {model.arch: model for model in reversed(MODELS.values())}
+# So many runs of the test, because one `make up` has a time limit.
+PARTS = 3
 # By its id, because its name would say that HiDream does not fit.
 RTX_5090 = "851399fb-7329-4195-a042-d6514b28cf33"
 SHORT = {
@@ -124,9 +126,10 @@ def result_line(checkout: Checkout, name: str, document: Mapping[str, Any]) -> s
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_the_template_of_each_architecture_is_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_template_of_each_architecture_is_trained(part: int, tmp_path: Path) -> None:
     jobs = {}
-    for arch, model in FAMILIES.items():
+    for arch, model in list(FAMILIES.items())[part::PARTS]:
         controls = model.datasets.control_images[0]
         name = arch.replace("_", "-")
         text = new_train_yml(name, "ohwx", model=model, controls=controls, is_in_image=False)
@@ -135,7 +138,7 @@ def test_the_template_of_each_architecture_is_trained(tmp_path: Path) -> None:
             jobs[name]["config"]["process"][0]["datasets"][0] |= {"num_frames": 17, "resolution": [64]}
     with new_checkout(tmp_path / "checkout") as checkout:
         lines = train(checkout, jobs)
-        assert len(lines) == len(FAMILIES)
+        assert len(lines) == len(jobs) > 5
         assert "unchanged" in checkout.make("up")
 
 
