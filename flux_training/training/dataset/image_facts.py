@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +93,8 @@ def look_at_image(path: Path) -> ImageFacts:
             return _decoded(facts, picture)
     except UnidentifiedImageError:
         return replace(facts, damage="not an image")
+    except Pillow.DecompressionBombError as error:
+        return replace(facts, damage=too_many_pixels(error))
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise all kinds of exceptions for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         return replace(facts, damage=reason, truncated=_is_cut_off(raw, reason))
@@ -103,6 +106,12 @@ def _video(facts: ImageFacts, raw: bytes) -> ImageFacts:
     except BadVideoError as error:
         return replace(facts, format=VIDEO, damage=str(error), truncated=isinstance(error, CutVideoError))
     return replace(facts, format=VIDEO, width=header.width, height=header.height, frames=header.frames)
+
+
+def too_many_pixels(error: Exception) -> str:
+    """What Pillow says about an image above its limit, in words of our own."""
+    counts = [int(digits) for digits in re.findall(r"\d+", str(error))]
+    return f"it has {counts[0]:,} pixels; at most {counts[1]:,} are read" if len(counts) == 2 else str(error)
 
 
 def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image as Pillow
 from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
+from flux_training.training.dataset.image_facts import too_many_pixels
 from flux_training.training.dataset.perceptual_hash import NEAR, distance, perceptual_hash
 from flux_training.training.errors import BadInput
 
@@ -77,7 +78,9 @@ def read_image(file: Path) -> PreparedImage:
     except UnidentifiedImageError as error:
         raise BadInput([f"{file.name}: {_what_it_is(file)}"]) from error
     except Pillow.DecompressionBombError as error:
-        raise BadInput([f"{file.name}: too large ({error}); make it smaller first"]) from error
+        raise BadInput(
+            [f"{file.name}: too large: {too_many_pixels(error)}; make it smaller first"]
+        ) from error
     except UNREADABLE as error:
         raise BadInput([f"{file.name}: a broken image ({error}); get it again or leave it out"]) from error
     notes = (f"{file.name}: only the first of its {frames} frames is used",) if frames > 1 else ()
@@ -186,6 +189,11 @@ def _what_it_is(file: Path) -> str:
     return "not an image (JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF)"
 
 
+def accept_large_photos() -> None:
+    """Silence Pillow's warning above 89 megapixels, which photos from phones can have. Its limit of 179 megapixels stays."""
+    warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
+
+
 @functools.cache
 def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -195,7 +203,6 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 def _know_formats() -> None:
     import pillow_heif  # imported late: 26 MB of decoders
 
-    # Photos from phones can exceed Pillow's warning limit. Its hard limit of 179 megapixels stays.
-    warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
+    accept_large_photos()
     Pillow.init()
     pillow_heif.register_heif_opener()

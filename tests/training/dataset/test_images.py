@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
+from flux_training.commands.report.inline_images import encode_image
+from flux_training.training.dataset.image_facts import look_at_image
 from flux_training.training.dataset.images import (
     MAX_THUMB_DIFFERENCE,
     THUMB_SIDE,
@@ -237,8 +240,17 @@ def test_an_image_with_too_many_pixels_is_rejected(tmp_path: Path, monkeypatch: 
     with pytest.raises(BadInput) as caught:
         read_image(tmp_path / "it.png")
     (said,) = caught.value.findings
-    assert said.startswith("it.png: too large (Image size (38400 pixels) exceeds limit of 200 pixels")
-    assert said.endswith("); make it smaller first")
+    assert said == "it.png: too large: it has 38,400 pixels; at most 200 are read; make it smaller first"
+    assert look_at_image(tmp_path / "it.png").damage == "it has 38,400 pixels; at most 200 are read"
+
+
+def test_a_large_photo_causes_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(1).save(tmp_path / "it.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 38_000)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert encode_image(tmp_path / "it.png", 64, 10**6)
+    assert shown == []
 
 
 def again(picture: Image.Image, quality: int, scale: float) -> Image.Image:
