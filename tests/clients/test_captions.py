@@ -4,7 +4,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from PIL import Image
@@ -262,6 +262,11 @@ def test_refused_parameters_are_left_out_from_then_on(refusal: str, keys: set[st
         ),
         ("response_format.type must be one of text, json_object", "max_completion_tokens", False),
         ("This model does not support guided decoding", "max_completion_tokens", False),
+        ("'max_completion_tokens' is not a valid parameter", "max_tokens", True),
+        ("Parameter `max_completion_tokens` cannot be used; use `max_tokens`", "max_tokens", True),
+        ("Field max_completion_tokens: not found in schema", "max_completion_tokens", False),
+        ("max_completion_tokens must not be set", "max_tokens", True),
+        ("response schema not implemented", "max_completion_tokens", False),
         # lmstudio-ai/lmstudio-bug-tracker#307, ggml-org/llama.cpp#11847
         ("'response_format.type' must be 'json_schema'", "max_completion_tokens", False),
         ('Either "json_schema" or "grammar" can be specified, but not both', "max_completion_tokens", False),
@@ -276,6 +281,8 @@ def test_the_form_follows_what_a_server_refuses_by_name(refusal: str, limit: str
     [
         "This model's maximum context length is 2048 tokens",
         "max_completion_tokens is too large: 300",
+        "max_completion_tokens must be less than or equal to 256",
+        "max_completion_tokens must be between 1 and 256",
         "the image is too large",
         "",
     ],
@@ -297,6 +304,22 @@ def test_other_refusals_change_nothing(refusal: str) -> None:
         (b'data: {"choices": []}\n\ndata: [DONE]\n\n', "text/event-stream", "an event stream"),
         (b"[1, 2]", "application/json", "no chat completion"),
         (b'{"detail": "Not Found"}', "application/json", "error: Not Found"),
+        (
+            b'{"errors": [{"code": 7003, "message": "Could not route"}]}',
+            "application/json",
+            "error: Could not route",
+        ),
+        (
+            b'{"detail": [{"loc": ["model"], "msg": "field required"}]}',
+            "application/json",
+            "error: field required",
+        ),
+        (b'{"error": {"error": {"message": "no such model"}}}', "application/json", "error: no such model"),
+        (
+            b'{"choices": [{"error": {"message": "Provider returned error"}}]}',
+            "application/json",
+            "Provider returned",
+        ),
         (b'{"output": "A cat."}', "application/json", "has no `choices`"),
         (b"", "application/json", "the answer is empty"),
         (b"A cat.", "text/plain", "cannot be read as JSON: A cat."),
@@ -320,11 +343,28 @@ def test_what_is_no_answer_of_a_model_is_described_with_what_to_try(
         ["A cat."],
         [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A cat."}],
         [{"text": "A "}, {"type": "output_text", "text": "cat."}],
+        {"type": "text", "text": "A cat."},
+        [{"type": "text", "text": {"value": "A cat."}}],
     ],
 )
 def test_content_in_parts_is_joined(content: object) -> None:
     body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
     assert read_answer(body, "text/plain", "http://127.0.0.1/v1").text == "A cat."
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("form", ["message", "delta"])
+def test_answers_in_other_encodings_and_parts_of_a_stream_are_read(encoding: str, form: str) -> None:
+    body = json.dumps({"choices": [{form: {"content": "A cat."}}]}).encode(encoding)
+    assert read_answer(body, "application/json", "http://127.0.0.1/v1").text == "A cat."
+
+
+@pytest.mark.parametrize("name", ["error", "text"])
+def test_deeply_nested_answers_are_no_captions(name: str) -> None:
+    nested = f'{{"{name}": ' * 900 + '"A cat."' + "}" * 900
+    answer = f'{{"choices": [{{"message": {{"content": {nested}}}}}]}}' if name == "text" else nested
+    with suppress(NotACompletion):
+        assert read_answer(answer.encode(), "application/json", "http://127.0.0.1/v1").text is None
 
 
 @pytest.mark.parametrize(

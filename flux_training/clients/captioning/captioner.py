@@ -17,6 +17,7 @@ from flux_training.clients.captioning.requests import (
     RequestForm,
     adapted,
     read_answer,
+    refuses_value,
     refuses_what_is_absent,
     suggestion,
 )
@@ -48,7 +49,7 @@ MAX_REFUSAL_LENGTH = 10_000
 SMALLER = (
     "send less with a smaller --max-side, ask for less with --max-tokens, or give the model a longer context"
 )
-
+OTHER_LIMIT = "ask for another number of tokens with --max-tokens"
 NOT_SENT = "this parameter was left out or sent under its other name, too; look for it in the settings of the server, or of a gateway before it"
 
 
@@ -183,6 +184,8 @@ class Captioner:
         words = self._words(failure)
         if "context" in words:
             return SMALLER
+        if refuses_value(words):
+            return OTHER_LIMIT
         return NOT_SENT if refuses_what_is_absent(self._form, words) else ""
 
     def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:

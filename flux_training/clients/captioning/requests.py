@@ -11,16 +11,17 @@ from flux_training.training.errors import FluxError
 from flux_training.training.words import one_line
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+# Documents nested deeper than this are no answers.
+MAX_LEVELS = 5
 API_PATH = "/v1"
 # OpenAI's present name for the limit of tokens, and the one that most other servers know.
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
-# How servers say that they refuse a parameter.
-REFUSING = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra[_ ](?:forbidden|inputs?|fields?)|not permitted|not allowed|invalid"
-    r"|does not exist|unavailable|instead|deprecated|no such|disallowed",
+# A server that says this about a parameter knows it, and refuses its value.
+VALUE = re.compile(
+    r"too (?:large|big|high|long|small|low)|at most|at least|(?:less|greater|smaller|larger) than|between|maximum|minimum|exceed|out of range|<=|>=",
     re.IGNORECASE,
 )
-STRUCTURE = re.compile(r"response_format|json_schema|structured|guided|grammar|json mode", re.IGNORECASE)
+STRUCTURE = re.compile(r"response_format|schema|structured|guided|grammar|json mode", re.IGNORECASE)
 CAPTION_SCHEMA = {
     "type": "json_schema",
     "json_schema": {
@@ -60,7 +61,7 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     """The form to try after a server refused a request with these words; None if they name nothing in it that can change."""
     if form.structured and STRUCTURE.search(refusal):
         return replace(form, structured=False)
-    if form.limit and _names(refusal, form.limit) and REFUSING.search(refusal):
+    if form.limit and _names(refusal, form.limit) and not VALUE.search(refusal):
         known = LIMIT_NAMES.index(form.limit) + 1
         return replace(form, limit=LIMIT_NAMES[known] if known < len(LIMIT_NAMES) else None)
     return None
@@ -69,7 +70,12 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
 def refuses_what_is_absent(form: RequestForm, refusal: str) -> bool:
     """Whether a server still refuses a limit of tokens that the request no longer has under this name."""
     absent = [name for name in LIMIT_NAMES if name != form.limit]
-    return REFUSING.search(refusal) is not None and any(_names(refusal, name) for name in absent)
+    return not VALUE.search(refusal) and any(_names(refusal, name) for name in absent)
+
+
+def refuses_value(refusal: str) -> bool:
+    """Whether a server finds the limit of tokens too large or too small."""
+    return VALUE.search(refusal) is not None and any(_names(refusal, name) for name in LIMIT_NAMES)
 
 
 def _names(refusal: str, parameter: str) -> bool:
@@ -82,7 +88,8 @@ def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
         raise NotACompletion(f"the answer has {len(raw)} bytes, which is too much for a caption")
     text = raw.decode("utf-8", "replace").strip()
     try:
-        document = json.loads(text)
+        # Of bytes it recognises UTF-16 and byte order marks.
+        document = json.loads(raw)
     except (ValueError, RecursionError):
         raise _not_json(text, content_type, base_url) from None
     if not isinstance(document, dict):
@@ -93,6 +100,8 @@ def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
     if not isinstance(choices, list):
         raise _without_choices(document, text, base_url)
     first = choices[0] if choices and isinstance(choices[0], dict) else {}
+    if first.get("error"):
+        raise _without_choices(first, text, base_url)
     return _response(first, document.get("usage"))
 
 
@@ -107,8 +116,8 @@ def suggestion(base_url: str) -> str:
 
 def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
     counts = usage if isinstance(usage, dict) else {}
-    found = choice.get("message")
-    # Completions in the older form have the text in the choice itself.
+    # Some servers answer with the only part of a stream. Completions in the older form have the text in the choice itself.
+    found = choice.get("message") or choice.get("delta")
     message = found if isinstance(found, dict) else {"content": choice.get("text")}
     refusal, finish = message.get("refusal"), choice.get("finish_reason")
     reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
@@ -122,16 +131,16 @@ def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
     )
 
 
-def _text_of(content: Any) -> str | None:
+def _text_of(content: Any, levels: int = MAX_LEVELS) -> str | None:
     """The text of a message, which may come in parts: texts, or mappings with a type and a text."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    parts = [part.get("text") if isinstance(part, dict) and _is_text(part) else part for part in content]
-    return "".join(part for part in parts if isinstance(part, str))
-
-
-def _is_text(part: dict[str, Any]) -> bool:
-    return part.get("type") in (None, "text", "output_text")
+    if isinstance(content, dict):
+        is_text = content.get("type") in (None, "text", "output_text")
+        return (
+            _text_of(content.get("text") or content.get("value"), levels - 1) if is_text and levels else None
+        )
+    if isinstance(content, list):
+        return "".join(_text_of(part, levels - 1) or "" for part in content) if levels else None
+    return content if isinstance(content, str) else None
 
 
 def _count(value: Any) -> int:
@@ -139,14 +148,23 @@ def _count(value: Any) -> int:
 
 
 def _without_choices(document: dict[str, Any], text: str, base_url: str) -> NotACompletion:
-    error = document.get("error") or document.get("detail") or document.get("message")
-    said = error.get("message") if isinstance(error, dict) else error
+    said = _error_in(document)
     what = (
         f"the server answered with an error: {_start(str(said))}"
         if said
         else f"the answer has no `choices`: {_start(text)}"
     )
     return NotACompletion(what, "", _hint(base_url))
+
+
+def _error_in(document: Any, levels: int = MAX_LEVELS) -> Any:
+    """What a document says went wrong, in the forms of different servers; empty if it says nothing."""
+    if isinstance(document, list):
+        document = document[0] if document else ""
+    if not isinstance(document, dict) or not levels:
+        return document
+    names = ("error", "errors", "detail", "message", "msg")
+    return next((_error_in(document[name], levels - 1) for name in names if document.get(name)), "")
 
 
 def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
