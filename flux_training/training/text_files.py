@@ -1,4 +1,4 @@
-"""What editors and git do to text files: byte order marks, line endings, conflict markers, Git LFS pointers."""
+"""What editors and git do to text files: encodings, line endings, odd white space, conflict markers, pointers to the content."""
 
 import re
 from dataclasses import dataclass
@@ -6,9 +6,21 @@ from dataclasses import dataclass
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The second address is that of Git LFS before its release (the specification of Git LFS).
 LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
+# What git-annex has in place of a file (its page "pointer files").
+ANNEX_POINTER = re.compile(rb"(?:\.git)?/annex/objects/[^\n]+\s*\Z")
 CONFLICT_MARKER = re.compile(rb"^(?:(?:<{7}|>{7}|\|{7})(?:[ \t].*)?|={7})\r?$", re.MULTILINE)
 CONFLICT_FIX = "keep one version and delete the lines with <<<<<<<, ======= and >>>>>>>"
-LFS_FIX = "run `git lfs pull`"
+LFS_FIX = "run `git lfs pull`; for git-annex, `git annex get .`"
+# Four bytes first: the mark of UTF-32 begins with that of UTF-16.
+MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# Characters that look like a space or a quote, and are none for YAML.
+LOOKALIKES = re.compile("[\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff\u2018\u2019\u201c\u201d]")
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,40 @@ def normalized_text(text: str) -> str:
 
 
 def git_artefact(raw: bytes) -> GitArtefact | None:
-    """What git left in a file: a Git LFS pointer or the markers of a merge conflict; None for anything else."""
+    """What git left in a file: a pointer to the content or the markers of a merge conflict; None for anything else."""
     plain = raw.removeprefix(BYTE_ORDER_MARK)
     if LFS_POINTER.match(plain):
         return GitArtefact("git-lfs", "a Git LFS pointer, not the file itself", LFS_FIX)
+    if ANNEX_POINTER.match(plain):
+        return GitArtefact("git-lfs", "a git-annex pointer, not the file itself", LFS_FIX)
     marker = CONFLICT_MARKER.search(plain)
     if marker is None:
         return None
     line = plain.count(b"\n", 0, marker.start()) + 1
     return GitArtefact("git-conflict", "contains the markers of a merge conflict", CONFLICT_FIX, line)
+
+
+def describe_encoding(raw: bytes, start: int) -> str:
+    """The encoding of a text that is no UTF-8, as far as its first bytes tell; `start` is the first wrong byte."""
+    return next((name for mark, name in MARKS if raw.startswith(mark)), f"not UTF-8 (byte {start})")
+
+
+def describe_yaml_error(text: str, error: Exception) -> tuple[str, int | None]:
+    """Why PyYAML refused a text, and the line, counted from 1. What people meet often is said in plain words."""
+    mark = getattr(error, "problem_mark", None)
+    line = None if mark is None else mark.line + 1
+    if "\0" in text:
+        return (
+            "contains NUL characters, as UTF-16 without a byte order mark does, or a file that was cut off",
+            line,
+        )
+    if control := CONTROL.search(text):
+        return f"contains the control character U+{ord(control[0]):04X}", line
+    # The parser often notices a wrong character one line later or earlier.
+    for wrong in text.splitlines()[max(0, line - 2) : line + 1] if line else ():
+        if "\t" in wrong[: len(wrong) - len(wrong.lstrip())]:
+            return "a line begins with a tab; YAML is indented with spaces", line
+        if found := LOOKALIKES.search(wrong):
+            return f"a line contains U+{ord(found[0]):04X}, which looks like a space or a quote", line
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    return f"not YAML ({problem})", line

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux_training.commands.stack.file import stack_config
 from flux_training.training.dataset.facts import read_caption
+from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.jobs.lint import lint_jobs
@@ -55,6 +57,8 @@ def test_normalized_text_stays_as_it_is_on_every_system(plain: bytes) -> None:
         (LFS_POINTER, "git-lfs", None),
         (LFS_POINTER.replace(b"\n", b"\r\n"), "git-lfs", None),
         (BYTE_ORDER_MARK + LFS_POINTER, "git-lfs", None),
+        (b"/annex/objects/SHA256E-s100--abc.jpg\n", "git-lfs", None),
+        (b".git/annex/objects/aB/cD/SHA256E-s1--a/SHA256E-s1--a", "git-lfs", None),
         (b"version https://hawser.github.com/spec/v1\noid sha256:00\nsize 3\n", "git-lfs", None),
     ],
 )
@@ -73,12 +77,45 @@ def test_what_git_leaves_in_a_file_is_recognised(raw: bytes, code: str, line: in
         b"<<<<<<<<\n",
         b"  =======\n",
         b"version https://example.org/spec/v1\n",
+        b"a path like /annex/objects/ on a screen",
+        b"/annex/objects/ is a folder\nof git-annex",
         b"a sign that says version https://git-lfs.github.com/spec/v1",
         b"",
     ],
 )
 def test_similar_text_is_left_alone(raw: bytes) -> None:
     assert git_artefact(raw) is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ("a: 1".encode("utf-16"), "UTF-16"),
+        ("a: 1".encode("utf-16-le"), "contains NUL characters"),
+        ("\ufeffa: 1".encode("utf-32-le"), "UTF-32"),
+        ("\ufeffa: 1".encode("utf-32-be"), "UTF-32"),
+        ("a: Köln".encode("latin-1"), "not UTF-8 (byte 4)"),
+        (b"a:\n\tb: 1\n", ":2: a line begins with a tab"),
+        (b"a:\n  b: 1\n\tc: 1\n", ":3: a line begins with a tab"),
+        ("a:\n\u00a0\u00a0b: 1\n  c: 1\n".encode(), "a line contains U+00A0"),
+        ("a: \u201cb\u201d: 1\n".encode(), ":1: a line contains U+201C"),
+        (b"a: 1\n" + bytes(9), "contains NUL characters"),
+        (b"a: \x07\n", "contains the control character U+0007"),
+        (b"a: ]\n", ":1: not YAML (expected the node content"),
+    ],
+)
+def test_what_editors_do_to_yaml_is_said_in_plain_words(raw: bytes, said: str, tmp_path: Path) -> None:
+    job = make_clean_job(tmp_path / "jobs", "cat")
+    (job / "train.yml").write_bytes(raw)
+    [found] = [
+        finding for finding in findings(tmp_path) if finding.code in ("config-yaml", "config-encoding")
+    ]
+    assert said in f":{found.line}: {found.message}"
+
+    (tmp_path / "Pulumi.dev.yaml").write_bytes(raw)
+    with pytest.raises(BadInput) as caught:
+        stack_config(tmp_path, "dev")
+    assert said.partition(": ")[2] in str(caught.value)
 
 
 @pytest.mark.parametrize(("raw", "code"), [(CONFLICT, "git-conflict"), (LFS_POINTER, "git-lfs")])
@@ -97,7 +134,8 @@ def test_an_image_that_is_a_pointer_is_reported_once_with_the_fix(tmp_path: Path
     path = make_clean_job(tmp_path / "jobs", "cat") / "dataset/00001.jpg"
     path.write_bytes(LFS_POINTER)
     [found] = findings(tmp_path)
-    assert (found.code, found.path, found.fix) == ("git-lfs", str(path), "run `git lfs pull`")
+    assert (found.code, found.path) == ("git-lfs", str(path))
+    assert "run `git lfs pull`" in found.fix
 
 
 def findings(root: Path) -> list[Finding]:

@@ -10,7 +10,7 @@ from flux_training.commands.stack.project import project_name
 from flux_training.training.errors import BadInput
 from flux_training.training.opening import outside_target, read_regular_file
 from flux_training.training.settings import StackSettings, parse_stack_settings
-from flux_training.training.text_files import git_artefact
+from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
 from flux_training.training.words import nearest
 
 # Replaces the value of an encrypted setting.
@@ -61,10 +61,14 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         )
         what = f"stack {stack}: there is no {path.name}{nearest(stack, stacks)}; {here}"
         raise BadInput([what]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise BadInput(
-            [f"{path.name} cannot be read: {' '.join(str(error).split())}; fix the file"]
+            [f"{path.name}: {describe_encoding(raw, error.start)}; save the file as UTF-8"]
         ) from error
+    except yaml.YAMLError as error:
+        message, line = describe_yaml_error(raw.decode(), error)
+        place = path.name if line is None else f"{path.name}:{line}"
+        raise BadInput([f"{place}: {message}; correct that line"]) from error
     except OSError as error:
         raise BadInput([f"{path.name} cannot be read: {error.strerror}; fix the file"]) from error
     config = document.get("config") if isinstance(document, dict) else None

@@ -28,7 +28,7 @@ from flux_training.training.opening import (
     read_regular_file,
     special_kind,
 )
-from flux_training.training.text_files import git_artefact, normalized_text
+from flux_training.training.text_files import describe_encoding, git_artefact, normalized_text
 from flux_training.training.train_yml.dataset_folders import (
     DATASET_ALONE,
     TRAINED_KINDS,
@@ -41,7 +41,6 @@ from flux_training.training.train_yml.trainer_config import outside_problem
 OnProgress = Callable[[int, int], None]
 MAX_CAPTION_BYTES = 1_000_000
 # The byte order marks that Windows' Notepad writes for "Unicode".
-UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # The lint rule for a caption that exists and cannot be read.
 UNREADABLE = "caption-unreadable"
 
@@ -198,8 +197,7 @@ def read_caption(path: Path) -> Caption:
             return wrong(left.code, left.message, left.line)
         text = raw.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        kind = "UTF-16" if raw.startswith(UTF_16_MARKS) else f"not UTF-8 (byte {error.start})"
-        return wrong("caption-encoding", kind)
+        return wrong("caption-encoding", describe_encoding(raw, error.start))
     except OSError as error:
         return wrong(UNREADABLE, f"cannot be read ({error.strerror})")
     if not text:

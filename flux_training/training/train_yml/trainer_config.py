@@ -17,7 +17,7 @@ import yaml
 
 from flux_training.training.finding import Problem
 from flux_training.training.opening import outside_target, project_of, read_regular_file
-from flux_training.training.text_files import git_artefact
+from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
 
@@ -218,11 +218,9 @@ def _parse(raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader) -> _Parse
         _note_lines(node, (), lines, repeated)
         document = loader.construct_document(node)
     except UnicodeDecodeError as error:
-        raise _Fault("config-encoding", f"not UTF-8 (byte {error.start})") from error
+        raise _Fault("config-encoding", describe_encoding(raw, error.start)) from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise _Fault("config-yaml", f"not YAML ({problem})", mark.line + 1 if mark else None) from error
+        raise _Fault("config-yaml", *describe_yaml_error(raw.decode(), error)) from error
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
         raise _Fault("config-value", f"contains a value that cannot be read ({error})") from error
     return _as_json(document), lines, tuple(repeated)

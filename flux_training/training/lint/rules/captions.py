@@ -18,6 +18,8 @@ REFUSED = re.compile(
     r"\b(i'?m sorry|i am sorry|i apologi[sz]e|as an ai\b|i (can(no|')t|am unable to|'m unable to)|unable to (assist|comply))",
     re.IGNORECASE,
 )
+# The replacement character, marks of byte order, and invisible characters that no script needs.
+GARBAGE = "\ufffd\ufeff\u200b\u2060\u202a\u202b\u202c\u202d\u202e"
 DESCRIBE = "write what the image shows, with the trigger word"
 
 
@@ -183,4 +185,4 @@ def has_placeholder(text: str) -> bool:
 def _is_garbage(character: str) -> bool:
     if character.isascii():
         return character < " " and character not in "\t\n\r"
-    return character == "\ufffd" or unicodedata.category(character) in ("Cc", "Co", "Cn")
+    return character in GARBAGE or unicodedata.category(character) in ("Cc", "Co", "Cn", "Zl", "Zp")

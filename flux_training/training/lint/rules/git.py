@@ -13,7 +13,7 @@ AREA.fault("git-conflict", "git stopped a merge here and left both versions in t
 
 @AREA.error(
     "git-lfs",
-    "the repository keeps the content in Git LFS, which has not downloaded it (in a workflow: actions/checkout with `lfs: true`)",
+    "the content is in Git LFS or git-annex, which has not downloaded it (in a workflow: actions/checkout with `lfs: true`)",
     LFS_FIX,
     needed=True,
 )
