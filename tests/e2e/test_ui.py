@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from flux_training.clients.connection import connect
+from flux_training.clients.waiting import in_parallel
 from tests.e2e.checkout import FAST_CLOUD, Checkout, new_checkout
 from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
 from tests.training.job_folders import make_job
@@ -126,13 +128,13 @@ def test_a_thousand_past_runs_are_listed(trained: Checkout) -> None:
     from playwright.sync_api import expect
 
     (fetched,) = (trained.root / "outputs/dev/cat").glob("*/run.json")
-    for number in range(1000):
-        run = f"job-{number % 12}/{number:012x}"
-        stored = trained.bucket / "runs" / run / "output/run.json"
+    runs = [f"job-{number % 12}/{number:012x}" for number in range(1000)]
+    connection = str(trained.root / ".localcloud/connection.json")
+    storage = connect("local", {}, {"FLUX_LOCAL_CLOUD": connection}).storage(trained.bucket.name)
+    in_parallel(lambda run: storage.put_bytes(f".flux/runs/{run}/claim.json", b"{}"), runs)
+    for run in runs:
         here = trained.root / "outputs/dev" / run
-        for folder in (stored.parent, here):
-            folder.mkdir(parents=True)
-        stored.write_bytes(b"{}")
+        here.mkdir(parents=True)
         for file in ("run.json", "progress.json"):
             (here / file).write_bytes((fetched.parent / file).read_bytes())
     with served(trained) as ui, page_in_chromium(ui.address, wait_until="load") as seen:
