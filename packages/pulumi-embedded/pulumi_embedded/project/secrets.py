@@ -17,7 +17,6 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -138,7 +137,6 @@ def _derive_cipher(encryption_salt: str, phrase: Passphrase) -> AESGCM:
     )
 
 
-@lru_cache(maxsize=1)
 @functools.cache
 def _derive_key(phrase: str, salt: bytes) -> bytes:
     return PBKDF2HMAC(hashes.SHA256(), 32, salt, _ROUNDS).derive(phrase.encode())
