@@ -164,7 +164,9 @@ class FetchedProgram:
     def step(self, *arguments: str) -> None:
         code = self.run(*arguments, "--yes", "--skip-preview")
         resources = sorted(
-            MADE_UP.sub("MADE UP", line) for line in essence(self.state()) if ONLY_OF_THE_CLI not in line
+            MADE_UP.sub("MADE UP", line.replace(str(self.folder), "FOLDER"))
+            for line in essence(self.state())
+            if ONLY_OF_THE_CLI not in line
         )
         counts = SUMMARY.findall(self.printed[-1])
         self.seen.append(SeenStep(" ".join(arguments), code, counts, resources))
