@@ -10,6 +10,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights
 from flux_training.clients.queue.hand_outs import MAX_PLANTED, can_be_from, planted_objects
 from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.training.runs.handout import REQUEUES_VARIABLE
 from flux_training.training.runs.run import Layout
 
 CREATED = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -63,6 +64,7 @@ class TimedBucket:
         (job("pending", None), (BEFORE, CREATED, WAITING, WAITING), 2),
         # A failed attempt, whose node may have written them.
         (job("pending"), (WAITING,), 0),
+        (job("pending", None).model_copy(update={"environment": {REQUEUES_VARIABLE: "1"}}), (WAITING,), 0),
         (job("running"), (WAITING,), 0),
         (job("canceled", None), (WAITING,), 0),
         (job("pending", None), (WAITING,) * (2 * MAX_PLANTED), MAX_PLANTED),

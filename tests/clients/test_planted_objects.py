@@ -83,15 +83,17 @@ class ListedBucket(HostileBucket):
         return super().head(key)
 
 
-@pytest.mark.parametrize("before", [0, 2 * MAX_OTHERS])
-def test_other_objects_of_a_dataset_are_neither_kept_nor_all_listed(before: int) -> None:
-    folder, names = LAYOUT.dataset(DIGEST), [f"{number:05}.jpg" for number in range(3)]
-    early = {f"{folder}!{number}": b"" for number in range(before)}
-    late = {f"{folder}{number:05}.png": b"" for number in range(3, 30_000)}
-    bucket = ListedBucket(early | late | {f"{folder}{name}": b"x" for name in names})
-    found = stored_images(
-        cast(Storage, bucket), LAYOUT, DIGEST, [*names, "gone.jpg"][: 3 if not before else 4]
-    )
+@pytest.mark.parametrize(
+    ("planted", "looked_up"),
+    [("00001.jpg.{}", 0), ("zzz{}", 0), ("!{}", 4)],
+    ids=["between", "after", "before"],
+)
+def test_other_objects_of_a_dataset_are_neither_kept_nor_all_listed(planted: str, looked_up: int) -> None:
+    folder, names = LAYOUT.dataset(DIGEST), ["00000.jpg", "00001.jpg", "00002.jpg"]
+    others = range(3 * MAX_OTHERS if looked_up or planted.startswith("z") else MAX_OTHERS - 1)
+    objects = {f"{folder}{planted.format(number)}": b"" for number in others}
+    bucket = ListedBucket(objects | {f"{folder}{name}": b"x" for name in names})
+    found = stored_images(cast(Storage, bucket), LAYOUT, DIGEST, [*names, "00003.jpg"])
     assert list(found) == names
     assert bucket.listed <= MAX_OTHERS + 5
-    assert bucket.looked_up == (4 if before else 0)
+    assert bucket.looked_up == looked_up

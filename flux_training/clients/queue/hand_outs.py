@@ -10,6 +10,7 @@ from datetime import timedelta
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights
 from flux_training.clients.storage import Storage
+from flux_training.training.runs.handout import requeues
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
@@ -23,9 +24,9 @@ TOO_EARLY = "there are weights from before the queue gave this run to a node"
 def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> int:
     """How many objects in output/ are newer than the job, although the queue has not given it to a node; at most MAX_PLANTED.
 
-    Older ones may be from an earlier job of the same run. Raises ServiceError.
+    Older ones may be from an earlier job of the same run, and if that was replaced, newer ones too. Raises ServiceError.
     """
-    if job.status != RunState.PENDING or job.started or job.created is None:
+    if job.status != RunState.PENDING or job.started or job.created is None or requeues(job.environment):
         return 0
     since = job.created + CLOCK_DIFFERENCE
     listed = itertools.islice(storage.list(keys.output), MAX_PLANTED)
