@@ -223,6 +223,18 @@ def test_nothing_is_overwritten_by_setting_aside(server: ReviewServer) -> None:
     assert send(server, "aside/00002.jpg", {"aside": 1})[0] == 400
 
 
+def test_nothing_is_set_aside_outside_the_project(server: ReviewServer, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "my-job").rename(tmp_path / "project/my-job")
+    (tmp_path / "project/Pulumi.yaml").touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "project/my-job/set-aside").symlink_to(tmp_path / "elsewhere")
+    server.dataset = tmp_path / "project/my-job/dataset"
+    status, text = send(server, "aside/00001.jpg", {"aside": True})
+    assert (status, "leads out of the project" in text) == (409, True)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_an_image_is_captioned_again_on_request(server: ReviewServer) -> None:
     """The page saves the caption, after it has compared the file."""
     assert send(server, "again/00001.jpg", {}) == (200, '{"caption": "from the model ohwx"}')

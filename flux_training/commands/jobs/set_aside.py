@@ -6,6 +6,7 @@ from flux_training.training.dataset.captions import is_image
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
+from flux_training.training.opening import outside_target, project_of
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 
@@ -48,9 +49,19 @@ def _files_of(job: Path, image: Path) -> list[Path]:
 
 def _move(files: list[Path], source: Path, target: Path) -> None:
     places = {file: target / file.relative_to(source) for file in files}
-    existing = [place for place in places.values() if place.exists()]
-    if existing:
-        raise BadInput([f"{place}: exists and is not overwritten; move it away first" for place in existing])
+    folders = dict.fromkeys(place.parent for place in places.values())
+    findings = [
+        f"{folder}: leads out of the project; replace the link by a folder"
+        for folder in folders
+        if outside_target(folder, project_of(folder))
+    ]
+    findings += [
+        f"{place}: exists and is not overwritten; move it away first"
+        for place in places.values()
+        if place.exists()
+    ]
+    if findings:
+        raise BadInput(findings)
     # The image last: until then it is still listed, and the rest can be moved again.
     for file, place in reversed(places.items()):
         place.parent.mkdir(parents=True, exist_ok=True)
