@@ -524,6 +524,17 @@ def test_a_page_links_the_weights_and_the_pages_of_neighbouring_runs(outputs: Pa
     assert links(first) == [f"../{'b' * 12}/report.html"]
 
 
+def test_a_page_has_both_files_of_a_lora_for_two_noise_stages(outputs: Path) -> None:
+    folder = make_run(outputs)
+    digests = {"high_noise": "a" * 64, "low_noise": "b" * 64}
+    write_json(folder / "done.json", {"sha256": "c" * 64, "size": 30, "stages": digests})
+    (folder / "cat_high_noise.safetensors").write_bytes(b"0123456789")
+    text = ParsedPage(page_of(folder, outputs)).text
+    assert f"cat_high_noise.safetensors, 10 bytes, SHA-256 {'a' * 64}" in text
+    assert f"cat_low_noise.safetensors, SHA-256 {'b' * 64}" in text
+    assert "c" * 64 not in text
+
+
 def test_images_are_found_in_the_jobs_folder_of_the_stack(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

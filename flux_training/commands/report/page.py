@@ -16,6 +16,7 @@ from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, p
 from flux_training.commands.report.times import cost_parts, idle_seconds_of, price_of, times_of, waste_of_run
 from flux_training.training.bill import show_dollars
 from flux_training.training.names import VIDEO_SUFFIXES
+from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
 from flux_training.training.train_yml.diff import (
@@ -81,6 +82,16 @@ class PageLink:
     href: str
 
 
+@dataclass(frozen=True)
+class PageWeights:
+    """A file of the finished LoRA. `size` in bytes; `size` and `sha256` as done.json, which is not trusted, says. `link` if the file is here."""
+
+    name: str
+    size: object
+    sha256: object
+    link: PageLink | None
+
+
 def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DEFAULT_STACK) -> str:
     """The page of one run of this stack. It links the previous and the next run of the job if they have a page already."""
     parent, description = parent_of(run, outputs)
@@ -109,8 +120,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         timings=times_of(run.record, run.progress, is_stand_in=run.is_stand_in),
         cost_parts=cost_parts(run.progress, price_of(run.record), idle_seconds_of(run.record)),
         commands=run_commands(run.job, run.run_id, stack, is_finished=bool(run.done)),
-        weights=run.done,
-        weights_links=_weights_links(run),
+        weights=_weights_of(run),
         neighbours=_neighbour_links(run, runs_of(outputs, run.job)),
     )
 
@@ -223,8 +233,23 @@ def _figures(run: ReportedRun) -> Facts:
     return found
 
 
-def _weights_links(run: ReportedRun) -> list[PageLink]:
-    return [PageLink(path.name, f"./{quote(path.name)}") for path in run.weights if path.is_file()]
+def _weights_of(run: ReportedRun) -> list[PageWeights]:
+    """The files of a finished run."""
+    if not run.done:
+        return []
+    stages = run.stage_digests
+    digests = [stages.get(stage) for stage in NOISE_STAGES] if stages else [run.done.get("sha256")]
+    # done.json has one size for all files.
+    size = None if stages else run.done.get("size")
+    return [
+        PageWeights(
+            path.name,
+            path.stat().st_size if path.is_file() else size,
+            digest,
+            PageLink(path.name, f"./{quote(path.name)}") if path.is_file() else None,
+        )
+        for path, digest in zip(run.weights, digests, strict=True)
+    ]
 
 
 def _neighbour_links(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[PageLink]:
