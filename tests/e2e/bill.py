@@ -39,6 +39,7 @@ INTERRUPTIONS_AN_HOUR = 30
 # With it, one of the earlier jobs loses its node, so that the finished runs show what that costs.
 SEED = 23
 IDLE_SECONDS = 2
+MAX_SECONDS = 500
 CLOUD = (
     "--port 0 --boot-seconds 0 --autoscaler-seconds 2 --poll-seconds 0.2 --heartbeat-seconds 0.5 "
     f"--nodes {NODES} --step-seconds 1"
@@ -122,11 +123,11 @@ def compare(
             rate = ["--per-hour", str(interruptions_an_hour), "--seed", str(SEED)]
             checkout.run_module("localcloud", "chaos", "interrupt", *rate)
         checkout.declare(**{name: {} for name in first})
-        checkout.make("up")
+        checkout.make("up", seconds=MAX_SECONDS)
         before = bill_of(checkout)
         checkout.declare(**{name: {} for name in [*first, *then]})
         estimate = estimate_of(checkout)
-        checkout.make("up")
+        checkout.make("up", seconds=MAX_SECONDS)
         total = bill_of(checkout) - before
         return BillComparison(estimate, total, tuple(_job_bills(checkout, estimate)))
 

@@ -46,15 +46,15 @@ class Checkout:
     environment: Mapping[str, str]
     prefix: tuple[str, ...] = ()
 
-    def make(self, target: str, code: int | None = 0) -> str:
-        """Run a target of make; what it printed. `code` is the expected exit code (2 for any failure)."""
+    def make(self, target: str, code: int | None = 0, seconds: float = 240) -> str:
+        """Run a target of make, for at most `seconds`; what it printed. `code` is the expected exit code (2 for any failure)."""
         done = subprocess.run(
             [*self.prefix, "make", target],
             cwd=self.root,
             env=dict(self.environment),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=seconds,
             check=False,
         )
         output = done.stdout + done.stderr
