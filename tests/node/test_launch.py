@@ -49,6 +49,15 @@ FAULTY = (
 )
 
 
+def test_weights_that_were_there_before_are_published_without_gpu_time(tmp_path: Path) -> None:
+    """By that, status names a run whose weights somebody else put there (flux_training/commands/watch/job_status.py)."""
+    node = Node(tmp_path, "exit:1")
+    (node.stored / "job.safetensors").write_bytes(weights(20))
+    ended = node.run()
+    assert (ended.code, ended.published) == (0, True)
+    assert (ended.progress["state"], ended.progress["gpu_seconds"]) == ("finished", 0)
+
+
 def test_progress_and_curve(tmp_path: Path) -> None:
     ended = Node(tmp_path, *GOOD).run()
     expected = {"version": 1, "state": "finished", "job": "job", "run_id": "0123456789ab", "attempt": 1}
