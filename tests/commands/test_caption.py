@@ -216,6 +216,12 @@ def test_images_are_reduced_before_they_are_sent(checkout: Path, run: Run) -> No
     assert set(server.asked) == {18}
 
 
+def test_videos_are_left_to_the_user(checkout: Path, run: Run) -> None:
+    keep_images(checkout, *MINE)
+    (checkout / "jobs/squares/dataset/turn.mp4").write_bytes(b"x")
+    assert "1 video without a caption; only images are sent: write turn.txt yourself" in run()
+
+
 def test_nothing_is_done_if_every_image_has_a_caption(checkout: Path, run: Run) -> None:
     keep_images(checkout, *MINE)
     assert "every image has a caption" in run()

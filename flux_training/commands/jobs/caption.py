@@ -30,6 +30,7 @@ from flux_training.training.dataset.captions import (
     Price,
     caption_from,
     estimate_caption_cost,
+    has_caption,
     instruction_for,
     is_image,
     place_trigger,
@@ -46,7 +47,7 @@ from flux_training.training.dataset.images import (
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import only_one_in, write_atomically, write_new
 from flux_training.training.models.choice import choose_model
-from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
+from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.train_yml.dataset_folders import FolderKind, folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.words import counted, first_of, flux_command
@@ -249,6 +250,13 @@ def _trigger_word(job: Path) -> str:
 
 
 def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -> None:
+    files = list(dataset.iterdir())
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and not has_caption(file)]
+    if videos:
+        text = f"{min(videos).stem}{CAPTION_SUFFIX}"
+        say(
+            f"{dataset}: {counted(len(videos), 'video')} without a caption; only images are sent: write {text} yourself"
+        )
     if not missing:
         say(f"{dataset}: every image has a caption")
         return
