@@ -66,13 +66,14 @@ def run_command(arguments: Sequence[str]) -> int:
 def _without_values_of_flags(arguments: Sequence[str]) -> list[str]:
     """With `--yes` for `--yes=true`, and without `--yes=false`: no flag is on by default."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    found = [_FLAG_WITH_VALUE.fullmatch(text) for text in arguments[:end]]
-    given = [
-        match[1] if match else text
-        for text, match in zip(arguments, found, strict=False)
-        if not match or match[2] == "true"
-    ]
-    return [*given, *arguments[end:]]
+    kept = []
+    for text in arguments[:end]:
+        flag = _FLAG_WITH_VALUE.fullmatch(text)
+        if flag is None:
+            kept.append(text)
+        elif flag[2] == "true":
+            kept.append(flag[1])
+    return [*kept, *arguments[end:]]
 
 
 def _without_late_value(options: argparse.Namespace, unknown: list[str]) -> list[str]:
