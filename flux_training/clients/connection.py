@@ -52,6 +52,8 @@ AWS_KEYS = {
     "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
 }
+# Cloudflare's console, and its public addresses of buckets, which only serve downloads.
+PAGES = ("dash.cloudflare.com", ".r2.dev")
 # Services whose addresses have no path.
 WITHOUT_PATH = (
     ".r2.cloudflarestorage.com",
@@ -286,24 +288,39 @@ def _secret(text: str) -> SecretStr | None:
 
 
 def endpoint_finding(endpoint: str | None, bucket: str) -> str:
-    """What is wrong with an endpoint that names a bucket or a path, as some consoles show it; empty if nothing is."""
+    """What is wrong with an endpoint that is more than the address of the service, as some consoles show it; empty if nothing is."""
     if not endpoint:
         return ""
     url = httpx.URL(endpoint)
-    path, host = url.path.strip("/"), url.host
-    if host.startswith(f"{bucket}."):
-        host = host.removeprefix(f"{bucket}.")
-    elif path.rpartition("/")[2] == bucket:
-        path = path.removesuffix(bucket).rstrip("/")
-    elif path and host.endswith(WITHOUT_PATH):
-        path = ""
-    else:
+    if url.userinfo:
+        # The address is not shown: it may hold a secret.
+        return (
+            "FLUX_S3_ENDPOINT_URL contains a user name or password; keys have settings of their own, and an address is shown in messages; set it "
+            f"to {url.scheme}://{url.netloc.decode()}, and the keys in FLUX_S3_ACCESS_KEY_ID and FLUX_S3_SECRET_ACCESS_KEY"
+        )
+    if url.host.endswith(PAGES):
+        return (
+            f"FLUX_S3_ENDPOINT_URL ({endpoint}) is a page for people or for public downloads; uploads need the S3 API; set it to "
+            "https://ACCOUNT.r2.cloudflarestorage.com with your account's id in place of ACCOUNT"
+        )
+    host, path = _without_bucket(url.host, url.path.strip("/"), bucket)
+    if (host, path) == (url.host, url.path.strip("/")) and not url.query and not url.fragment:
         return ""
-    right = str(url.copy_with(host=host, path=f"/{path}", query=None)).rstrip("/")
+    right = str(url.copy_with(host=host, path=f"/{path}", query=None, fragment=None)).rstrip("/")
     return (
-        f"FLUX_S3_ENDPOINT_URL ({endpoint}) contains a bucket or a folder; it is the address of the service alone, and the bucket is "
+        f"FLUX_S3_ENDPOINT_URL ({endpoint}) contains a bucket, a folder or parameters; it is the address of the service alone, and the bucket is "
         f"set in storage.bucket; set it to {right}"
     )
+
+
+def _without_bucket(host: str, path: str, bucket: str) -> tuple[str, str]:
+    """Host and path of a service, of those of a bucket or of a folder in it."""
+    service = host.removeprefix(f"{bucket}.")
+    # A server of one's own may have the bucket's name.
+    if service.endswith(WITHOUT_PATH):
+        return service, ""
+    parts = path.split("/")
+    return host, "/".join(parts[: parts.index(bucket)]).rstrip("/") if bucket in parts else path
 
 
 def _placeholders(given: Mapping[str, str], stack: str) -> list[str]:
@@ -367,7 +384,8 @@ def _is_address(url: str) -> bool:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         return False
-    return parsed.scheme in ("http", "https") and bool(parsed.host)
+    is_port = parsed.port is None or 0 < parsed.port < 65536
+    return parsed.scheme in ("http", "https") and bool(parsed.host) and is_port
 
 
 @functools.cache

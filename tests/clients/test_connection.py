@@ -319,6 +319,11 @@ R2 = "https://account.r2.cloudflarestorage.com"
         ("https://flux.account.r2.cloudflarestorage.com", R2),
         ("http://127.0.0.1:9000/flux", "http://127.0.0.1:9000"),
         ("https://x.example/storage/v1/s3/flux", "https://x.example/storage/v1/s3"),
+        ("http://127.0.0.1:9000/flux/some/folder", "http://127.0.0.1:9000"),
+        (f"{R2}//flux//", R2),
+        (f"{R2}/?bucket=flux", R2),
+        (f"{R2}#flux", R2),
+        ("https://flux.s3.eu-central-1.amazonaws.com/a", "https://s3.eu-central-1.amazonaws.com"),
     ],
 )
 def test_an_endpoint_that_contains_the_bucket_is_refused_with_the_right_one(
@@ -327,12 +332,35 @@ def test_an_endpoint_that_contains_the_bucket_is_refused_with_the_right_one(
     finding = endpoint_finding(endpoint, "flux")
     assert finding.endswith(f"set it to {right}")
     connection = connect("salad", {}, {**ENVIRONMENT, "FLUX_S3_ENDPOINT_URL": endpoint})
-    with pytest.raises(BadInput, match="contains a bucket or a folder"):
+    with pytest.raises(BadInput, match="contains a bucket, a folder or parameters"):
         connection.storage("flux")
 
 
+@pytest.mark.parametrize("endpoint", ["https://dash.cloudflare.com/1/r2/flux", "https://pub-1.r2.dev"])
+def test_a_page_in_place_of_an_endpoint_is_named_with_the_form_of_the_right_one(endpoint: str) -> None:
+    assert "https://ACCOUNT.r2.cloudflarestorage.com" in endpoint_finding(endpoint, "flux")
+
+
+def test_keys_in_an_endpoint_are_refused_and_not_shown() -> None:
+    finding = endpoint_finding(f"https://id:{CANARY}@s3.example:9000/flux", "flux")
+    assert "set it to https://s3.example:9000, and the keys" in finding
+    assert CANARY not in finding
+
+
 @pytest.mark.parametrize(
-    "endpoint", [None, R2, f"{R2}/", "http://127.0.0.1:9000", "https://x.example/storage/v1/s3"]
+    "endpoint", ["https://x.example:99999", "https://x.example:0", "s3://flux", "x.example"]
+)
+def test_what_is_no_address_is_refused(endpoint: str) -> None:
+    with pytest.raises(BadInput, match="must begin with https://"):
+        connect("salad", {}, {**ENVIRONMENT, "FLUX_S3_ENDPOINT_URL": endpoint})
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *(None, R2, f"{R2}/", "http://127.0.0.1:9000", "https://x.example/storage/v1/s3"),
+        "https://flux.example.org",
+    ],
 )
 def test_an_endpoint_alone_is_accepted(endpoint: str | None) -> None:
     assert endpoint_finding(endpoint, "flux") == ""

@@ -40,16 +40,15 @@ FAST_CLOUD = "--port 0 --boot-seconds 0 --autoscaler-seconds 0.3 --poll-seconds 
 
 @dataclass(frozen=True)
 class Checkout:
-    """`environment` is the whole environment of its commands. `prefix`: what runs `make`, such as another user."""
+    """`environment` is the whole environment of its commands."""
 
     root: Path
     environment: Mapping[str, str]
-    prefix: tuple[str, ...] = ()
 
     def make(self, target: str, code: int | None = 0, seconds: float = 240) -> str:
         """Run a target of make, for at most `seconds`; what it printed. `code` is the expected exit code (2 for any failure)."""
         done = subprocess.run(
-            [*self.prefix, "make", target],
+            ["make", target],
             cwd=self.root,
             env=dict(self.environment),
             capture_output=True,
