@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.commands.stack.file import stack_config
+from flux_training.commands.stack.file import stack_config, stack_settings
 from flux_training.training.errors import BadInput
 
 
@@ -33,3 +33,26 @@ def test_a_link_inside_the_project_is_followed(tmp_path: Path) -> None:
     (tmp_path / "common.yaml").write_text("config:\n  a:b: c\n", encoding="utf-8")
     (tmp_path / "Pulumi.dev.yaml").symlink_to("common.yaml")
     assert stack_config(tmp_path, "dev") == {"a:b": "c"}
+
+
+@pytest.mark.parametrize("text", ["config: [a]", "config: a", "- config", "hello"])
+def test_a_file_of_another_shape_is_named_with_an_example(text: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")
+    (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+    assert "must have the line `config:` and settings below it, such as `  loras:cloud: local`" in finding(
+        tmp_path
+    )
+
+
+@pytest.mark.parametrize("text", ["", "config:", "config: {}", "encryptionsalt: a"])
+def test_a_file_without_settings_has_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+    assert stack_config(tmp_path, "dev") == {}
+
+
+def test_a_job_may_have_a_name_that_yaml_takes_for_a_date_or_a_number(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")
+    settings = "config:\n  loras:cloud: local\n  loras:storage: {bucket: my-loras}\n  loras:cluster: {gpu: RTX 5090}\n"
+    text = f"{settings}  loras:jobs: {{2026-11-30: {{}}, 7: {{}}}}\n"
+    (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+    assert list(stack_settings(tmp_path, "dev").jobs) == ["2026-11-30", "7"]

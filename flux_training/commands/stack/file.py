@@ -71,8 +71,13 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raise BadInput([f"{place}: {message}; correct that line"]) from error
     except OSError as error:
         raise BadInput([f"{path.name} cannot be read: {error.strerror}; fix the file"]) from error
-    config = document.get("config") if isinstance(document, dict) else None
-    return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+    config = document.get("config") if isinstance(document, dict) else document
+    if config is not None and not isinstance(config, dict):
+        example = f"`  {project_name(root)}:cloud: local`"
+        raise BadInput(
+            [f"{path.name}: must have the line `config:` and settings below it, such as {example}"]
+        )
+    return {str(key): value for key, value in (config or {}).items()}
 
 
 def _as_text(value: Any) -> str:
@@ -81,9 +86,14 @@ def _as_text(value: Any) -> str:
     return plain if isinstance(plain, str) else json.dumps(plain, default=str)
 
 
+def _as_key(key: Any) -> str:
+    """A key as text: a job may be named 2026-11-30, which YAML takes for a date."""
+    return key if isinstance(key, str) else json.dumps(key, default=str).strip('"')
+
+
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"secure"}:
             return ENCRYPTED
-        return {key: _without_secrets(entry) for key, entry in value.items()}
+        return {_as_key(key): _without_secrets(entry) for key, entry in value.items()}
     return [_without_secrets(entry) for entry in value] if isinstance(value, list) else value
