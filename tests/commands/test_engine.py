@@ -176,7 +176,7 @@ def test_an_unknown_stack_is_reported_with_the_nearest_name(tmp_path: Path) -> N
     with pytest.raises(BadInput, match="did you mean `prod`"):
         uses_local_cloud(tmp_path, "prd")
     (tmp_path / "Pulumi.bad.yaml").write_text("config: ]")
-    with pytest.raises(BadInput, match=r"Pulumi\.bad\.yaml cannot be read"):
+    with pytest.raises(BadInput, match=r"Pulumi\.bad\.yaml:1: not YAML"):
         uses_local_cloud(tmp_path, "bad")
 
 
