@@ -6,33 +6,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from flux_training.clients.connection import connect
 from flux_training.clients.waiting import in_parallel
-from tests.e2e.checkout import FAST_CLOUD, Checkout, new_checkout
+from tests.e2e.checkout import Checkout
 from tests.support.browser import NEEDS_CHROMIUM, page_in_chromium
-from tests.training.job_folders import make_job
-
-
-@dataclass(frozen=True)
-class ServedPage:
-    """The page of a running `flux ui`."""
-
-    address: str
-    pid: int
-
-    def peak_mb(self) -> int:
-        """The most memory that the process has had."""
-        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
 
 
 @contextmanager
-def served(checkout: Checkout) -> Iterator[ServedPage]:
+def served(checkout: Checkout) -> Iterator[str]:
+    """The address of the page."""
     process = subprocess.Popen(
         [".venv/bin/python", "-m", "flux_training.commands", "ui"],
         cwd=checkout.root,
@@ -42,7 +27,7 @@ def served(checkout: Checkout) -> Iterator[ServedPage]:
     )
     try:
         assert process.stdout is not None
-        yield ServedPage(process.stdout.readline().split()[-1], process.pid)
+        yield process.stdout.readline().split()[-1]
     finally:
         process.terminate()
         process.wait(timeout=10)
@@ -61,7 +46,7 @@ def test_a_training_is_followed_without_a_reload(checkout: Checkout) -> None:
 
     training = checkout.start("up")
     try:
-        with served(checkout) as ui, page_in_chromium(ui.address, wait_until="load") as seen:
+        with served(checkout) as address, page_in_chromium(address, wait_until="load") as seen:
             page = seen.page
             expect(page.locator("#job-cat .state")).to_be_visible(timeout=120_000)
             page.evaluate("window.isSamePage = true")
@@ -87,47 +72,12 @@ def test_a_training_is_followed_without_a_reload(checkout: Checkout) -> None:
 
 @pytest.mark.long
 @NEEDS_CHROMIUM
-def test_twelve_jobs_are_followed_while_two_train(tmp_path: Path, virtualenv: Path) -> None:
-    from playwright.sync_api import expect
-
-    names = ["cat", "dog", *(f"job-{number}" for number in range(10))]
-    cloud = f"{FAST_CLOUD} --nodes 2"
-    with new_checkout(tmp_path / "checkout", cloud, virtualenv=virtualenv) as checkout:
-        for seed, name in enumerate(names[2:], 3):
-            make_job(checkout.root / "jobs", name, seed=seed)
-        checkout.declare(**{name: {} for name in names})
-        training = checkout.start("up")
-        try:
-            with served(checkout) as ui, page_in_chromium(ui.address, wait_until="load") as seen:
-                page = seen.page
-                expect(page.locator(".jobs .card")).to_have_count(12, timeout=150_000)
-                page.evaluate("window.isSamePage = true")
-                running = page.locator(".card:has(.state:text-is('training'))")
-                expect(running).to_have_count(2, timeout=150_000)
-                expect(running.first.locator(".numbers")).to_have_text(
-                    re.compile("step [1-9]"), timeout=60_000
-                )
-                running.first.locator("a").click()
-                expect(page.locator("#samples img").first).to_be_visible(timeout=60_000)
-                page.get_by_role("link", name="All jobs").click()
-                expect(page.locator(".state.good").first).to_have_text("completed", timeout=150_000)
-                assert page.evaluate("window.isSamePage") is True
-                assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
-                print(f"peak of flux ui with 12 jobs: {ui.peak_mb()} MB")
-                assert ui.peak_mb() < 200
-            assert seen.console_errors == []
-        finally:
-            training.kill()
-            training.communicate()
-
-
-@pytest.mark.long
-@NEEDS_CHROMIUM
 def test_a_thousand_past_runs_are_listed(trained: Checkout) -> None:
     """In the bucket and fetched. The time is printed; it depends on the machine."""
     from playwright.sync_api import expect
 
-    (fetched,) = (trained.root / "outputs/dev/cat").glob("*/run.json")
+    fetched = next((trained.root / "outputs/dev/cat").glob("*/run.json"))
+    count = 1000 + len(list((trained.bucket / ".flux/runs").glob("*/*/claim.json")))
     runs = [f"job-{number % 12}/{number:012x}" for number in range(1000)]
     connection = str(trained.root / ".localcloud/connection.json")
     storage = connect("local", {}, {"FLUX_LOCAL_CLOUD": connection}).storage(trained.bucket.name)
@@ -137,15 +87,14 @@ def test_a_thousand_past_runs_are_listed(trained: Checkout) -> None:
         here.mkdir(parents=True)
         for file in ("run.json", "progress.json"):
             (here / file).write_bytes((fetched.parent / file).read_bytes())
-    with served(trained) as ui, page_in_chromium(ui.address, wait_until="load") as seen:
+    with served(trained) as address, page_in_chromium(address, wait_until="load") as seen:
         page = seen.page
         expect(page.locator("#job-cat .state")).to_have_text("completed", timeout=60_000)
         begun = time.monotonic()
         page.get_by_role("link", name="Past runs").click()
-        expect(page.get_by_role("status").last).to_have_text("1002 of 1002 runs", timeout=60_000)
+        expect(page.get_by_role("status").last).to_have_text(f"{count} of {count} runs", timeout=60_000)
         page.get_by_label("Job, run or state").fill("job-11")
-        expect(page.get_by_role("status").last).to_have_text("83 of 1002 runs")
-        print(f"1,002 past runs: usable after {time.monotonic() - begun:.2f} s, peak {ui.peak_mb()} MB")
-        assert ui.peak_mb() < 200
+        expect(page.get_by_role("status").last).to_have_text(f"83 of {count} runs")
+        print(f"{count} past runs: usable after {time.monotonic() - begun:.2f} s")
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
     assert seen.console_errors == []
