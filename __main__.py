@@ -98,7 +98,7 @@ def survey_of(
     settings: StackSettings, keys: dict[str, str | None]
 ) -> tuple[Survey, StackBill, StackServices]:
     """The declared jobs, checked and priced. Raises BadInput for mistakes and an exceeded budget, ServiceError."""
-    # Printed, because Pulumi shows log messages only when the program has ended.
+    # Printed, because Pulumi shows log messages only after the program ends.
     examiner = Examiner.of(on_progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
     lint = lint_jobs(settings, examiner=examiner)
     write_survey(Survey(lint))

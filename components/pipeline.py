@@ -131,10 +131,10 @@ class TrainingPipeline(pulumi.ComponentResource):
         """The stack output `dev`: where to open the dev container group in a browser, after signing in from its log."""
         if self.dev is None:
             return None
-        tunnel = tunnel_name(self._settings.dev_name, self._settings.dev.tunnel)
+        tunnel = tunnel_name(self._settings.dev_group_name, self._settings.dev.tunnel)
         return {
             "id": self.dev.id,
-            "name": self._settings.dev_name,
+            "name": self._settings.dev_group_name,
             "tunnel": tunnel,
             "page": f"https://vscode.dev/tunnel/{tunnel}",
         }
@@ -221,11 +221,11 @@ class TrainingPipeline(pulumi.ComponentResource):
         if not dev.enabled:
             return None
         cluster = self._group_args(self._settings.dev_cluster, 0, keys)
-        tunnel = tunnel_name(self._settings.dev_name, dev.tunnel)
+        tunnel = tunnel_name(self._settings.dev_group_name, dev.tunnel)
         built = self.images.dev if self.images else None
         args = replace(
             cluster,
-            name=self._settings.dev_name,
+            name=self._settings.dev_group_name,
             image=dev.image or (as_field(built) if built else ""),
             gpu=dev.gpu or cluster.gpu,
             replicas=1,

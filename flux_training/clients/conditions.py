@@ -33,7 +33,7 @@ def unheeded_conditions(storage: Storage, folder: str, sleep: Callable[[float], 
             storage.put_bytes(key, b"1")
         return [name for name, (_, write) in tries.items() if not _is_refused(write, sleep)]
     finally:
-        # Training does not need the right to delete; destroying the stack removes what stays.
+        # Training does not need the right to delete; destroying the stack removes what is left.
         with suppress(ServiceError):
             storage.delete_many([once, read])
 

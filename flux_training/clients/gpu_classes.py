@@ -62,7 +62,7 @@ def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
     if matches:
         names = ", ".join(f"{gpu.name} = {gpu.id}" for gpu in matches)
         raise BadInput(
-            [f"the GPU ({wanted}) is ambiguous; give the full name or UUID of one of these: {names}"]
+            [f"the GPU {wanted!r} is ambiguous; give the full name or UUID of one of these: {names}"]
         )
     by_key = {_letters(gpu.name): gpu.name for gpu in classes}
     near = difflib.get_close_matches(_letters(wanted), by_key, n=3, cutoff=0.3)

@@ -88,7 +88,7 @@ class JobRequest(BaseModel, extra="forbid", frozen=True):
         if any(rule.direction != "download" for rule in self.sync.before):
             raise ValueError("rules of sync.before must be downloads")
         if any(rule.direction != "upload" for rule in [*self.sync.during, *self.sync.after]):
-            raise ValueError("rules of sync.during and sync.after must be uploads")
+            raise ValueError("rules in sync.during and sync.after must be uploads")
         return self
 
 

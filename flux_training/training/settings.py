@@ -128,7 +128,9 @@ class StorageSettings(StrictSettings):
         foreign = {"r2": set[str](), "aws": R2_ONLY, "s3": R2_ONLY | {"rotate"}}[self.kind]
         given = sorted(to_camel(name) for name in foreign & self.model_fields_set)
         if given:
-            raise ValueError(f"{', '.join(given)} has no effect with kind {self.kind}; remove it")
+            raise ValueError(
+                f"{', '.join(given)} has no effect with kind {self.kind}; remove it from the stack file"
+            )
         return self
 
     @field_validator("prefix")
@@ -274,8 +276,8 @@ class StackSettings(StrictSettings):
             "dev.enabled with image.build: true needs image.vscodeSha256": built_dev
             and self.image.build
             and self.image.vscode_sha256 is None,
-            f"{_place_of(self.dev_cluster)}.name gives the dev group the name {self.dev_name}, which is too long; shorten it": self.dev.enabled
-            and not GROUP_NAME.fullmatch(self.dev_name),
+            f"{_place_of(self.dev_cluster)}.name gives the dev group the name {self.dev_group_name}, which is too long; shorten it": self.dev.enabled
+            and not GROUP_NAME.fullmatch(self.dev_group_name),
         }
         findings = [finding for finding, holds in wrong.items() if holds]
         if findings:
@@ -307,7 +309,7 @@ class StackSettings(StrictSettings):
         return self.dev.cluster or next(iter(self.all_clusters))
 
     @property
-    def dev_name(self) -> str:
+    def dev_group_name(self) -> str:
         return f"{self.all_clusters[self.dev_cluster].name}-dev"
 
     def is_built(self, cluster: str) -> bool:

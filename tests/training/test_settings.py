@@ -89,7 +89,7 @@ def test_all_incompatible_settings_are_reported_together() -> None:
 
 def test_image_build_and_dev_group_can_be_combined() -> None:
     settings = parse(image={**BUILD, "vscodeSha256": DIGEST}, dev={"enabled": True})
-    assert settings.dev_name == "flux-training-dev"
+    assert settings.dev_group_name == "flux-training-dev"
     assert settings.image.vscode_version == "latest"
 
 

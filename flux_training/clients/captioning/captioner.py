@@ -17,8 +17,8 @@ from flux_training.clients.captioning.requests import (
     RequestForm,
     adapted,
     read_answer,
+    refuses_removed_limit,
     refuses_value,
-    refuses_what_is_absent,
     suggestion,
 )
 from flux_training.clients.errors import MIN_SECRET_LENGTH
@@ -186,7 +186,7 @@ class Captioner:
             return SMALLER
         if refuses_value(words):
             return OTHER_LIMIT
-        return NOT_SENT if refuses_what_is_absent(self._form, words) else ""
+        return NOT_SENT if refuses_removed_limit(self._form, words) else ""
 
     def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
         """Ask, without the parameters that the server has refused by name so far."""

@@ -67,7 +67,7 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     return None
 
 
-def refuses_what_is_absent(form: RequestForm, refusal: str) -> bool:
+def refuses_removed_limit(form: RequestForm, refusal: str) -> bool:
     """Whether a server still refuses a limit of tokens that the request no longer has under this name."""
     absent = [name for name in LIMIT_NAMES if name != form.limit]
     return not VALUE.search(refusal) and any(_names(refusal, name) for name in absent)

@@ -45,7 +45,7 @@ from flux_training.training.runs.run_state import RunState
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import flux_command
 
-# How many jobs, and runs of each, are read for their speed.
+# How many jobs, and how many runs of each, are read to learn the speed of training.
 MAX_JOBS = 16
 MAX_RUNS_PER_JOB = 3
 

@@ -78,7 +78,7 @@ def reserve(storage: Storage, prefix: str, keys: RunKeys, reservation: Reservati
         if not why:
             return
     raise FluxError(
-        f"{keys.job} does not fit into the budget any more: another update has queued jobs meanwhile",
+        f"{keys.job} no longer fits in the budget: another update has queued jobs in the meantime",
         why,
         f"run {again} again: it queues what fits, and says what waits",
     )

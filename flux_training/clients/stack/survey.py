@@ -121,7 +121,7 @@ def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | 
     if own is None or not stack.bucket_exists:
         return None
     if own.settings.resume:
-        made, parent = made_before(_run_of(own), past_runs(stack.storage, stack.layout, own.name))
+        made, parent = made_before(_run_id_of(own), past_runs(stack.storage, stack.layout, own.name))
         return replace(own, parent=parent) if made else None
     return own if listed(stack.storage, stack.layout.run(own.name, own.run_id).record) else None
 
@@ -132,13 +132,13 @@ def _with_parent(stack: StackServices, job: DeclaredJob) -> DeclaredJob:
     return replace(job, parent=_parent_of(stack.storage, stack.layout, job)) if resumes else job
 
 
-def _run_of(job: DeclaredJob) -> Callable[[str | None], str]:
+def _run_id_of(job: DeclaredJob) -> Callable[[str | None], str]:
     return partial(run_id, job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
 
 
 def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None:
     past = past_runs(storage, layout, job.name)
-    made, parent = made_before(_run_of(job), past)
+    made, parent = made_before(_run_id_of(job), past)
     if made:
         return parent
 

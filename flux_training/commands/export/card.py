@@ -12,7 +12,7 @@ from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
 from flux_training.training.words import one_line
 
-# The Hub's names of licences that it knows: https://huggingface.co/docs/hub/repositories-licenses.
+# The names of the licences that the Hugging Face Hub knows: https://huggingface.co/docs/hub/repositories-licenses.
 HUB_LICENCES = {
     "Apache-2.0": "apache-2.0",
     "MIT": "mit",

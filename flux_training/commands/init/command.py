@@ -55,7 +55,7 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     setup = existing_setup(clone, name) if clone else None
     name = setup.renaming.new if setup else name or folder.name
     tool = tool_root()
-    _refuse_unusable(folder, name, tool)
+    _refuse_unusable_folder(folder, name, tool)
     if setup:
         setup.check()
     commit = _git(tool, "rev-parse", "HEAD")
@@ -122,7 +122,7 @@ def with_submodules(workflow: str) -> str:
     return re.sub(indent, lambda match: match[0] + match[1] + WITH_TOOL, workflow)
 
 
-def _refuse_unusable(folder: Path, name: str, tool: Path) -> None:
+def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
     """Raises BadInput with every finding."""
     findings = []
     if not (tool / ".git").exists():

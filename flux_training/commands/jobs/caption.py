@@ -103,7 +103,11 @@ class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
         try:
             tokens_in, tokens_out = (float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: give USD for a million tokens in and out, such as 0.10,0.40", param, ctx)
+            self.fail(
+                f"{value!r}: give the price in USD of a million input tokens and of a million output tokens, such as 0.10,0.40",
+                param,
+                ctx,
+            )
         return Price(tokens_in, tokens_out)
 
 

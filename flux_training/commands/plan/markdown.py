@@ -83,7 +83,7 @@ def _money(plan: Plan) -> str:
         return charge or "This costs nothing."
     note = "" if plan.local else next(filter(None, map(single_replica_note, each)), "")
     where = " and ".join(_heading(name, one) for name, one in bill.clusters.items() if one.lines)
-    heading = f"Estimated cost **{show_dollars(bill.usd)}**{_in_brackets(show_dollar_range(bill.cost))} on {escaped(where)}."
+    heading = f"Estimated cost **{show_dollars(bill.usd)}**{_bracketed(show_dollar_range(bill.cost))} on {escaped(where)}."
     return " ".join(filter(None, [heading, charge, note]))
 
 
@@ -115,9 +115,7 @@ def _table(plan: Plan) -> str:
 
 
 def _total(title: str, row: tuple[str, str, str, str, str]) -> list[str]:
-    return [
-        f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}**{_in_brackets(row[4])} |"
-    ]
+    return [f"| | **{title}** | | | {f'**{row[2]}**' if row[2] else ''} | **{row[3]}**{_bracketed(row[4])} |"]
 
 
 def _row(job: JobPlan) -> str:
@@ -127,14 +125,14 @@ def _row(job: JobPlan) -> str:
         why = f"{why}, {counted(job.images, 'image')}"
     known = line is not None and line.seconds is not None
     figures = (
-        f"{line.steps:,} | {show_hours(line.seconds or 0) if known else 'unknown'} | {show_dollars(line.usd)}{_in_brackets(show_dollar_range(line.cost))}"
+        f"{line.steps:,} | {show_hours(line.seconds or 0) if known else 'unknown'} | {show_dollars(line.usd)}{_bracketed(show_dollar_range(line.cost))}"
         if line
         else " | | "
     )
     return f"| **{job.what}** | `{_code(job.name)}` | {escaped(why)} | {figures} |"
 
 
-def _in_brackets(text: str) -> str:
+def _bracketed(text: str) -> str:
     return f" ({escaped(text)})" if text else ""
 
 

@@ -175,7 +175,7 @@ def fetch_results(
         return FetchResult(folder, 0, 0, [], [refusal])
     trusted = choose_weights(status, storage, options.accept_changed, options.stack)
     remote = _remote_files(storage, keys, options.checkpoints)
-    # Weights that were verified once should be there; an unfinished run has none to refuse.
+    # Weights that were verified should be there, so their absence is reported; an unfinished run has none yet.
     if trusted.problem and (status.pin or any(file.is_weights for file in remote.files)):
         remote.refuse_weights(trusted.problem)
     remote.trust_weights(trusted.digests)

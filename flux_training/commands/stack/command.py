@@ -140,7 +140,7 @@ def _refuse_unwatched_replicas(stack: str) -> None:
         names = ", ".join(f"clusters.{name}" if name != SINGLE_CLUSTER else "cluster" for name in fixed)
         raise FluxError(
             f"--no-wait with {names}.autoscale: false",
-            "its replicas would run, and cost money, until the next `up` after the jobs have ended",
+            "after the jobs have ended, its replicas would keep running and costing money until the next `up`",
             f"{make_command('up', stack)} waits and stops them; or set autoscale: true",
         )
 

@@ -28,7 +28,7 @@ STATIC = {
 KEEP_ALIVE_SECONDS = 15.0
 # A browser opens one for each tab.
 MAX_STREAMS = 20
-# Each needs up to 50 MB while it is decoded.
+# Each picture needs up to 50 MB while it is decoded.
 MAX_PARALLEL_IMAGES = 1
 MAX_LOG_LINES = 200
 

@@ -24,7 +24,7 @@ from flux_training.node.launcher.errors import ExitCode, RunEndedError
 from flux_training.node.launcher.signing import SigningKeys, quote_path, quote_query, signed_headers
 
 CHUNK_BYTES = 1 << 17
-MAX_LISTING_BYTES = 8 << 20  # one page: 1,000 keys of up to 1,024 bytes, encoded
+MAX_LISTING_BYTES = 8 << 20  # one page: 1,000 keys, each of up to 1,024 bytes before they are URL-encoded
 MAX_ERROR_BYTES = 1 << 16
 MIN_BYTES_PER_SECOND = 1024  # a slower answer counts as stalled
 CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests that are 15 minutes off

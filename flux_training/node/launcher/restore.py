@@ -140,7 +140,9 @@ class CheckpointRestore:
         try:
             step = weights_step(path)
             if step > self.settings.steps:
-                raise UnsoundFileError(f"step {step} is beyond the {self.settings.steps} of this run")
+                raise UnsoundFileError(
+                    f"step {step} is beyond the last step of this run, {self.settings.steps}"
+                )
             if (digest := self.digests.get(name)) and sha256(path) != digest:
                 raise UnsoundFileError("its SHA-256 is not the one that was recorded")
         except UnsoundFileError as error:

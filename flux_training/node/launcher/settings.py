@@ -51,7 +51,7 @@ OTHER_OUTPUTS = (
 )
 
 
-class LimitRange(NamedTuple):
+class AllowedRange(NamedTuple):
     lowest: float
     highest: float
 
@@ -74,16 +74,16 @@ class LaunchLimits:
 
 
 LIMIT_RANGES = {
-    "max_hours": LimitRange(0, 10_000),
-    "stall_minutes": LimitRange(0, 1440),
-    "download_minutes": LimitRange(0, 1440),
-    "download_attempts": LimitRange(1, 100),
-    "connect_seconds": LimitRange(0.05, 300),
-    "read_seconds": LimitRange(0.05, 300),
-    "settle_seconds": LimitRange(0, 60),
-    "max_skipped_share": LimitRange(0, 1),
-    "scan_seconds": LimitRange(0.02, 60),
-    "free_gib": LimitRange(0, 1_000_000),
+    "max_hours": AllowedRange(0, 10_000),
+    "stall_minutes": AllowedRange(0, 1440),
+    "download_minutes": AllowedRange(0, 1440),
+    "download_attempts": AllowedRange(1, 100),
+    "connect_seconds": AllowedRange(0.05, 300),
+    "read_seconds": AllowedRange(0.05, 300),
+    "settle_seconds": AllowedRange(0, 60),
+    "max_skipped_share": AllowedRange(0, 1),
+    "scan_seconds": AllowedRange(0.02, 60),
+    "free_gib": AllowedRange(0, 1_000_000),
 }
 
 

@@ -175,7 +175,7 @@ def gpu_name() -> str:
     try:
         out = process.communicate(timeout=GPU_NAME_SECONDS)[0]
     except subprocess.TimeoutExpired:
-        # Not waited for: with a driver that hangs it never ends.
+        # Nobody waits for this process: if the driver hangs, it never ends.
         process.kill()
         return ""
     if process.returncode != 0:

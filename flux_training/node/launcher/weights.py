@@ -60,7 +60,7 @@ def _read_header(file: BinaryIO, size: int) -> tuple[int, list[TensorExtent]]:
     tensors = list(_extents(header, 8 + length, size))
     end = tensors[-1].end if tensors else 0
     if end != size:
-        raise UnsoundFileError(f"{size} bytes instead of {end}, {len(tensors)} tensors")
+        raise UnsoundFileError(f"{size} bytes instead of the {end} that its {len(tensors)} tensors need")
     return step, tensors
 
 
@@ -104,7 +104,7 @@ def _is_sound(file: BinaryIO, tensor: TensorExtent) -> bool:
             wide = bytearray(2 * len(data))
             wide[2::4], wide[3::4] = data[::2], data[1::2]
             data = bytes(wide)
-        # Only the sum of finite numbers is finite.
+        # If any number is infinite or NaN, so is the sum.
         total = sum(struct.unpack(f"<{count}{kind}", data))
         if not math.isfinite(total) and not (tensor.may_be_infinite and total == math.inf):
             return False

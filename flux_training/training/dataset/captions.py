@@ -31,7 +31,7 @@ TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
 # Added when the first answer was no caption.
 STRICTER = "Answer with the caption alone: one or two plain sentences, no introduction, no reasoning, no list, no Markdown, no question."
-# Values of finish_reason, of OpenAI and of other servers.
+# Values of `finish_reason` that OpenAI and other servers use.
 FINISHED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
 CUT_OFF = ("length", "max_tokens", "model_length")
 FILTERED = ("content_filter", "safety", "recitation", "prohibited_content")

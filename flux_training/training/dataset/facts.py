@@ -37,7 +37,7 @@ from flux_training.training.train_yml.dataset_folders import (
 )
 from flux_training.training.train_yml.trainer_config import outside_problem
 
-# (images done, images to do)
+# (images done, images in total)
 OnProgress = Callable[[int, int], None]
 MAX_CAPTION_BYTES = 1_000_000
 # The byte order marks that Windows' Notepad writes for "Unicode".

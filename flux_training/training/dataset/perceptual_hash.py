@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SIDE = 8
 BITS = 2 * SIDE * SIDE
-# Of 128 bits. Scaled, re-encoded, brightened images and those with 64 colours differ in 0 to 10 bits, different photos of one subject in
+# Of 128 bits. Copies that are scaled, re-encoded, brightened or have 64 colours differ from the original in 0 to 10, different photos of one subject in
 # 40 or more (tests/training/dataset/test_perceptual_hash.py).
 NEAR = 10
 

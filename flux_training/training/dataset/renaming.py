@@ -67,7 +67,9 @@ def plan_undo(dataset: Path) -> Renaming:
     moves = tuple(Move(move.new, move.old) for move in last[0].moves)
     missing = sorted(move.old for move in moves if not (dataset / move.old).exists())
     if missing:
-        raise BadInput([f"{dataset / name}: is missing; restore it, then run this again" for name in missing])
+        raise BadInput(
+            [f"{dataset / name} is missing; restore it, then run this command again" for name in missing]
+        )
     return Renaming((*moves, *_captions_since(dataset, moves)), undo=True)
 
 

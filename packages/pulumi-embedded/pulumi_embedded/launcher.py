@@ -20,7 +20,7 @@ def main() -> int:
     """Run the command line of this process."""
     choice = os.environ.get(_CHOICE, "")
     if choice not in ("", "cli", "embedded"):
-        return _refuse(f"{_CHOICE}={choice} must be `embedded` or `cli`; use one of these or unset it")
+        return _refuse(f"{_CHOICE} must be `embedded` or `cli`, not {choice!r}; correct it or unset it")
     cli = None if choice == "embedded" else find_cli(os.environ)
     if cli:
         os.execv(cli, [str(cli), *sys.argv[1:]])  # noqa: S606 - the CLI gets this command line as it is

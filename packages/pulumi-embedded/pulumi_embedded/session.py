@@ -32,7 +32,7 @@ class Session:
         url = os.environ.get("PULUMI_BACKEND_URL") or project.backend_url or selection.current_backend()
         if not url:
             raise EngineError(
-                "no backend is configured: set `backend: {url: file://.}` in Pulumi.yaml, or `pulumi login file://FOLDER`"
+                "no backend is configured: set `backend: {url: file://.}` in Pulumi.yaml, or run `pulumi login file://FOLDER`"
             )
         return cls(project, Backend.open(url, folder.resolve()), stack)
 

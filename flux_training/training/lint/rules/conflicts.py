@@ -329,7 +329,7 @@ def conflicting_keys(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "prompt-flag",
-    "ai-toolkit reads `--w 512` and the like in a prompt as settings, and stops at the first sample if one is no number",
+    "ai-toolkit reads `--w 512` and the like in a prompt as settings, and stops at the first sample if a value is not a number",
     "correct the number after the flag, or write the prompt without `--`",
 )
 def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:

@@ -50,7 +50,7 @@ def paths_below_a_folder(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def images_without_a_partner(job: Subject) -> Iterator[Problem]:
-    for use in _paired(job):
+    for use in _paired_folders(job):
         partners = _by_stem(job, use.folder)
         for name in _in_folder(job, use.images) if partners else ():
             if _stem(name) not in partners:
@@ -66,7 +66,7 @@ def images_without_a_partner(job: Subject) -> Iterator[Problem]:
 )
 def empty_folders(job: Subject) -> Iterator[Problem]:
     missing = {fault.path for fault in job.dataset.faults} if job.dataset else set()
-    for folder, kind in dict.fromkeys((use.folder, use.kind) for use in _paired(job)):
+    for folder, kind in dict.fromkeys((use.folder, use.kind) for use in _paired_folders(job)):
         problem = job.in_folder(folder, f"no {kind}")
         if not _in_folder(job, folder) and problem.path not in missing:
             yield problem
@@ -80,7 +80,7 @@ def empty_folders(job: Subject) -> Iterator[Problem]:
 )
 def files_without_an_image(job: Subject) -> Iterator[Problem]:
     named = {path.removeprefix("./") for _, path in sample_controls(job.process)}
-    for folder in dict.fromkeys(use.folder for use in _paired(job)):
+    for folder in dict.fromkeys(use.folder for use in _paired_folders(job)):
         uses = [use for use in job.dataset.uses if use.folder == folder] if job.dataset else []
         # A folder may be used in several ways, also by samples, which name their images themselves.
         if any(use.is_trained for use in uses):
@@ -99,7 +99,7 @@ def files_without_an_image(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def several_partners_of_one_image(job: Subject) -> Iterator[Problem]:
-    for folder in dict.fromkeys(use.folder for use in _paired(job)):
+    for folder in dict.fromkeys(use.folder for use in _paired_folders(job)):
         for names in _by_stem(job, folder).values():
             if len(names) > 1:
                 others = " and ".join(below_job(name) for name in names[1:])
@@ -113,7 +113,7 @@ def several_partners_of_one_image(job: Subject) -> Iterator[Problem]:
     needed=True,
 )
 def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
-    for folder in dict.fromkeys(use.folder for use in _paired(job)):
+    for folder in dict.fromkeys(use.folder for use in _paired_folders(job)):
         for name in _in_folder(job, folder):
             if PurePath(name).suffix not in IMAGE_SUFFIXES:
                 yield job.in_dataset(name, f"the suffix is {PurePath(name).suffix}")
@@ -179,7 +179,7 @@ def images_without_transparency(job: Subject) -> Iterator[Problem]:
     "export the mask in the same size as the image",
 )
 def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
-    for use in _paired(job):
+    for use in _paired_folders(job):
         masks = _by_stem(job, use.folder) if use.kind is FolderKind.MASK else {}
         for name in _in_folder(job, use.images):
             for mask in masks.get(_stem(name), ()):
@@ -189,7 +189,7 @@ def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
                     yield job.in_dataset(mask, sizes)
 
 
-def _paired(job: Subject) -> list[FolderUse]:
+def _paired_folders(job: Subject) -> list[FolderUse]:
     return [use for use in job.dataset.uses if use.is_paired] if job.dataset else []
 
 

@@ -39,7 +39,7 @@ def videos_of_other_formats(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "video-ignored",
-    "the trainer leaves out videos without a message unless num_frames is above 1, and not every model learns from videos",
+    "the trainer silently skips videos unless num_frames is above 1, and not every model can train on videos",
     "set num_frames of this entry of `datasets`, to 41 for example, with a model for videos; or take the videos out of the folder",
 )
 def videos_that_are_not_trained(job: Subject) -> Iterator[Problem]:

@@ -7,7 +7,7 @@ from localcloud.chaos.plan import HTML, fault_reply
 from localcloud.chaos.settings import Chaos
 
 
-class ServiceFaults:
+class InjectedFaults:
     """Answers with a fault instead of the service when one is due.
 
     Only requests with a SaladCloud key are affected: for these Kelpie asks SaladCloud, for nodes it does not.

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from localcloud.chaos.services import ServiceFaults
+from localcloud.chaos.services import InjectedFaults
 from localcloud.chaos.settings import Chaos
 from localcloud.cloudflare.access_keys import AccessKeys
 from localcloud.cloudflare.routes import CloudflareRoutes
@@ -115,8 +115,8 @@ class LocalServices:
                 Route("/", self._page, middleware=[ONLY_THIS_MACHINE]),
                 Route("/samples/{job}/{name}", self._sample, middleware=[ONLY_THIS_MACHINE]),
                 Mount(CLOUDFLARE_PREFIX, cloudflare),
-                Mount(SALAD_PREFIX, ServiceFaults(salad, chaos, "salad", state.project)),
-                Mount(KELPIE_PREFIX, ServiceFaults(kelpie, chaos, "kelpie", state.project)),
+                Mount(SALAD_PREFIX, InjectedFaults(salad, chaos, "salad", state.project)),
+                Mount(KELPIE_PREFIX, InjectedFaults(kelpie, chaos, "kelpie", state.project)),
             ],
             middleware=[Middleware(RequestLogMiddleware, log=self._requests, place=place_api)],
         )

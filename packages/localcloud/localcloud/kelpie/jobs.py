@@ -11,7 +11,7 @@ from localcloud.home import CloudSettings
 from localcloud.kelpie.validation import LEGACY, database_error, shown_number
 
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
-# A banned machine is told that there is no work after so many jobs that it may not do (Kelpie's MAX_FAILURES_PER_WORKER).
+# A banned machine is told that there is no work once it has met this many jobs that it must not run (Kelpie's MAX_FAILURES_PER_WORKER).
 MAX_TRIES = 5
 MAX_STORED = 2**63  # SQLite stores larger integers as doubles
 

@@ -25,7 +25,7 @@ LEGACY = tuple(
 DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 MISSING = object()
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-# Numbers in a query, as JavaScript reads them.
+# Numbers in an address's query, as JavaScript's Number() reads them.
 DECIMAL = re.compile(r"[+-]?(Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 OTHER_BASES = re.compile(r"0([xX][0-9a-fA-F]+|[oO][0-7]+|[bB][01]+)")
 # JavaScript has only doubles: it shows larger integers rounded to 17 digits, and from the second limit on with an exponent.

@@ -59,7 +59,7 @@ class GroupTable:
 
     def get(self, name: str) -> dict[str, Any]:
         """A group in the API's format."""
-        return self._shown(self._existing(name))
+        return self._shown(self._find_or_raise(name))
 
     def all(self) -> list[dict[str, Any]]:
         """All groups, oldest first."""
@@ -67,7 +67,7 @@ class GroupTable:
 
     def patch(self, name: str, body: Any) -> dict[str, Any]:
         """Merge a change (RFC 7396). A change in `container` restarts every replica. Raises ProblemError."""
-        row = self._existing(name)
+        row = self._find_or_raise(name)
         changes = validation.patch(body)
         replicas = changes.pop("replicas", None)
         if replicas is None:
@@ -90,7 +90,7 @@ class GroupTable:
 
     def delete(self, name: str) -> None:
         """Mark the group as deleted; the supervisor removes it."""
-        row = self._existing(name)
+        row = self._find_or_raise(name)
         query = "UPDATE groups SET deleting = COALESCE(deleting, ?) WHERE id = ?"
         self._db.execute(query, (now(), row["id"]))
         self._on_change()
@@ -102,7 +102,7 @@ class GroupTable:
         self._switch(name, False, "finish_time")
 
     def instances(self, name: str) -> list[dict[str, Any]]:
-        group = self._existing(name)
+        group = self._find_or_raise(name)
         query = "SELECT * FROM instances WHERE group_id = ? ORDER BY created"
         return [_instance_shown(row) for row in self._db.all(query, group["id"])]
 
@@ -160,14 +160,14 @@ class GroupTable:
     def _find(self, name: str) -> sqlite3.Row | None:
         return self._db.first("SELECT * FROM groups WHERE name = ?", name)
 
-    def _existing(self, name: str) -> sqlite3.Row:
+    def _find_or_raise(self, name: str) -> sqlite3.Row:
         row = self._find(name)
         if row is None:
             raise not_found()
         return row
 
     def _switch(self, name: str, started: bool, time_column: str) -> None:
-        row = self._existing(name)
+        row = self._find_or_raise(name)
         if bool(row["started"]) != started:
             self._db.execute(
                 f"UPDATE groups SET started = ?, {time_column} = ? WHERE id = ?",  # noqa: S608 (our own names)

@@ -41,7 +41,7 @@ class KeyResolver:
         return None if key is None else key.secret
 
     def access_keys(self) -> list[str]:
-        # nanio requires at least one.
+        # nanio, the S3 server, requires at least one.
         return [self._own_id]
 
 

@@ -22,7 +22,7 @@ from localcloud.home import Home, write_json
 
 T = TypeVar("T")
 
-# For `node_command`: nodes that complete every job at once.
+# For `node_command`: nodes that complete every job immediately.
 STUB_NODE = (sys.executable, str(Path(__file__).with_name("stub_node.py")))
 # Any free ports, and as little waiting as possible.
 QUICK_SETTINGS = {

@@ -322,7 +322,7 @@ class Training:
         extension = "webp" if frames > 1 else settings.get("format", "jpg")
         shrink = min(1.0, 512 / max(int(settings.get("width", 512)), int(settings.get("height", 512))))
         size = [max(64, int(int(settings.get(side, 512)) * shrink)) for side in ("width", "height")]
-        # SampleConfig: `samples` counts more than `prompts`, and a text is a list of its characters.
+        # As in ai-toolkit's SampleConfig, `samples` takes precedence over `prompts`, and a text is read as a list of characters.
         samples = settings.get("samples", [{"prompt": one} for one in settings.get("prompts", [])])
         samples = [entry for entry in samples if entry.get("prompt") is not None]
         for i, entry in enumerate(samples):

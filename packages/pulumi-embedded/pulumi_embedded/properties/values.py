@@ -37,7 +37,7 @@ class Unknown:
 
 
 UNKNOWN: Final = Unknown()
-# Stands for the value of a key or index that does not exist, where two objects or lists are compared.
+# Stands for the value of a missing key or index when two objects or lists are compared.
 MISSING: Final = object()
 
 

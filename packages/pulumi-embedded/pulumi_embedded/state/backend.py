@@ -64,7 +64,7 @@ class Backend:
         if url.startswith(SCHEME):
             return cls(url, S3Store(url, _FOLDER), packs)
         if not url.startswith(_FILE):
-            raise NeedsCliError(f"the backend {url}", "this engine supports file:// and s3:// backends")
+            raise NeedsCliError(f"the backend {url}", "this engine supports only file:// and s3:// backends")
         path = Path(unquote(url.removeprefix(_FILE).split("?")[0] or ".")).expanduser()
         return cls(url, FolderStore((folder / path).resolve() / _FOLDER), packs)
 

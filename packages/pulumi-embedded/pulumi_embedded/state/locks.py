@@ -119,7 +119,7 @@ def _is_alive(content: dict[str, Any], is_local: bool) -> bool | None:
         return _start_time(pid) == str(started)
     if not is_local or content.get("hostname") != socket.gethostname():
         return None
-    if namespace is None:  # the CLI's lock: its number may belong to another process by now
+    if namespace is None:  # the CLI's lock: by now another process may have the process id in it
         return None if _start_time(pid) else False
     return False if str(namespace).split()[0] != _boot_id() else None
 

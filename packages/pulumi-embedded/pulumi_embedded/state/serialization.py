@@ -200,7 +200,10 @@ def with_plain_secrets(stored: Any, crypter: Crypter | None) -> Any:
 
 
 def _plain_secret(secret: values.Secret) -> Json:
-    return {values.SIGNATURE: values.SECRET, "plaintext": values.compact_json(_inside_secret(secret.value))}
+    return {
+        values.SIGNATURE: values.SECRET,
+        "plaintext": values.compact_json(_json_inside_secret(secret.value)),
+    }
 
 
 def _convert_secrets(stored: Any, crypter: Crypter | None, convert: Callable[[values.Secret], Json]) -> Any:
@@ -215,17 +218,17 @@ def value_to_json(value: Value, crypter: Crypter | None) -> Any:
         if crypter is None:
             raise EngineError("a secret cannot be stored: this stack has no secrets provider")
         if value.ciphertext is None or value.salt != crypter.salt:
-            value.ciphertext = crypter.encrypt(values.compact_json(_inside_secret(value.value)))
+            value.ciphertext = crypter.encrypt(values.compact_json(_json_inside_secret(value.value)))
             value.salt = crypter.salt
         return {values.SIGNATURE: values.SECRET, "ciphertext": value.ciphertext}
     return _walk(value, lambda part: value_to_json(part, crypter))
 
 
-def _inside_secret(value: Value) -> Any:
+def _json_inside_secret(value: Value) -> Any:
     """Secrets inside a secret are not encrypted separately."""
     if isinstance(value, values.Secret):
-        return {values.SIGNATURE: values.SECRET, "value": _inside_secret(value.value)}
-    return _walk(value, _inside_secret)
+        return {values.SIGNATURE: values.SECRET, "value": _json_inside_secret(value.value)}
+    return _walk(value, _json_inside_secret)
 
 
 def _walk(value: Value, convert: Callable[[Value], Any]) -> Any:
