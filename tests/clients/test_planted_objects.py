@@ -9,6 +9,7 @@ import pytest
 from flux_training.clients.datasets import MAX_OTHERS, stored_images
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.results import inputs_of_run, past_runs, stored_inputs
+from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.runs.run import Layout, run_id
 from tests.support.hostile_buckets import HostileBucket, as_storage
@@ -16,6 +17,7 @@ from tests.support.hostile_buckets import HostileBucket, as_storage
 LAYOUT = Layout("p/")
 OWN, PLANTED = "a" * 12, "0" * 12
 DIGEST = "d" * 64
+MARK = {LAYOUT.owner: new_mark("flux/me", True).to_json()}
 
 
 def run_json(job: str, run: str, created: str = "2026-11-01T00:00:00Z") -> dict[str, bytes]:
@@ -25,7 +27,8 @@ def run_json(job: str, run: str, created: str = "2026-11-01T00:00:00Z") -> dict[
 def test_a_run_without_a_record_is_no_run_of_the_stack() -> None:
     """Not the newest one either, which a job with `resume` would continue."""
     storage = as_storage(
-        {LAYOUT.run("cat", OWN).claim: b"{}", LAYOUT.run("cat", OWN).posted: b"{}"}
+        MARK
+        | {LAYOUT.run("cat", OWN).claim: b"{}", LAYOUT.run("cat", OWN).posted: b"{}"}
         | run_json("cat", OWN)
         | run_json("cat", PLANTED, "2026-11-30T00:00:00Z")
         | run_json("dog", PLANTED)
@@ -44,12 +47,23 @@ def test_the_runs_of_an_earlier_version_are_those_in_the_bucket() -> None:
     assert recorded_runs(storage, LAYOUT, "dog") == [("dog", OWN)]
 
 
+@pytest.mark.parametrize("written", ["results", "earlier", "claim"])
+@pytest.mark.parametrize("mark", [{}, {LAYOUT.owner: b'{"owner": "flux/me", "layout": 1}'}])
+def test_the_first_records_of_an_earlier_bucket_hide_no_run(written: str, mark: dict[str, bytes]) -> None:
+    """`fetch` and `refresh` write results.json into a bucket with layout 1; a migration may be killed after any record."""
+    first = {getattr(LAYOUT.run("cat", OWN), written): b"{}"}
+    objects = mark | first | run_json("cat", PLANTED) | run_json("dog", OWN)
+    assert recorded_runs(as_storage(objects), LAYOUT) == [("cat", PLANTED), ("cat", OWN), ("dog", OWN)]
+    assert recorded_runs(as_storage(objects), LAYOUT, "dog") == [("dog", OWN)]
+    assert recorded_runs(as_storage(objects | MARK), LAYOUT) == [("cat", OWN)]
+
+
 @pytest.mark.parametrize(
     "name", ["..", "cat/..", "cat/" + "A" * 12, "cat/" + "a" * 13, "ca\nt/" + OWN, "cat"]
 )
 def test_records_with_other_names_are_ignored(name: str) -> None:
     """Keys for the whole bucket reach the records."""
-    assert recorded_runs(as_storage({f"{LAYOUT.run_records}{name}/claim.json": b"{}"}), LAYOUT) == []
+    assert recorded_runs(as_storage(MARK | {f"{LAYOUT.run_records}{name}/claim.json": b"{}"}), LAYOUT) == []
 
 
 @pytest.mark.parametrize("changed", ["train.yml", "manifest.json", "run.json", ""])

@@ -339,6 +339,26 @@ def test_a_run_that_an_earlier_version_made_of_a_windows_checkout_is_found(
     assert surveyed(ground).folder.raw_config == config.read_bytes()
 
 
+@pytest.mark.parametrize("written", ["results", "earlier"])
+def test_a_resumed_run_keeps_its_id_until_an_earlier_bucket_is_migrated(ground: Ground, written: str) -> None:
+    """`fetch` has recorded the parent's weights, or a migration was killed half-way: the resumed run has no record yet."""
+    jobs = {name: JobSettings(resume=name == "finished") for name in NAMES}
+    ground.settings = ground.settings.model_copy(update={"jobs": jobs})
+    ground.jobs = declare_jobs(ground.settings)
+    layout = Layout("")
+    ground.storage.put_bytes(layout.owner, b'{"owner": "flux/me", "layout": 1}')
+    parent = layout.run("finished", "0" * 12)
+    ground.storage.put_bytes(parent.record, b'{"created_at": "2026-11-01T00:00:00Z"}')
+    ground.storage.put_bytes(f"{parent.output}finished_000000005.safetensors", weights(5))
+    resumed = surveyed(ground)
+    assert resumed.parent == parent.run
+    keys = layout.run("finished", resumed.run_id)
+    ground.storage.put_bytes(keys.record, b'{"created_at": "2026-11-02T00:00:00Z"}')
+    ground.storage.put_bytes(f"{keys.output}finished_000000010.safetensors", weights(10))
+    ground.storage.put_bytes(getattr(parent, written), b"{}")
+    assert surveyed(ground).run_id == resumed.run_id
+
+
 def surveyed(ground: Ground) -> DeclaredJob:
     """The job `finished` in a survey."""
     survey, _ = survey_stack(ground.stack, ground.jobs, LintReport(["finished"], []), with_changes=False)

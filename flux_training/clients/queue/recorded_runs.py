@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable
 
+from flux_training.clients.stack.owner import read_mark
 from flux_training.clients.storage import Storage
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.run import Layout
@@ -12,16 +13,18 @@ MAX_RECORDS = 100_000
 
 
 def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
-    """(job, run id) of the runs of a job, or of all jobs, sorted. Raises ServiceError.
+    """(job, run id) of the runs of a job, or of all jobs, sorted. Raises ServiceError, and FluxError for a newer layout.
 
-    A bucket of an earlier version has no records there until `up` moves them: its folders are listed instead.
+    Until `up` has moved the records of an earlier version's bucket, some runs have none: folders count too.
     """
+    # Read first: it changes when all records are there.
+    mark = read_mark(storage, layout)
     below = f"{layout.run_records}{job}/" if job else layout.run_records
     keys = (item.key for item in itertools.islice(storage.list(below), MAX_RECORDS))
     found = _places(key.removeprefix(layout.run_records) for key in keys)
-    if found or next(iter(storage.list(layout.run_records)), None) is not None:
+    if mark is not None and mark.is_current:
         return found
-    return run_folders(storage, layout, job)
+    return sorted({*found, *run_folders(storage, layout, job)})
 
 
 def run_folders(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
