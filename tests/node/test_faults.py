@@ -19,7 +19,7 @@ import pytest
 
 from flux_training.node.bundle import launcher_bundle
 from tests.node.fake_trainer import weights
-from tests.node.fault_proxy import FaultProxy, at_random
+from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest, at_random
 from tests.node.interruptions import FAULTS as PASSING_FAULTS
 from tests.node.runs import RUN_ID, Node, NodeWorker, picture
 
@@ -590,6 +590,48 @@ def test_a_checkpoint_with_another_content_than_was_recorded_is_not_used(
     report = {"run_id": RUN_ID, "checkpoints": recorded if is_recorded else None}
     (node.stored / "progress.json").write_text(json.dumps(report))
     assert [name for name, size in found_checkpoints(node) if size] == [save_name(8 if is_recorded else 16)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_checkpoint_with_a_wrong_digest_is_downloaded_once_more(times: int, tmp_path: Path) -> None:
+    """Its bytes may have been damaged on the way."""
+    node = Node(tmp_path, "exit:1")
+    for step in (8, 16):
+        (node.stored / save_name(step)).write_bytes(weights(step))
+    recorded = {save_name(step): sha256_of(weights(step)) for step in (8, 16)}
+    (node.stored / "progress.json").write_text(json.dumps({"run_id": RUN_ID, "checkpoints": recorded}))
+
+    def wrong(request: ProxiedRequest) -> DownloadFault | None:
+        is_newest = request.method == "GET" and request.path.endswith(save_name(16))
+        return DownloadFault.WRONG if is_newest and request.number <= times else None
+
+    with FaultProxy(node.storage.url, wrong) as proxy:
+        ended = node.run(AWS_ENDPOINT_URL=proxy.url)
+    assert ended.progress["begun"] == [16 if times == 1 else 8, 1], ended.out
+
+
+@pytest.mark.parametrize("swapped", ["job_000000008.safetensors", "job.safetensors", ""])
+def test_a_checkpoint_of_the_continued_run_needs_the_digest_that_was_recorded(
+    swapped: str, tmp_path: Path
+) -> None:
+    """Those of checkpoints are in progress.json, that of the result in done.json."""
+    node = Node(tmp_path)
+    folder = node.run_files.base.with_name("parent")
+    for name in ("output", "model"):
+        (folder / name).mkdir(parents=True)
+    node.run_files.parent_prefix = "runs/job/parent/"
+    files = {save_name(4): weights(4), save_name(8): weights(8), "job.safetensors": weights(12)}
+    recorded = {name: sha256_of(data) for name, data in files.items()}
+    done = {"sha256": recorded.pop("job.safetensors")}
+    (folder / "output/progress.json").write_text(json.dumps({"checkpoints": recorded}))
+    (folder / "model/done.json").write_text(json.dumps(done))
+    if swapped == save_name(8):  # of the result there is nothing else to go on from
+        del files["job.safetensors"]
+    for name, data in files.items():
+        content = data[:-2] + b"\0\x3c" if name == swapped else data
+        (folder / "output" / name).write_bytes(content)
+    step = {save_name(8): 4, "job.safetensors": 8, "": 12}[swapped]
+    assert [name for name, _ in found_checkpoints(node)] == [save_name(step)]
 
 
 def test_checkpoints_are_recorded_until_they_are_trained_again(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from flux_training.node.launcher.errors import ExitCode
 from flux_training.training.runs.pins import StageDigests
 from tests.node.fake_trainer import weights
-from tests.node.runs import Node
+from tests.node.runs import RUN_ID, Node
 from tests.node.test_faults import found_checkpoints
 
 HIGH, LOW = "high_noise", "low_noise"
@@ -47,16 +47,16 @@ def test_a_result_with_one_sound_file_is_none(fault: str, tmp_path: Path) -> Non
 
 
 def test_the_newest_pair_is_the_newest_for_the_trainer(tmp_path: Path) -> None:
-    """Halves and older pairs are empty files, which it may prune."""
+    """Older pairs are empty files, which it may prune. Half of a newer one is deleted, or it would pass for half of the next."""
     node = Node(tmp_path)
     store(node.stored, 8)
     store(node.stored, 12)
     store(node.stored, 16, (HIGH,))
     assert found_checkpoints(node) == [
         *((saved(8, stage), 0) for stage in (HIGH, LOW)),
-        (saved(16, HIGH), 0),
         *((saved(12, stage), len(weights(12))) for stage in (HIGH, LOW)),
     ]
+    assert not (node.stored / saved(16, HIGH)).exists()
 
 
 @pytest.mark.parametrize("damaged", [weights(16)[:-1], weights(15)])
@@ -73,6 +73,75 @@ def test_a_lone_half_is_no_reason_to_stop(tmp_path: Path) -> None:
     node = Node(tmp_path, "steps:0-20", "stages:20")
     store(node.stored, 8, (LOW,))
     assert node.run().published
+    assert not (node.stored / saved(8, LOW)).exists()
+
+
+# Of the same step and size as weights(), from another training.
+OTHER_VALUES = (0.5, -1.0, 2.0, 1.0)
+
+
+def record(node: Node, *names: str, lost: bool = False) -> None:
+    """What an earlier start of this launcher has recorded: the digests of the files as they are in the bucket."""
+    digests = {name: hashlib.sha256((node.stored / name).read_bytes()).hexdigest() for name in names}
+    report = {"run_id": RUN_ID, "checkpoints": digests, "checkpoints_lost": lost}
+    (node.stored / "progress.json").write_text(json.dumps(report))
+
+
+@pytest.mark.parametrize("swapped", [(), (HIGH,), (LOW,), (HIGH, LOW)])
+def test_a_pair_is_resumed_only_with_the_recorded_digests_of_both(
+    swapped: tuple[str, ...], tmp_path: Path
+) -> None:
+    node = Node(tmp_path)
+    store(node.stored, 8)
+    store(node.stored, 16)
+    record(node, *(saved(step, stage) for step in (8, 16) for stage in (HIGH, LOW)))
+    for stage in swapped:
+        (node.stored / saved(16, stage)).write_bytes(weights(16, OTHER_VALUES))
+    used = 8 if swapped else 16
+    assert [name for name, size in found_checkpoints(node) if size] == [saved(used, HIGH), saved(used, LOW)]
+    left = [(node.stored / saved(16, stage)).exists() for stage in (HIGH, LOW)]
+    assert left == [not swapped] * 2
+
+
+@pytest.mark.parametrize("recorded", [(), (HIGH,), (LOW,)])
+def test_a_pair_of_two_trainings_is_not_resumed(recorded: tuple[str, ...], tmp_path: Path) -> None:
+    """The node of the second one died between the uploads of its two files."""
+    node = Node(tmp_path)
+    store(node.stored, 8)
+    store(node.stored, 16)
+    (node.stored / saved(16, HIGH)).write_bytes(weights(16, OTHER_VALUES))
+    pair = [saved(8, stage) for stage in (HIGH, LOW)]
+    record(node, *pair, *(saved(16, stage) for stage in recorded))
+    assert [name for name, size in found_checkpoints(node) if size] == pair
+
+
+def test_a_final_pair_of_two_trainings_is_never_published(tmp_path: Path) -> None:
+    node = Node(tmp_path, "exit:1")
+    for stage, values in ((HIGH, OTHER_VALUES), (LOW, (0.5, -1.0, 2.0, 0.0))):
+        (node.stored / f"job_{stage}.safetensors").write_bytes(weights(20, values))
+    record(node, "job_high_noise.safetensors")
+    assert not node.run().published
+    assert list(node.stored.glob("job_*_noise.safetensors")) == []
+
+
+def test_of_a_lost_pair_both_files_are_deleted(tmp_path: Path) -> None:
+    """Half of it would pass for half of the next one."""
+    node = Node(tmp_path, "steps:0-20", "stages:20")
+    store(node.stored, 8)
+    record(node, saved(8, HIGH), saved(8, LOW), lost=True)
+    (node.stored / saved(8, LOW)).write_bytes(weights(8, OTHER_VALUES))
+    assert node.run().published
+    assert list(node.stored.glob("job_0*")) == []
+
+
+def test_a_pair_of_an_older_launcher_is_resumed_twice(tmp_path: Path) -> None:
+    """It recorded no digests; the next start finds those of this one."""
+    node = Node(tmp_path, "exit:1")
+    store(node.stored, 8)
+    (node.stored / "progress.json").write_text(json.dumps({"run_id": RUN_ID}))
+    for _ in range(2):
+        assert node.run().progress["begun"][0] == 8
+        node.bring()
 
 
 def test_a_parents_pair_is_continued(tmp_path: Path) -> None:

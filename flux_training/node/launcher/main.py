@@ -89,7 +89,9 @@ class Launch:
 
     def _restore(self) -> ResumePoint:
         progress = self.progress
-        restore = CheckpointRestore(self.settings, self.bucket, self._download, progress.digests)
+        restore = CheckpointRestore(
+            self.settings, self.bucket, self._download, progress.digests, progress.earlier.has_digests
+        )
         return restore.run(were_lost=progress.lost_checkpoints, on_lost=self._note_lost)
 
     def _note_lost(self) -> None:

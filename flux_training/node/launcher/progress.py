@@ -81,7 +81,8 @@ class EarlierStarts:
         self.resumed = _step_list(raw.get("resumed") if is_sane else None)
         self.lost_checkpoints = is_ours and raw.get("checkpoints_lost") is True
         self.faulty = FaultySteps(raw.get("faulty_steps") if is_ours else None)
-        self.digests = _digests(raw.get("checkpoints") if is_ours else None)
+        recorded = raw.get("checkpoints") if is_ours else None
+        self.digests, self.has_digests = digests_of(recorded), isinstance(recorded, dict)
 
 
 class FaultySteps:
@@ -130,7 +131,8 @@ def _step_list(raw: object) -> list[int]:
     return [int(one) for one in found if is_number(one)]
 
 
-def _digests(raw: object) -> dict[str, str]:
+def digests_of(raw: object) -> dict[str, str]:
+    """What can be digests in an object of a file that a node wrote."""
     found = raw.items() if isinstance(raw, dict) else ()
     return {name: digest for name, digest in found if isinstance(digest, str)}
 
@@ -227,7 +229,9 @@ class ProgressWriter:
         self.state = state or self.state
         self.message = self.message if message is None else hide_secrets(message)[:MAX_MESSAGE]
         saves = self.step // self.settings.save_every
-        content, at = (self.state, saves, self.message, self.step), time.monotonic()
+        # A checkpoint is recorded after it was saved: also while the trainer makes samples and no step ends.
+        content = (self.state, saves, self.message, self.step, len(self.digests))
+        at = time.monotonic()
         force = force or content[:2] != self._written[:2]
         pause = WRITE_SECONDS if content != self._written else IDLE_WRITE_SECONDS
         if not force and at - self._written_at < pause:

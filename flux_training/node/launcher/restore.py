@@ -5,22 +5,26 @@ checkpoint is downloaded. Each older one is represented by an empty file with an
 the object in the bucket is deleted (uploads.py).
 
 A checkpoint of a model with two noise stages is two files, which are used together or not at all. The trainer, given either of
-them, loads both.
+them, loads both. A node that dies between their uploads leaves one file of each of two trainings in the bucket: so both must
+have the recorded digests, and pairs that are trained again are deleted first.
 """
 
+import contextlib
 import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 from flux_training.node.launcher.dataset import DownloadAll
 from flux_training.node.launcher.downloads import Download
 from flux_training.node.launcher.errors import ExitCode, RunEndedError, UnsoundFileError
 from flux_training.node.launcher.process import say
+from flux_training.node.launcher.progress import MAX_PROGRESS_BYTES, digests_of
 from flux_training.node.launcher.retries import RetryingBucket
-from flux_training.node.launcher.settings import NOISE_STAGES, WEIGHTS_SUFFIX, RunSettings
+from flux_training.node.launcher.settings import NOISE_STAGES, WEIGHTS_SUFFIX, RunSettings, parse_object
 from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 OPTIMIZER = "optimizer.pt"
@@ -46,7 +50,11 @@ class CheckpointObject:
 
     @property
     def is_complete(self) -> bool:
-        return not self.files[0].ending or len(self.files) == len(NOISE_STAGES)
+        return not self.is_of_stages or len(self.files) == len(NOISE_STAGES)
+
+    @property
+    def is_of_stages(self) -> bool:
+        return bool(self.files[0].ending)
 
 
 @dataclass(frozen=True)
@@ -58,18 +66,26 @@ class ResumePoint:
     restored: tuple[str, ...] = ()
 
 
+class ParentsDigests(TypedDict):
+    """Fields of CheckpointRestore, for the checkpoints of the run that this one continues."""
+
+    digests: dict[str, str]
+    has_records: bool
+
+
 @dataclass
 class CheckpointRestore:
     """One start's search for the newest sound checkpoint.
 
     `digests`: the SHA-256 of checkpoints by name, as far as earlier starts have recorded it. Those of checkpoints that are
-    trained again are removed.
+    trained again are removed. `has_records`: False if the earlier starts were of a launcher that recorded none.
     """
 
     settings: RunSettings
     bucket: RetryingBucket
     download: DownloadAll
     digests: dict[str, str]
+    has_records: bool = False
     unsound: dict[str, str] = field(default_factory=dict)
 
     def run(self, *, were_lost: bool, on_lost: Callable[[], None]) -> ResumePoint:
@@ -80,17 +96,34 @@ class CheckpointRestore:
             if (step := self._fetch_sound(checkpoint, paths)) is None:
                 continue
             self._forget_digests({file.name for one in found[number:] for file in one.files})
+            left = self._delete_newer_pairs(found, checkpoint)
             self._bring_optimizer(self.settings.output_prefix)
-            ctime = self._represent_others(found, checkpoint)
+            ctime = self._represent_others(left, checkpoint)
             for path in paths:
                 ctime = make_newest(path, ctime)
             is_final = checkpoint.step is None and step == self.settings.steps
-            names = (file.name for one in found for file in one.files)
+            names = (file.name for one in left for file in one.files)
             return ResumePoint(step, is_final, (*names, OPTIMIZER))
         if self.unsound:
             self._give_up(found, were_lost=were_lost, on_lost=on_lost)
+        self._delete_newer_pairs(found, None)
         self._forget_digests(set())
         return self._parents_checkpoint()
+
+    def _delete_newer_pairs(
+        self, found: list[CheckpointObject], used: CheckpointObject | None
+    ) -> list[CheckpointObject]:
+        """Deletes pairs that are trained again: half of one would pass for half of the next. Returns what is left."""
+        newer = found[: found.index(used)] if used else found
+        stale = [one for one in newer if one.is_of_stages]
+        for one in stale:
+            self._delete(one, "it is trained again")
+        return [one for one in found if one not in stale]
+
+    def _delete(self, checkpoint: CheckpointObject, reason: str) -> None:
+        for file in checkpoint.files:
+            say(f"launch: {file.name} is deleted: {self.unsound.get(file.name, reason)}")
+            self.bucket.delete(file.key)
 
     def _forget_digests(self, kept: set[str]) -> None:
         for name in self.digests.keys() - kept:
@@ -123,10 +156,16 @@ class CheckpointRestore:
                 f"launch: {checkpoint.files[0].name} is not used: the file of the other noise stage is missing"
             )
             return None
+        if not self._is_recorded(checkpoint):
+            say(
+                f"launch: {checkpoint.files[0].name} is not used: no SHA-256 of both noise stages was recorded"
+            )
+            return None
         pairs = list(zip(checkpoint.files, paths, strict=True))
-        self.download([Download(file.key, path, file.size) for file, path in pairs])
+        self._download(pairs)
         steps = [self._sound_step(file.name, path) for file, path in pairs]
         if None not in steps and len(set(steps)) == 1:
+            self._record(checkpoint, paths)
             return steps[0]
         if None not in steps:
             self._refuse(
@@ -136,6 +175,27 @@ class CheckpointRestore:
             path.unlink(missing_ok=True)
         return None
 
+    def _is_recorded(self, checkpoint: CheckpointObject) -> bool:
+        """Whether it is known that the files of a pair belong together, as far as that was recorded at all."""
+        recorded = [file.name in self.digests for file in checkpoint.files]
+        return not checkpoint.is_of_stages or all(recorded) or not (self.has_records or any(recorded))
+
+    def _record(self, checkpoint: CheckpointObject, paths: list[Path]) -> None:
+        """The next start finds records, and would not use a pair that an older launcher has left without."""
+        if checkpoint.is_of_stages:
+            digests = {file.name: sha256(path) for file, path in zip(checkpoint.files, paths, strict=True)}
+            self.digests.update(digests)
+
+    def _download(self, files: list[tuple[CheckpointFile, Path]]) -> None:
+        """Once more where the content is not what was recorded: it may have been damaged on the way."""
+        self.download([Download(file.key, path, file.size) for file, path in files])
+        wrong = [(file, path) for file, path in files if self._has_wrong_digest(file.name, path)]
+        if wrong:
+            self.download([Download(file.key, path, file.size) for file, path in wrong])
+
+    def _has_wrong_digest(self, name: str, path: Path) -> bool:
+        return name in self.digests and sha256(path) != self.digests[name]
+
     def _sound_step(self, name: str, path: Path) -> int | None:
         try:
             step = weights_step(path)
@@ -143,7 +203,7 @@ class CheckpointRestore:
                 raise UnsoundFileError(
                     f"step {step} is beyond the last step of this run, {self.settings.steps}"
                 )
-            if (digest := self.digests.get(name)) and sha256(path) != digest:
+            if self._has_wrong_digest(name, path):
                 raise UnsoundFileError("its SHA-256 is not the one that was recorded")
         except UnsoundFileError as error:
             self._refuse(name, str(error))
@@ -185,19 +245,20 @@ class CheckpointRestore:
             faults = "; ".join(f"{name}: {fault}" for name, fault in list(self.unsound.items())[:5])
             message = f"no checkpoint is sound; another node will check them again: {faults}"
             raise RunEndedError(ExitCode.FILES_MISSING, message)
-        for file in (file for one in found for file in one.files if file.name in self.unsound):
-            say(f"launch: {file.name} is deleted: {self.unsound[file.name]}")
-            self.bucket.delete(file.key)
+        for one in found:
+            if any(file.name in self.unsound for file in one.files):
+                self._delete(one, "the other noise stage is not sound")
 
     def _parents_checkpoint(self) -> ResumePoint:
         """The newest sound checkpoint of the run that this one continues, named as ai-toolkit names checkpoints."""
         prefix = self.settings.parent_output_prefix
         if prefix is None:
             return ResumePoint()
+        parent = replace(self, **self._parents_digests())
         for checkpoint in self._checkpoints(prefix):
             folder = self.settings.output_folder
             paths = [folder / f".parent{file.ending}{WEIGHTS_SUFFIX}" for file in checkpoint.files]
-            if (step := self._fetch_sound(checkpoint, paths)) is not None:
+            if (step := parent._fetch_sound(checkpoint, paths)) is not None:
                 self._bring_optimizer(prefix)
                 for file, path in zip(checkpoint.files, paths, strict=True):
                     ending = f"_{file.ending}" if file.ending else ""
@@ -206,6 +267,26 @@ class CheckpointRestore:
         raise RunEndedError(
             ExitCode.FILES_MISSING, f"there is no sound checkpoint below {prefix} to go on from"
         )
+
+    def _parents_digests(self) -> ParentsDigests:
+        """As its launcher has recorded them: in progress.json, and those of its result in done.json."""
+        run, job = self.settings.parent_prefix, self.settings.job
+        report = _recorded(self.bucket.get_bytes(f"{run}output/progress.json", MAX_PROGRESS_BYTES))
+        done = _recorded(self.bucket.get_bytes(f"{run}model/done.json", MAX_PROGRESS_BYTES))
+        checkpoints, stages = report.get("checkpoints"), done.get("stages")
+        digests = digests_of(checkpoints)
+        if stages:
+            found = digests_of(stages).items()
+            digests |= {f"{job}_{stage}{WEIGHTS_SUFFIX}": digest for stage, digest in found}
+        else:
+            digests |= digests_of({f"{job}{WEIGHTS_SUFFIX}": done.get("sha256")})
+        return {"digests": digests, "has_records": isinstance(checkpoints, dict)}
+
+
+def _recorded(data: bytes | None) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        return parse_object(data or b"{}")
+    return {}
 
 
 def make_newest(path: Path, previous_ctime: int) -> int:
