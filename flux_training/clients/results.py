@@ -266,14 +266,20 @@ def posted_id(storage: Storage, keys: RunKeys) -> str:
 
 
 def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
-    """The runs of a job. A node can make other folders there, which would become a parent or part of a message."""
-    found = []
-    for _, run in recorded_runs(storage, layout, job):
-        record = read_record(storage, layout.run(job, run).record, RunRecord).value
-        if record is not None:
-            created = record.created_at.isoformat(timespec="seconds") if record.created_at else ""
-            found.append(PastRun(run, created))
-    return found
+    """The runs of a job that the stack has queued, also those whose run.json is gone: nodes can delete it. Raises ServiceError."""
+    return [
+        PastRun(run, _created(storage, layout.run(job, run)))
+        for _, run in recorded_runs(storage, layout, job)
+    ]
+
+
+def _created(storage: Storage, keys: RunKeys) -> str:
+    """When the run was queued, by run.json or else by its claim, in ISO 8601; empty if neither says it."""
+    record = read_record(storage, keys.record, RunRecord).value
+    created = record.created_at if record else None
+    if created is None and (claim := listed(storage, keys.claim)):
+        created = claim.modified
+    return created.isoformat(timespec="seconds") if created else ""
 
 
 def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:

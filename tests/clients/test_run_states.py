@@ -17,6 +17,7 @@ from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack import run_states
+from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.run_states import run_states_of, state_in
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, survey_stack
@@ -26,7 +27,7 @@ from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
-from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout
+from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 from tests.training.job_folders import make_job
@@ -338,25 +339,65 @@ def test_a_run_that_an_earlier_version_made_of_a_windows_checkout_is_found(
     assert surveyed(ground).run_id == own.run_id
     assert surveyed(ground).folder.raw_config == config.read_bytes()
 
+    # In a bucket with the current layout, a node that wrote run.json would choose the id.
+    ground.storage.put_bytes(Layout("").owner, new_mark("flux/me", True).to_json())
+    assert surveyed(ground).run_id == own.run_id
+    ground.storage.delete_many([Layout("").run("finished", own.run_id).posted])
+    assert surveyed(ground).run_id == normalized.run_id
+
 
 @pytest.mark.parametrize("written", ["results", "earlier"])
 def test_a_resumed_run_keeps_its_id_until_an_earlier_bucket_is_migrated(ground: Ground, written: str) -> None:
     """`fetch` has recorded the parent's weights, or a migration was killed half-way: the resumed run has no record yet."""
-    jobs = {name: JobSettings(resume=name == "finished") for name in NAMES}
-    ground.settings = ground.settings.model_copy(update={"jobs": jobs})
-    ground.jobs = declare_jobs(ground.settings)
+    resuming(ground)
     layout = Layout("")
     ground.storage.put_bytes(layout.owner, b'{"owner": "flux/me", "layout": 1}')
     parent = layout.run("finished", "0" * 12)
-    ground.storage.put_bytes(parent.record, b'{"created_at": "2026-11-01T00:00:00Z"}')
-    ground.storage.put_bytes(f"{parent.output}finished_000000005.safetensors", weights(5))
+    begun(ground, parent, 5)
     resumed = surveyed(ground)
     assert resumed.parent == parent.run
-    keys = layout.run("finished", resumed.run_id)
-    ground.storage.put_bytes(keys.record, b'{"created_at": "2026-11-02T00:00:00Z"}')
-    ground.storage.put_bytes(f"{keys.output}finished_000000010.safetensors", weights(10))
+    begun(ground, layout.run("finished", resumed.run_id), 10)
     ground.storage.put_bytes(getattr(parent, written), b"{}")
     assert surveyed(ground).run_id == resumed.run_id
+
+
+@pytest.mark.parametrize("left", [None, b"{", b"[]"])
+@pytest.mark.parametrize("spoiled", ["own", "parent"])
+def test_a_resumed_run_keeps_its_id_without_run_json(
+    ground: Ground, left: bytes | None, spoiled: str
+) -> None:
+    """A node deletes run.json of a finished run: the job must neither continue itself nor stop all others."""
+    resuming(ground)
+    layout = Layout("")
+    ground.storage.put_bytes(layout.owner, new_mark("flux/me", True).to_json())
+    parent = layout.run("finished", "0" * 12)
+    begun(ground, parent, 5)
+    ground.storage.put_bytes(parent.claim, b"{}")
+    resumed = surveyed(ground)
+    own = layout.run("finished", resumed.run_id)
+    begun(ground, own, STEPS)
+    ground.storage.put_bytes(own.claim, b"{}")
+    record = {"own": own, "parent": parent}[spoiled].record
+    ground.storage.delete_many([record])
+    if left is not None:
+        ground.storage.put_bytes(record, left)
+    assert surveyed(ground).run_id == resumed.run_id
+    past = results.past_runs(ground.storage, layout, "finished")
+    assert {run.run_id for run in past} == {parent.run, own.run}
+    assert all(run.created_at for run in past)
+
+
+def resuming(ground: Ground) -> None:
+    jobs = {name: JobSettings(resume=name == "finished") for name in NAMES}
+    ground.settings = ground.settings.model_copy(update={"jobs": jobs})
+    ground.jobs = declare_jobs(ground.settings)
+
+
+def begun(ground: Ground, keys: RunKeys, step: int) -> None:
+    """A run of the job `finished` with a checkpoint."""
+    created = {"created_at": f"2026-11-{step:02}T00:00:00Z"}
+    ground.storage.put_bytes(keys.record, json.dumps(created).encode())
+    ground.storage.put_bytes(f"{keys.output}finished_{step:09}.safetensors", weights(step))
 
 
 def surveyed(ground: Ground) -> DeclaredJob:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from flux_training.clients.records import listed
+from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
@@ -123,7 +123,9 @@ def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | 
     if own.settings.resume:
         made, parent = made_before(_run_id_of(own), past_runs(stack.storage, stack.layout, own.name))
         return replace(own, parent=parent) if made else None
-    return own if listed(stack.storage, stack.layout.run(own.name, own.run_id).record) else None
+    # A node can write run.json below this id, too.
+    is_recorded = (own.name, own.run_id) in recorded_runs(stack.storage, stack.layout, own.name)
+    return own if is_recorded else None
 
 
 def _with_parent(stack: StackServices, job: DeclaredJob) -> DeclaredJob:

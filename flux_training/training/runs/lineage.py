@@ -8,7 +8,7 @@ from flux_training.training.errors import BadInput
 
 @dataclass(frozen=True)
 class PastRun:
-    """A run according to its run.json; `created_at` is in ISO 8601, UTC."""
+    """A run that the stack has queued; `created_at` is in ISO 8601, UTC, or empty if nothing says when that was."""
 
     run_id: str
     created_at: str
