@@ -17,18 +17,25 @@ from components import declared_runs, training_job
 from components.declared_runs import DeclaredRunsArgs, DeclaredRunsProvider
 from components.training_job import TrainingJobProvider, TrainingJobState
 from flux_training.clients.connection import Connection, connect
+from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.queue.requeue import SilentRun, job_of_run
-from flux_training.clients.salad import GroupSpec, Instance
+from flux_training.clients.queue.requeue import SilentRun, cancel_run, job_of_run
+from flux_training.clients.salad import GroupSpec, Instance, Salad
 from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.handout import HUNG_SECONDS, MAX_REQUEUES, REQUEUES_VARIABLE, SILENT_SECONDS
+from flux_training.training.runs.handout import (
+    HUNG_SECONDS,
+    MAX_REQUEUES,
+    REQUEUES_VARIABLE,
+    SILENT_SECONDS,
+    UNREPORTED_SECONDS,
+)
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 from tests.components.groups import new_name
@@ -325,6 +332,43 @@ def test_a_node_that_is_not_listed_is_not_said_to_be_replaced(cloud: dict[str, A
         run.connection.salad().patch_group(run.name, {"replicas": 0})
 
 
+def test_a_run_is_queued_again_although_its_node_cannot_be_replaced(
+    silent: NodeAndRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise ServiceError("SaladCloud answered 503")
+
+    monkeypatch.setattr(Salad, "reallocate_machine", refuse)
+    watcher = silent.watcher()
+    (said,) = queue_silent_again(watcher, watcher.read())
+    assert (
+        "the node was not replaced (SaladCloud answered 503), the job is canceled, and the run is queued again"
+        in said
+    )
+    assert [job.status for job in silent.jobs()] == ["canceled", "pending"]
+
+
+def test_a_job_is_canceled_only_once_it_is_written_that_its_run_is_removed(
+    silent: NodeAndRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a watcher that has begun to queue it again would go on."""
+    kelpie, storage = silent.connection.kelpie(), silent.connection.storage(BUCKET)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ServiceError("the bucket answered 503")
+
+    monkeypatch.setattr(storage, "put_bytes", refuse)
+    with pytest.raises(ServiceError, match="503"):
+        cancel_run(kelpie, silent.first.id, silent.place, storage, silent.keys)
+    assert [job.status for job in silent.jobs()] == ["running"]
+
+
+def test_a_job_whose_bucket_is_gone_is_canceled(silent: NodeAndRun) -> None:
+    kelpie, storage = silent.connection.kelpie(), silent.connection.storage("no-such-bucket")
+    assert cancel_run(kelpie, silent.first.id, silent.place, storage, silent.keys)
+    assert [job.status for job in silent.jobs()] == ["canceled"]
+
+
 @pytest.mark.parametrize("remove", [NodeAndRun.remove, NodeAndRun.no_longer_declare])
 def test_removing_a_stalled_run_replaces_the_node_that_hangs(
     cloud: dict[str, Any], monkeypatch: pytest.MonkeyPatch, remove: Callable[[NodeAndRun], None]
@@ -334,7 +378,7 @@ def test_removing_a_stalled_run_replaces_the_node_that_hangs(
     for module in (training_job, declared_runs):
         monkeypatch.setattr(module, "inform", said.append)
     node = run.start_node()
-    run.let_pass(run.take_job(node.machine_id), SILENT_SECONDS + 1)
+    run.let_pass(run.take_job(node.machine_id), UNREPORTED_SECONDS + 2)
     remove(run)
     assert [job.status for job in run.jobs()] == ["canceled"]
     assert said[0] == "cat: the worker on its node hangs, so the node is replaced"
@@ -342,7 +386,7 @@ def test_removing_a_stalled_run_replaces_the_node_that_hangs(
     run.connection.salad().patch_group(run.name, {"replicas": 0})
 
 
-@pytest.mark.parametrize(("seconds", "reports"), [(HUNG_SECONDS - 30, False), (HUNG_SECONDS + 1, True)])
+@pytest.mark.parametrize(("seconds", "reports"), [(UNREPORTED_SECONDS - 15, False), (HUNG_SECONDS + 1, True)])
 def test_removing_a_run_leaves_a_sound_node_alone(
     cloud: dict[str, Any], seconds: float, reports: bool
 ) -> None:

@@ -5,11 +5,10 @@ what it finds. Whichever writes last sees what the other has done.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flux_training.clients.errors import Conflict, ServiceError
+from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
@@ -130,8 +129,8 @@ def cancel_run(
     job = job_of_run(kelpie, kelpie_id, place)
     if job is None or job.status in ("completed", "failed"):
         return False
-    # Without the storage no watcher can post either, because it needs the run's claim.
-    with suppress(ServiceError):
+    # Without the bucket no watcher can post either, because it needs the run's claim.
+    if storage.exists():
         storage.put_bytes(keys.requeue, canonical_json({"version": 1, "removed": job.id}))
     # A watcher may have replaced the job just before.
     last = job_of_run(kelpie, kelpie_id, place)

@@ -215,21 +215,25 @@ class Watcher:
         owner = group.environment_value(OWNER_VARIABLE) or ""
         queue = Queue(self._connection.kelpie(), group.id)
         run = SilentRun(queue, self.storage, status.job.keys, place, owner)
-        is_replaced = False
-        if status.is_silent:
-            # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
-            is_replaced = salad.reallocate_machine(group.name, job.machine_id or "")
-            posted = run.queue_again(job)
-        else:
-            posted = run.finish(job)
+        # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
+        replaced = self._replace_node(group.name, job) if status.is_silent else ""
+        posted = run.queue_again(job) if status.is_silent else run.finish(job)
         if posted is None:
             return ""
         self._ended.pop(status.job.name, None)
-        done = "the node is replaced, the job is canceled" if is_replaced else "the job is canceled"
+        done = f"{replaced}the job is canceled"
         return (
             f"{status.job.name}: the launcher never reported from its node; {done}, and the run is queued again "
             f"({requeues(posted.environment)} of {MAX_REQUEUES})"
         )
+
+    def _replace_node(self, group: str, job: Job) -> str:
+        """What to say of it. The run is queued again in any case: it may be given to another node."""
+        try:
+            is_replaced = self._connection.salad().reallocate_machine(group, job.machine_id or "")
+        except ServiceError as error:
+            return f"the node was not replaced ({error}), "
+        return "the node is replaced, " if is_replaced else ""
 
     def _place(self, job: StackJob) -> RunPlace:
         return RunPlace.of(self.storage.bucket, self._layout, job.name, job.run_id)

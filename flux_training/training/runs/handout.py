@@ -7,11 +7,14 @@ from enum import StrEnum
 
 from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
 
-# A launcher reports within seconds of its start. Given how often watchers poll, a silent one is noticed within ten minutes.
+# A launcher reports within seconds of its start. A watcher that runs notices a silent one within ten minutes; the workflow
+# watch.yml, which looks every five minutes, within about a quarter of an hour.
 SILENT_SECONDS = 300.0
 MAX_REQUEUES = 3
 # A launcher reports at least every 30 seconds. For a job that is canceled anyway, less patience is needed.
 HUNG_SECONDS = 120.0
+# The same for one that has not reported at all: its worker may hang in its own first download.
+UNREPORTED_SECONDS = 45.0
 # After a failed attempt on the only machine, its idle worker asks for another one within 5 minutes (docs/services.md), which then has to start.
 MIN_RETRY_MINUTES = 10.0
 # In the environment of a job that was queued again: how many times. Nodes cannot change it.
@@ -64,9 +67,13 @@ def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOut
 
 
 def is_hung(job: HandOut, stall_minutes: float) -> bool:
-    """Whether the worker has sent heartbeats for HUNG_SECONDS, or for `stall_minutes` if that is shorter, since the launcher's last report."""
+    """Whether the worker has sent heartbeats for HUNG_SECONDS since the launcher's last report, or for UNREPORTED_SECONDS without any.
+
+    Or for `stall_minutes` if that is shorter.
+    """
     last_report = max(job.started, job.reported or job.started)
-    return job.heartbeat - last_report > timedelta(seconds=min(HUNG_SECONDS, stall_minutes * 60))
+    patience = HUNG_SECONDS if job.has_reported else UNREPORTED_SECONDS
+    return job.heartbeat - last_report > timedelta(seconds=min(patience, stall_minutes * 60))
 
 
 def judge(

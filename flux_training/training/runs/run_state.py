@@ -89,7 +89,7 @@ def stall(contact: LastContact, stall_minutes: float) -> str:
     if contact.worker_seconds > max(limit, MISSED_HEARTBEATS * contact.heartbeat_interval):
         return (
             f"no node has reported it for {in_words(contact.worker_seconds)}: its node is gone and no other node takes it (none is "
-            "available, or it failed on each); reallocate the container group's instances to get other machines"
+            "available, or it failed on each)"
         )
     if contact.launcher_seconds > STALL_PERIODS * limit:
         return (

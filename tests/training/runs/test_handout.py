@@ -9,6 +9,7 @@ from flux_training.training.runs.handout import (
     MAX_REQUEUES,
     REQUEUES_VARIABLE,
     SILENT_SECONDS,
+    UNREPORTED_SECONDS,
     HandOut,
     HandOutState,
     hand_out_state,
@@ -98,9 +99,10 @@ def test_a_job_that_reported_once_is_queued_again_although_its_series_had_ended(
 @pytest.mark.parametrize(
     ("reported", "heartbeat", "hung"),
     [
-        (None, HUNG_SECONDS, False),
-        (None, HUNG_SECONDS + 1, True),
-        (-1, HUNG_SECONDS + 1, True),
+        (None, UNREPORTED_SECONDS, False),
+        (None, UNREPORTED_SECONDS + 1, True),
+        (-1, UNREPORTED_SECONDS + 1, True),
+        (0, UNREPORTED_SECONDS + 1, False),
         (10, HUNG_SECONDS + 1, False),
         (10, 10 + HUNG_SECONDS, False),
         (10, 11 + HUNG_SECONDS, True),

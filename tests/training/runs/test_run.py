@@ -148,8 +148,7 @@ def test_stalls_are_explained() -> None:
     assert explain(RunState.STALLED, Evidence(False)) == ""
     assert run_state("running", Evidence(False)) == "running"
     assert stall(LastContact(1801, 0), 30) == (
-        "no node has reported it for 30 min: its node is gone and no other node takes it (none is available, or it failed on each); "
-        "reallocate the container group's instances to get other machines"
+        "no node has reported it for 30 min: its node is gone and no other node takes it (none is available, or it failed on each)"
     )
     assert stall(LastContact(0, 3601), 30) == (
         "its worker reports it, but nothing has been written to the bucket for 60 min: the launcher hangs or the node cannot "
