@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ import httpx
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Unavailable
 from flux_training.clients.http import LOOPBACK
+from flux_training.clients.proxies import checked_proxies
 from flux_training.clients.storage import AWS_URL
 
 REACH_SECONDS = 6.0
@@ -35,8 +36,17 @@ def addresses(connection: Connection) -> dict[str, str]:
     }
 
 
+def require_usable_proxies(urls: Iterable[str]) -> None:
+    """Raises BadInput for proxy variables that no request to these addresses could use."""
+    is_local = all(httpx.URL(url).host in LOOPBACK for url in urls)
+    with checked_proxies(is_local):
+        httpx.Client(trust_env=not is_local).close()
+
+
 def probe_services(urls: Mapping[str, str], seconds: float = REACH_SECONDS) -> dict[str, ServiceProbe]:
-    """Ask each address; any answer will do. Takes at most `seconds`."""
+    """Ask each address; any answer will do. Takes at most `seconds`. Raises BadInput for an unusable proxy."""
+    # Here, because an exception in a thread would be lost.
+    require_usable_proxies(urls.values())
     found: dict[str, ServiceProbe] = {}
 
     def ask(name: str, url: str) -> None:
@@ -58,7 +68,10 @@ def probe_services(urls: Mapping[str, str], seconds: float = REACH_SECONDS) -> d
 
 
 def require_network(connection: Connection) -> None:
-    """Raises Unavailable if none of the services on other machines answers, which their clients would find out one by one, with retries."""
+    """Raises Unavailable if none of the services on other machines answers, which their clients would find out one by one, with retries.
+
+    Raises BadInput for proxy variables that cannot be used.
+    """
     urls = {name: url for name, url in addresses(connection).items() if httpx.URL(url).host not in LOOPBACK}
     probes = probe_services(urls).values()
     if urls and all(probe.problem for probe in probes):
@@ -71,7 +84,7 @@ def _probe(url: str, seconds: float) -> ServiceProbe:
     before = datetime.now(UTC)
     try:
         answer = httpx.get(url, timeout=seconds, trust_env=host not in LOOPBACK)
-    except httpx.HTTPError as failure:
+    except (httpx.HTTPError, httpx.InvalidURL) as failure:
         return ServiceProbe(host, str(failure) or type(failure).__name__)
     between = before + (datetime.now(UTC) - before) / 2
     return ServiceProbe(host, date=answer.headers.get("Date"), time=between)

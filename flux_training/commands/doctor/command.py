@@ -147,6 +147,8 @@ def _check_services(
     urls = addresses(connection)
     if settings.storage.kind == "r2":
         urls["Cloudflare"] = connection.cloudflare_url
+    if not checkup.check("Proxy", lambda: services.check_proxies(urls.values())):
+        return False
     is_reachable = {
         title: checkup.check(title, partial(services.check_reachable, title, probe))
         for title, probe in probe_services(urls).items()

@@ -10,7 +10,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.kelpie import Job, KelpieRule
-from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe
+from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe, require_usable_proxies
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.stack.pricing import offer_of
 from flux_training.clients.stack.services import StackServices
@@ -35,6 +35,12 @@ from flux_training.training.words import counted
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
 # Any id will do to test the key.
 NO_GROUP = "00000000-0000-0000-0000-000000000000"
+
+
+def check_proxies(urls: Iterable[str]) -> list[CheckResult]:
+    """Results only for proxy variables that cannot be used. Raises BadInput for them."""
+    require_usable_proxies(urls)
+    return []
 
 
 def check_reachable(title: str, probe: ServiceProbe) -> list[CheckResult]:
