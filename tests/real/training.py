@@ -156,8 +156,8 @@ class NodeTraining:
         ends = [job.completed for job in jobs if job.completed]
         return (ends[0] - min(job.created for job in jobs if job.created)).total_seconds()
 
-    def kill_node_with_checkpoint(self) -> None:
-        """A power cut of the node that has the run, once the first checkpoint is in the bucket."""
+    def kill_node_with_checkpoint(self) -> int:
+        """A power cut of the node that has the run, once the first checkpoint is in the bucket. The step of the newest."""
         storage, checkpoint = self.services.storage, f"{self.job}_{SAVE_EVERY:09}.safetensors"
         nodes = self.services.home / "nodes"
         uploads = wait_until(lambda: list(nodes.glob(f"*/upload/{checkpoint}")), MAX_SECONDS)
@@ -165,9 +165,12 @@ class NodeTraining:
         # Otherwise the training might end before the checkpoint is seen in the bucket.
         for folder in folders:
             signal_trainer(folder, signal.SIGSTOP)
-        wait_until(lambda: storage.head(Layout("").run(self.job, RUN_ID).output + checkpoint), MAX_SECONDS)
+        output = Layout("").run(self.job, RUN_ID).output
+        wait_until(lambda: storage.head(output + checkpoint), MAX_SECONDS)
         for folder in folders:
             kill_node(folder)
+        names = [Path(item.key).stem for item in storage.list(f"{output}{self.job}_")]
+        return max(int(name.rpartition("_")[2]) for name in names)
 
     def remove(self) -> None:
         """As `up` does after `flux cancel`."""
