@@ -27,6 +27,7 @@ class DownloadFault(StrEnum):
     STALL = "half of the body, then nothing more"
     SILENT = "no answer at all"
     SLOW = "a few bytes at a time"
+    SLOW_HEADERS = "headers that come byte by byte, without an end"
     WRONG = "as many bytes, but others"
     FORBIDDEN = "403"
     UNAVAILABLE = "503"
@@ -126,12 +127,21 @@ class _FaultHandler(BaseHTTPRequestHandler):
             proxy.closing.wait()
         elif fault == DownloadFault.NO_ANSWER:
             self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault == DownloadFault.SLOW_HEADERS:
+            self._send_headers_slowly()
         elif fault in REFUSALS:
             status, code, message = REFUSALS[fault]
             self._send(status, [], XML_ERROR.format(code=code, message=message).encode(), None)
         else:
             status, headers, body = self._ask()
             self._send(status, headers, body, fault)
+
+    def _send_headers_slowly(self) -> None:
+        """Each byte comes in time."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while not self.server.proxy.closing.wait(PIECE_SECONDS):
+            self.wfile.write(b"x")
+            self.wfile.flush()
 
     def _ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = urlsplit(self.server.proxy.upstream)

@@ -235,6 +235,25 @@ def test_an_object_that_is_larger_than_expected_is_not_read(bucket: Path) -> Non
         RetryingBucket(client(bucket), 2).get_bytes("large", 999)
 
 
+@pytest.mark.parametrize(
+    "request_of", [RetryingBucket.list_objects, RetryingBucket.size, RetryingBucket.delete]
+)
+def test_a_request_whose_headers_never_end_is_tried_again(
+    request_of: Callable[[RetryingBucket, str], object], bucket: Path
+) -> None:
+    """No time-out of the socket ends it: each byte comes in time."""
+    (bucket / "object").write_bytes(b"x")
+
+    def slow(request: ProxiedRequest) -> DownloadFault | None:
+        return DownloadFault.SLOW_HEADERS if request.number == 1 else None
+
+    with FaultProxy(folder_storage().url, slow) as proxy:
+        request_of(RetryingBucket(client(bucket, proxy.url), 2, max_seconds=0.5), "object")
+        assert [request.number for request in proxy.requests] == [1, 2]
+        with pytest.raises(BucketError, match=r"no whole answer within 0\.5 s"):
+            RetryingBucket(client(bucket, proxy.url), 1, max_seconds=0.5).get_bytes("another", 10)
+
+
 def test_a_wrong_clock_is_corrected_by_the_servers(bucket: Path) -> None:
     """S3 refuses a signature that is 15 minutes off; games turn clocks back."""
     (bucket / "object").write_bytes(b"x")

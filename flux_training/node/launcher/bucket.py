@@ -10,6 +10,7 @@ import http.client
 import importlib
 import os
 import re
+import socket
 import ssl
 import threading
 import time
@@ -158,10 +159,11 @@ class BucketClient:
             with network_errors():
                 connection.connect()
                 connection.sock.settimeout(self._timeouts.read_seconds)
-                connection.request(
-                    method, f"{path}?{encoded}" if encoded else path, headers=signed | dict(headers or {})
-                )
-                response = connection.getresponse()
+                with deadline(connection.sock, 2 * self._timeouts.read_seconds):
+                    connection.request(
+                        method, f"{path}?{encoded}" if encoded else path, headers=signed | dict(headers or {})
+                    )
+                    response = connection.getresponse()
             self._raise_for_status(response, key or self._bucket)
             yield response
         finally:
@@ -203,6 +205,28 @@ class BucketClient:
             offset = parsedate_to_datetime(date) - datetime.now(timezone.utc)
             if abs(offset - self._clock_offset) > CLOCK_TOLERANCE:
                 self._clock_offset = offset
+
+
+@contextlib.contextmanager
+def deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Ends the connection after `seconds`: its own time-out counts from the last byte, and headers may come byte by byte."""
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    # http.client takes the end of a connection for the end of the headers.
+    if is_over.is_set():
+        raise BucketError(f"no headers within {seconds:g} s", retryable=True)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,12 @@
-"""Requests with small answers: tried again a bounded number of times, with growing pauses."""
+"""Requests with small answers: tried again a bounded number of times, with growing pauses.
+
+Each try has a deadline: a time-out of the socket counts from the last byte, so a server that sends one now and then could
+hold a request for ever.
+"""
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -12,6 +17,7 @@ from flux_training.node.launcher.process import check_stopped, pause
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 20.0
 MAX_LISTED = 10_000
+MAX_SECONDS = 120.0  # of one try; a curve of 16 MB comes at 140 kB/s in that time
 
 T = TypeVar("T")
 
@@ -23,10 +29,10 @@ def pause_seconds(failures: int) -> float:
 
 
 class RetryingBucket:
-    """Tries each request `attempts` times. Raises RunEndedError as soon as the job is stopped."""
+    """Tries each request `attempts` times, for `max_seconds` each. Raises RunEndedError as soon as the job is stopped."""
 
-    def __init__(self, client: BucketClient, attempts: int) -> None:
-        self._client, self._attempts = client, attempts
+    def __init__(self, client: BucketClient, attempts: int, max_seconds: float = MAX_SECONDS) -> None:
+        self._client, self._attempts, self._max_seconds = client, attempts, max_seconds
 
     def get_bytes(self, key: str, max_bytes: int) -> bytes | None:
         """None when there is no such object. Raises BucketError."""
@@ -66,7 +72,7 @@ class RetryingBucket:
         failures = 0
         while True:
             try:
-                return _interruptible(action)
+                return _interruptible(action, self._max_seconds)
             except BucketError as error:
                 failures += 1
                 if not error.retryable or failures >= self._attempts:
@@ -74,8 +80,8 @@ class RetryingBucket:
                 pause(pause_seconds(failures))
 
 
-def _interruptible(action: Callable[[], T]) -> T:
-    """Runs it in a thread, because a signal does not end a wait for the network."""
+def _interruptible(action: Callable[[], T], max_seconds: float) -> T:
+    """Runs it in a thread, because a signal does not end a wait for the network. After `max_seconds` it is left behind there."""
     results: list[T] = []
     errors: list[Exception] = []
 
@@ -87,8 +93,11 @@ def _interruptible(action: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
+    deadline = time.monotonic() + max_seconds
     while thread.is_alive():
         check_stopped()
+        if time.monotonic() > deadline:
+            raise BucketError(f"no whole answer within {max_seconds:g} s", retryable=True)
         thread.join(0.1)
     if errors:
         raise errors[0]
