@@ -9,20 +9,26 @@ from contextlib import suppress
 
 from flux_training.clients.errors import Conflict, RateLimited
 from flux_training.clients.kelpie import Job
+from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import Claim, posted_record
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.recorded_runs import run_folders
+from flux_training.clients.records import read_record
+from flux_training.clients.results import stored_results
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
+from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 
 
 def migrate(stack: StackServices, owner: str) -> None:
     """Unless the bucket has the current layout: record every posted job below .flux/, then the layout in owner.json.
 
-    Runs whose job the queue has forgotten are marked, so that they stay known as runs of this stack.
+    Runs whose job the queue has forgotten are marked, so that they stay known as runs of this stack, and their weights are recorded.
     A bucket that is being adopted gets its mark from components/bucket.py. Raises ServiceError.
     """
     storage, layout, mark = stack.storage, stack.layout, stack.mark
@@ -31,10 +37,21 @@ def migrate(stack: StackServices, owner: str) -> None:
     posted = posted_in_layout_1(storage, layout, stack.connection.kelpie())
     in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
     forgotten = [keys for place in run_folders(storage, layout) if (keys := layout.run(*place)) not in posted]
-    in_parallel(lambda keys: _write_once(storage, keys.earlier, b"{}"), forgotten)
+    queue = Queue(stack.connection.kelpie(), None)
+    in_parallel(lambda keys: _keep_earlier(storage, queue, keys), forgotten)
     if mark is not None and mark.owner == owner:
         with suppress(RateLimited):  # another update is writing the same
             storage.put_bytes(layout.owner, new_mark(owner, mark.made).to_json())
+
+
+def _keep_earlier(storage: Storage, queue: Queue, keys: RunKeys) -> None:
+    """Nothing but the weights tells that such a run has finished. If a job has this run after all, somebody changed its posted.json."""
+    if not queue.own_jobs(RunPlace.at(storage.bucket, keys)):
+        record = read_record(storage, keys.record, RunRecord).value or RunRecord()
+        found = stored_results(storage, keys, record.steps)
+        if found.are_unproven and found.weights is not None:
+            pin_weights(storage, keys, found.weights, record.steps)
+    _write_once(storage, keys.earlier, b"{}")
 
 
 def _record(storage: Storage, owner: str, keys: RunKeys, job: Job) -> None:

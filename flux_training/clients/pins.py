@@ -65,9 +65,9 @@ def pin_weights(storage: Storage, keys: RunKeys, weights: StoredWeights, steps: 
 
 
 def accept_weights(
-    storage: Storage, keys: RunKeys, weights: StoredWeights, steps: int, earlier: PinnedWeights
+    storage: Storage, keys: RunKeys, weights: StoredWeights, steps: int, earlier: PinnedWeights | None
 ) -> PinnedWeights | None:
-    """Record these weights in place of the `earlier` ones. None if they change meanwhile. Raises ServiceError.
+    """Record these weights in place of the `earlier` ones, if there were any. None if they change meanwhile. Raises ServiceError.
 
     Their digest is computed: done.json may name another.
     """
@@ -75,8 +75,9 @@ def accept_weights(
     if digests is None:
         return None
     pin = PinnedWeights.of(digests, weights.size, steps, weights.etag)
-    replaces = earlier.replaces if earlier.sha256 == pin.sha256 else earlier.sha256
-    pin = pin.model_copy(update={"replaces": replaces})
+    if earlier is not None:
+        replaces = earlier.replaces if earlier.sha256 == pin.sha256 else earlier.sha256
+        pin = pin.model_copy(update={"replaces": replaces})
     storage.put_bytes(keys.results, pin.to_json())
     return pin
 

@@ -13,6 +13,7 @@ from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from, plante
 from flux_training.clients.queue.hung_nodes import hand_out_of
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_bounded, read_record
+from flux_training.clients.stack.owner import read_mark
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
 from flux_training.training.runs.changes import Inputs
@@ -132,8 +133,15 @@ def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = N
     found = stored_results(storage, keys, steps, job)
     if not found.are_unproven:
         return found
-    is_posted = job is None and listed(storage, keys.posted) is not None
-    return believed(found, [job] if job else [], is_posted)
+    return believed(found, [job] if job else [], job is None and _was_queued(storage, keys))
+
+
+def _was_queued(storage: Storage, keys: RunKeys) -> bool:
+    """Whether a record says so. Earlier layouts have none of a run whose job the queue has forgotten."""
+    if listed(storage, keys.posted) is not None:
+        return True
+    mark = read_mark(storage, keys.layout)
+    return mark is not None and not mark.is_current
 
 
 def believed(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunResults:

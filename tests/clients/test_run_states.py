@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from localcloud.testing import logged_requests, running_cloud, wait_until
 
+from components.migration import migrate
 from flux_training.clients import results
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
@@ -240,6 +241,28 @@ def test_weights_below_a_run_that_no_node_has_got_do_not_count(ground: Ground, i
     if is_posted:
         ground.post("queued", ground.group(ground.settings.cluster.name))
     assert ground.look()[0]["queued"] is (RunState.PENDING if is_posted else RunState.NEW)
+
+
+def test_runs_of_an_earlier_bucket_stay_finished_although_the_queue_has_forgotten_them(
+    ground: Ground,
+) -> None:
+    """Before its records are moved, and after that; a stack's `preview`, `refresh` and `fetch` look at the same."""
+    keys = Layout("").run("finished", ground.job("finished").run_id)
+    ground.finish("finished")
+    ground.storage.delete_many([keys.posted])
+    ground.storage.put_bytes(keys.record, json.dumps({"steps": STEPS}).encode())
+    assert ground.look()[0]["finished"] is RunState.NEW
+    ground.storage.put_bytes(Layout("").owner, b'{"owner": "flux/me", "layout": 1}')
+    assert ground.look()[0]["finished"] is RunState.COMPLETED
+    assert results.inspect_run(ground.storage, keys, STEPS).finished
+
+    migrate(ground.stack, "flux/me")
+    assert not ground.stack.has_earlier_layout
+    assert ground.look()[0]["finished"] is RunState.COMPLETED
+    assert results.inspect_run(ground.storage, keys, STEPS).pin is not None
+    ground.finish("new")  # a node writes other weights later
+    ground.storage.delete_many([Layout("").run("new", ground.job("new").run_id).posted])
+    assert ground.look()[0]["new"] is RunState.NEW
 
 
 @pytest.mark.long  # it writes 3,000 objects

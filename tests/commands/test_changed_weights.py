@@ -16,6 +16,7 @@ from flux_training.clients.results import CHANGED_CONFIG, inspect_run
 from flux_training.clients.storage import Storage
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.results.trusted_config import CHANGED_FILE, trusted_config
+from flux_training.commands.results.trusted_weights import UNKNOWN_ORIGIN
 from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems, job_status
 from flux_training.training.runs.pins import PinnedWeights, StageDigests
 from flux_training.training.runs.records import RunRecord
@@ -140,6 +141,15 @@ def test_accepted_weights_are_fetched_and_recorded(run: TrainedRun) -> None:
     run.fetch(accept=True)
     assert run.problem(stored) == ""
     assert run.fetch(stored).failed == []
+
+
+def test_weights_of_a_run_that_the_queue_has_forgotten_can_be_accepted(run: TrainedRun) -> None:
+    run.storage.delete_many([run.keys.posted])
+    assert UNKNOWN_ORIGIN in run.fetch().failed[0]
+    assert "./flux fetch cat --accept-changed-weights" in run.fetch().failed[0]
+    assert run.fetch(accept=True).failed == []
+    assert read_pin(run.storage, run.keys) is not None
+    assert run.fetch().failed == []
 
 
 def test_accepting_keeps_other_files_that_the_user_changed(run: TrainedRun) -> None:

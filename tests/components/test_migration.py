@@ -13,6 +13,7 @@ from components.migration import migrate
 from flux_training.clients import connection as connections
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
+from flux_training.clients.pins import read_pin
 from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
@@ -26,6 +27,7 @@ from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import StackSettings, StorageSettings
 from tests.components.groups import OWNER, new_name, report
+from tests.life.attacks import weights_file
 from tests.support.seeds import seeds
 
 BUCKET = "migration"
@@ -130,6 +132,17 @@ def test_posted_jobs_are_recorded_where_nodes_cannot_write(old: OldBucket) -> No
     assert recorded_runs(old.storage, old.layout) == [(f"job-{run[-1]}", run) for run in RUNS]
     assert state_as_posted(old.storage, old.connection.kelpie(), old.keys(MOVED)) is RunState.WITHOUT_WEIGHTS
     check_queued_once(old)
+
+
+def test_only_weights_of_runs_without_a_job_are_recorded(old: OldBucket) -> None:
+    """A node replaced the posted.json of a run that waits, and put weights there."""
+    old._put_old(QUEUED, "posted", {"claim": "t", "kelpie_id": old.strangers.id})
+    for run in (QUEUED, NEVER_POSTED):
+        old.storage.put_bytes(old.keys(run).weights, weights_file(step=20))
+        old.storage.put_bytes(old.keys(run).done, b"{}")
+        old.storage.put_bytes(old.keys(run).record, b'{"steps": 20}')
+    migrate(old.stack(), OWNER)
+    assert [run for run in RUNS if read_pin(old.storage, old.keys(run))] == [NEVER_POSTED]
 
 
 def test_the_old_records_are_never_read_again(old: OldBucket) -> None:

@@ -55,15 +55,17 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
         if not found.finished:
             return False
         own = everywhere.own_jobs(RunPlace.at(storage.bucket, keys), fresh)
-        is_posted = not stack.nodes_reach_records and storage.head(keys.posted) is not None
-        return believed(found, own, is_posted).finished
+        return believed(found, own, not stack.nodes_reach_records and was_queued(keys)).finished
+
+    def was_queued(keys: RunKeys) -> bool:
+        # Earlier layouts have no record of a run whose job the queue has forgotten.
+        return storage.head(keys.posted) is not None or stack.has_earlier_layout
 
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
     verified.save()
     left = [job for job in jobs if not finished[job.name]]
     queued = group_jobs(stack) if left else []
-    is_old = bool(left) and stack.mark is not None and not stack.mark.is_current
-    posted = posted_in_layout_1(storage, layout, kelpie) if is_old else {}
+    posted = posted_in_layout_1(storage, layout, kelpie) if left and stack.has_earlier_layout else {}
 
     def state_of(job: DeclaredJob) -> RunState:
         listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))

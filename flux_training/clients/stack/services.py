@@ -41,3 +41,8 @@ class StackServices:
     def mark(self) -> OwnerMark | None:
         """Whose bucket it is; None without a mark or a bucket."""
         return read_mark(self.storage, self.layout) if self.bucket_exists else None
+
+    @property
+    def has_earlier_layout(self) -> bool:
+        """Whether `up` has yet to move the bucket's records. False without a mark."""
+        return self.mark is not None and not self.mark.is_current

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flux_training.clients.pins import accept_weights, pin_weights
+from flux_training.clients.queue.hand_outs import TOO_EARLY
 from flux_training.clients.records import read_record
 from flux_training.clients.results import weights_problems
 from flux_training.clients.storage import Storage
@@ -11,6 +12,8 @@ from flux_training.commands.watch.job_status import JobStatus, accept_hint
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.records import DoneRecord
 from flux_training.training.runs.run_state import RunState
+
+UNKNOWN_ORIGIN = "the queue does not know this run, so nothing tells who wrote its weights"
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class TrustedWeights:
 def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, stack: str) -> TrustedWeights:
     """Records the weights if they have not been verified before, or if the user accepts others. Raises ServiceError."""
     found, pin, steps = status.results.weights, status.pin, status.job.steps
-    if pin is not None and found is not None and accept_changed:
+    # While the queue has its job, the run's own node may still write them.
+    if accept_changed and found is not None and (pin is not None or status.queue_job is None):
         if problems := weights_problems(storage, found, steps):
             return TrustedWeights(problem=f"the weights in the bucket are not valid: {'; '.join(problems)}")
         pin = accept_weights(storage, status.job.keys, found, steps, pin)
@@ -41,7 +45,7 @@ def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, st
             problem = f"the record of the weights that were verified first ({pin}) is gone, and done.json does not describe them"
             return TrustedWeights(problem=f"{problem}; {accept_hint(status.job.name, stack)}")
     elif not status.results.finished and status.state is not RunState.COMPLETED:
-        return TrustedWeights(problem=_why_unverified(status))
+        return TrustedWeights(problem=_why_unverified(status, stack))
     return TrustedWeights(dict(zip(keys, digests or (None,) * len(keys), strict=True)))
 
 
@@ -58,7 +62,10 @@ def wrong_digest_hint(job: str, stack: str) -> str:
     return f"or done.json named other weights: {accept_hint(job, stack)}"
 
 
-def _why_unverified(status: JobStatus) -> str:
-    if problems := status.results.evidence.problems:
+def _why_unverified(status: JobStatus, stack: str) -> str:
+    problems = status.results.evidence.problems
+    if TOO_EARLY in problems and status.queue_job is None:
+        return f"{UNKNOWN_ORIGIN}; {accept_hint(status.job.name, stack)}"
+    if problems:
         return f"the weights in the bucket are not valid: {'; '.join(problems)}"
     return "the run has not finished, so they are not verified and not fetched"

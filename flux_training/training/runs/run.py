@@ -91,7 +91,8 @@ class RunKeys:
     def __init__(self, base: str, job: str) -> None:
         """`base`: `<prefix>runs/<job>/<run id>/`."""
         folder, _, self.run = base.rstrip("/").rpartition("/")
-        own = f"{Layout(folder.removesuffix(f'runs/{job}')).run_records}{job}/{self.run}/"
+        self.layout = Layout(folder.removesuffix(f"runs/{job}"))
+        own = f"{self.layout.run_records}{job}/{self.run}/"
         self.base = base
         self.job = job
         self.runs_of_job = f"{folder}/"
