@@ -152,14 +152,21 @@ class Bill:
     def idle_usd(self) -> float | None:
         return usd_of(self.idle_seconds, self.rate.usd_an_hour)
 
-    def charge_of(self, job: str) -> float | None:
-        """What queueing a job counts against the limits of a day and a month: its high end, with its share of the idle time.
+    @property
+    def charges(self) -> dict[str, float | None]:
+        """What queueing each job counts against the limits of a day and a month: its high end, with its share of the idle time.
 
-        None if it is unknown, or if the bill does not have the job.
+        None if it is unknown.
         """
-        cost = next((line.cost for line in self.lines if line.job == job), None)
         idle = self._idle_cost
-        return cost.high + idle.high / len(self.lines) if cost and idle else None
+        return {
+            line.job: line.cost.high + idle.high / len(self.lines) if line.cost and idle else None
+            for line in self.lines
+        }
+
+    def charge_of(self, job: str) -> float | None:
+        """None if the charge is unknown, or if the bill does not have the job."""
+        return self.charges.get(job)
 
     def without(self, jobs: Collection[str]) -> Bill:
         """The bill without these jobs, and without the idle time of the replicas that are not needed then."""
@@ -223,6 +230,10 @@ class StackBill:
 
     def without(self, jobs: Collection[str]) -> StackBill:
         return StackBill({name: bill.without(jobs) for name, bill in self.clusters.items()})
+
+    @property
+    def charges(self) -> dict[str, float | None]:
+        return {job: usd for bill in self.clusters.values() for job, usd in bill.charges.items()}
 
     @property
     def lines(self) -> tuple[Line, ...]:

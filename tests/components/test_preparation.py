@@ -7,11 +7,13 @@ import pytest
 
 from components.bucket import mark_as_ours
 from components.pinning import pin_finished
-from components.preparation import check_existing, parent_mark
+from components.preparation import check_existing, parent_mark, prepared_run
 from flux_training.clients.connection import Connection
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import Survey
+from flux_training.clients.stack.spending import reserve
+from flux_training.clients.stack.survey import Survey, survey_stack
+from flux_training.training.budget.entries import SPENDING_FOLDER
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import declare_jobs
@@ -83,6 +85,35 @@ def test_what_an_adoption_changes_is_announced_without_secrets(
     assert "environment: THEIRS removed or replaced" in group
     assert SECRET not in group
     assert "it is adopted; its objects are kept" in bucket
+
+
+@pytest.mark.parametrize(("limit", "fitting"), [(0.4, 0), (0.455, 1), (0.46, 2), (0.47, 3)])
+def test_the_jobs_that_fit_can_all_be_queued(
+    tmp_path: Path, connection: Connection, limit: float, fitting: int
+) -> None:
+    """With one replica, a job's share of its hour of idle time is larger in the update, which has fewer jobs than the stack."""
+    names = ("cat", "dog", "owl")
+    for seed, name in enumerate(names):
+        make_job(tmp_path / "jobs", name, images=1, steps=20, seed=seed)
+    name = new_name()
+    values = {
+        "cloud": "local",
+        "storage": {"bucket": name},
+        "cluster": {"name": name, "maxReplicas": 1, "idleThresholdSeconds": 3600},
+        "budget": {"maxUsdPerDay": limit},
+        "jobs": {job: {} for job in names},
+    }
+    settings = StackSettings.model_validate(values)
+    stack = StackServices(connection, settings)
+    stack.storage.ensure()
+    jobs = declare_jobs(settings, tmp_path)
+    stack.storage.delete_many([item.key for item in stack.storage.list(SPENDING_FOLDER)])
+    survey, bill = survey_stack(stack, jobs, LintReport([], []), with_changes=False)
+    assert (len(survey.jobs), len(survey.waiting)) == (fitting, len(names) - fitting)
+    for job in survey.jobs:
+        reservation = prepared_run(job, bill, settings.budget).reservation
+        assert reservation is not None
+        reserve(stack.storage, "", stack.layout.run(job.name, job.run_id), reservation, "`make up`")
 
 
 def test_temporary_keys_that_end_before_the_runs_cause_a_warning(

@@ -110,9 +110,20 @@ def waiting_jobs(
         recorded = recorded_today(day, mark, entries) if states[job.name] is RunState.NEW else 0.0
         return WantedJob(job.name, usd, job.settings.priority, recorded)
 
-    charges = [(job, bill.clusters[job.cluster].charge_of(job.name)) for job in new]
-    known = [wanted(job, usd) for job, usd in charges if usd is not None]
-    return jobs_that_wait(known, spent_on(day, entries), budget)
+    known = [job for job in new if bill.clusters[job.cluster].charge_of(job.name) is not None]
+    fitting: list[DeclaredJob] = []
+    waiting: list[WaitingJob] = []
+    for job in sorted(known, key=lambda one: -one.settings.priority):
+        # Jobs share the idle time after them, so what each is charged depends on which others are queued.
+        tried = [*fitting, job]
+        charges = bill.without({one.name for one in known} - {one.name for one in tried}).charges
+        found = jobs_that_wait(
+            [wanted(one, charges[one.name] or 0.0) for one in tried], spent_on(day, entries), budget
+        )
+        waiting += found
+        if not found:
+            fitting = tried
+    return tuple(waiting)
 
 
 def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:
