@@ -5,7 +5,7 @@ from typing import Any
 
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, cost_range, usd_of
-from flux_training.training.estimates.ranges import Range, total
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.records import EstimateRecord
 
 FREE = "The local cloud is free: its prices are examples."
@@ -90,8 +90,8 @@ def _explained(line: Line) -> str:
         (part.name.value, part.what, show_hours(part.seconds.likely), show_time_range(part.seconds))
         for part in line.parts
     ]
-    sum_of_parts = total(part.seconds for part in line.parts)
-    rows.append(("total", "", show_hours(sum_of_parts.likely), show_time_range(sum_of_parts)))
+    if line.time:
+        rows.append(("total", "", show_hours(line.time.likely), show_time_range(line.time)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}" for row in rows

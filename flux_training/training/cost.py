@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flux_training.training.estimates.calibration import (
+    MAX_CORRECTION,
     Correction,
     FinishedRun,
     corrected,
@@ -87,7 +88,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Line:
-    """One job's estimate. `time`, in seconds of a running replica, is the sum of `parts`; None if the speed is unknown.
+    """One job's estimate. `time`, in seconds of a running replica, is None if the speed is unknown. It is the sum of `parts`, but no more
+    than MAX_CORRECTION away from the sum without finished runs.
 
     `cost` in dollars is None if speed or price is unknown. `steps` are those left to train.
     """
@@ -214,7 +216,7 @@ def _either_line(lines: Sequence[Line]) -> Line:
     )
     costs = [line.cost for line in lines if line.cost is not None]
     cost = _around(costs) if len(costs) == len(lines) else None
-    return replace(lines[0], parts=parts, time=total(part.seconds for part in parts), cost=cost)
+    return replace(lines[0], parts=parts, time=_around([line.time for line in lines if line.time]), cost=cost)
 
 
 def _around(ranges: Sequence[Range]) -> Range:
@@ -316,6 +318,9 @@ def line_for(
         basis = _basis(work.workload, correction)
     parts = _parts(work, times, rate, cloud)
     time = total(part.seconds for part in parts)
+    if correction and not cloud.stand_in:
+        plain = trainer_times(work.workload, work.begun, work.steps, work.images, peak)
+        time = time.within(total(part.seconds for part in _parts(work, plain, rate, cloud)), MAX_CORRECTION)
     if not time.is_finite:
         return _unknown(work, f"{basis} gives no finite time")
     return Line(work.job, work.state, work.steps_left, time, cost_range(time, rate.usd_an_hour), basis, parts)

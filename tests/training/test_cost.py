@@ -178,6 +178,15 @@ def test_a_lying_node_cannot_move_an_estimate_by_more_than_a_factor_of_two(facto
     assert plain.likely / 2 <= moved.likely <= plain.likely * 2
 
 
+@pytest.mark.parametrize("mode", [Mode(), Mode("wan21"), Mode("new"), Mode(offloaded=True)])
+def test_of_a_long_run_at_batch_priority_a_lying_node_moves_no_end_by_more_than_two(mode: Mode) -> None:
+    workload, rate = Workload(mode), replace(RATE, priority="batch")
+    work = Work("cat", 100_000, workload, 0)
+    plain, moved = time_of(work, rate), time_of(work, rate, run_that_took(1e6, workload))
+    assert moved.high <= 2.001 * plain.high
+    assert moved.likely <= 2.001 * plain.likely
+
+
 def test_runs_of_the_stand_in_count_only_in_the_local_cloud() -> None:
     local = CLOUDS["local"]
     seen = FinishedRun("", EXAMPLE, 1.0, 50.0, 100)
@@ -379,15 +388,20 @@ def test_more_steps_and_larger_downloads_never_cost_less(
     assert 0 <= usd(steps, size) <= usd(steps + more, size) <= usd(steps + more, 2 * size)
 
 
-@given(workloads, runs, st.integers(0, 10**5))
-def test_ranges_are_in_order_and_bounded_by_twice_the_plain_estimate(
-    workload: Workload, seen: list[FinishedRun], steps: int
+@given(workloads, runs, st.integers(0, 10**5), st.sampled_from(["high", "batch"]))
+def test_ranges_are_in_order_and_each_end_is_bounded_by_twice_the_plain_estimate(
+    workload: Workload, seen: list[FinishedRun], steps: int, priority: str
 ) -> None:
-    work = Work("a", steps, workload, 0)
-    plain, found = time_of(work), time_of(work, RATE, *seen)
-    assert 0 <= found.low <= found.likely <= found.high
-    assert correction_from(workload, "RTX 5090", seen, PEAK, False) or found == plain
-    assert found.likely <= 2.6 * plain.likely
+    work, rate = Work("a", steps, workload, 0), replace(RATE, priority=priority)
+    plain = time_of(work, rate)
+    own = [replace(run, gpu="RTX 5090", workload=workload) for run in seen]
+    for given_runs in (seen, own):
+        found = time_of(work, rate, *given_runs)
+        assert 0 <= found.low <= found.likely <= found.high
+        assert correction_from(workload, "RTX 5090", given_runs, PEAK, False) or found == plain
+        for end in ("low", "likely", "high"):
+            usual = getattr(plain, end)
+            assert 0.499 * usual <= getattr(found, end) <= 2.001 * usual
 
 
 @given(

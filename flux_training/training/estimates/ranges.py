@@ -32,6 +32,19 @@ class Range:
     def at_least(self, other: Range) -> Range:
         return Range(max(self.low, other.low), max(self.likely, other.likely), max(self.high, other.high))
 
+    def within(self, other: Range, factor: float) -> Range:
+        """Each of the three values, at most `factor` times as large or as small as that of the other range."""
+        return Range(
+            *(
+                min(theirs * factor, max(theirs / factor, own))
+                for own, theirs in (
+                    (self.low, other.low),
+                    (self.likely, other.likely),
+                    (self.high, other.high),
+                )
+            )
+        )
+
     def times(self, factor: float) -> Range:
         return Range(self.low * factor, self.likely * factor, self.high * factor)
 
