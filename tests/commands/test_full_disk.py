@@ -32,7 +32,9 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
     return tmp_path
 
 
-def flux(checkout: Path, *arguments: str, limited: bool = False) -> subprocess.CompletedProcess[str]:
+def flux(
+    checkout: Path, *arguments: str, limited: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     def limit() -> None:
         if limited:
             resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_BYTES, MAX_BYTES))
@@ -40,7 +42,7 @@ def flux(checkout: Path, *arguments: str, limited: bool = False) -> subprocess.C
     return subprocess.run(
         [sys.executable, "-P", "-m", "flux_training.commands", *arguments],
         cwd=checkout,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(checkout), "HOME": str(checkout)},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(checkout), "HOME": str(checkout), **environment},
         preexec_fn=limit,
         capture_output=True,
         text=True,
@@ -50,7 +52,8 @@ def flux(checkout: Path, *arguments: str, limited: bool = False) -> subprocess.C
 
 
 def test_a_command_that_cannot_write_names_the_file_and_leaves_no_half_made_job(checkout: Path) -> None:
-    done = flux(checkout, "new", "cat", "--from", "photos/dataset", "--trigger", "tr1gger", limited=True)
+    new = ("new", "cat", "--from", "photos/dataset", "--trigger", "tr1gger")
+    done = flux(checkout, *new, limited=True, PYTHONDONTWRITEBYTECODE="1")
     assert done.returncode == 1
     assert re.search(r"error: cannot use jobs/\.cat\.new-\w+/\d\.jpg; .*`ulimit -f unlimited`", done.stderr)
     assert "Traceback" not in done.stderr
@@ -58,6 +61,10 @@ def test_a_command_that_cannot_write_names_the_file_and_leaves_no_half_made_job(
 
 
 def test_a_compiled_file_that_was_cut_off_is_named_with_a_command_that_helps(checkout: Path) -> None:
+    # Only files of the checkout may be cut off: all tests share the libraries, so those are compiled first.
+    flux(checkout, "new", "--help")
+    for folder in checkout.rglob("__pycache__"):
+        shutil.rmtree(folder)
     flux(checkout, "new", "--help", limited=True)
     failed = flux(checkout, "new", "--help")
     assert failed.returncode == 1

@@ -35,6 +35,8 @@ def browser() -> Iterator[BrowserPage]:
 
 def check(seen: BrowserPage, url: str, host: str = "") -> None:
     """Opens the page."""
+    # Ends the requests of the page before.
+    seen.page.goto("about:blank")
     seen.console_errors.clear()
     seen.hosts.clear()
     seen.page.goto(url, wait_until="load")

@@ -234,10 +234,10 @@ def test_job_plan_has_all_fields() -> None:
         "cat",
         "replace",
         {"runId": "o", "digest": "d"},
-        {"runId": "n", "folder": "jobs/cat"},
+        {"runId": "n"},
     )
     assert plan_job(given, RunState.NEW, CAPTIONS, LINE, old_unfinished=False) == JobPlan(
-        "cat", PlannedAction.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d", "jobs/cat"
+        "cat", PlannedAction.AGAIN, "n", CAPTIONS.reasons, 0, CAPTIONS, LINE, "o", "d"
     )
     first = ResourceChange("TrainingJob", "cat", "create", {}, {"runId": "n"})
     assert plan_job(first, RunState.NEW, None, LINE, old_unfinished=False) == JobPlan(
