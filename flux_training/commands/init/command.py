@@ -68,8 +68,9 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
             setup.copy_to(folder)
     _git(folder, "init", "--quiet")
     _add_tool(folder, tool, commit)
-    moved = setup.move_to(folder) if setup else []
+    # Before the move, so that a failure here leaves the clone as it was. Git ignores what is moved.
     _git(folder, "add", "--all")
+    moved = setup.move_to(folder) if setup else []
     say(
         f"{folder}: the project {name}, a git repository with the tool at commit {commit[:12]} in {TOOL_FOLDER}/"
     )
@@ -83,6 +84,7 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     say(
         f"Next:\n  cd {folder}\n"
         '  ./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack dev\n'
+        "  ./flux caption NAME\n"
         "  make up\n"
         '  git add --all && git commit -m "First job"'
     )
@@ -130,7 +132,7 @@ def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
             f"this flux runs from {tool}, which is no git repository, and a project has the tool as a submodule; clone the tool "
             f"with git, and run `./flux init {shlex.quote(str(folder))}` in the clone"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
         findings.append(f"{folder}: exists and is not empty; give the name of a new folder")
     if not NAME.fullmatch(name):
         findings.append(

@@ -29,7 +29,7 @@ from flux_training.commands.stack.project import (
     project_name,
     project_root,
 )
-from flux_training.training.errors import BadInput
+from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_yml.yaml_text import set_value
 
 STATE = Path(".pulumi")
@@ -82,13 +82,37 @@ class ExistingSetup:
         if self.states:
             with chdir(self.root):
                 self._rename_marks()
-        moved = [path for path in MOVED if (self.root / path).exists()]
-        for path in moved:
-            shutil.move(self.root / path, folder / path)
-        if self.renaming.is_needed:
-            rename_results(folder / OUTPUTS, self.renaming)
-            self._write_states(folder)
+        moved: list[Path] = []
+        try:
+            for path in MOVED:
+                if (self.root / path).exists():
+                    shutil.move(self.root / path, folder / path)
+                    moved.append(path)
+            if self.renaming.is_needed:
+                rename_results(folder / OUTPUTS, self.renaming)
+                self._write_states(folder)
+        except (Exception, KeyboardInterrupt) as error:
+            raise self._moved_back(folder, moved, error) from error
         return [str(path) for path in moved]
+
+    def _moved_back(self, folder: Path, moved: list[Path], error: BaseException) -> FluxError:
+        """Move everything back to the clone; the error that says where it is now."""
+        kept = []
+        for path in reversed(moved):
+            try:
+                shutil.move(folder / path, self.root / path)
+            except OSError:
+                kept.append(str(path))
+        what = f"the move from {self.root} to {folder} failed: {str(error) or 'interrupted'}"
+        if kept:
+            rule = f"{' and '.join(kept)} could not be moved back and may be complete only in {folder}"
+            return FluxError(
+                what, rule, f"do not delete {folder}; move {' and '.join(kept)} back to {self.root} yourself"
+            )
+        rule = f"everything is in {self.root}"
+        if self.renaming.is_needed:
+            rule += f", but its bucket and container groups may have the name {self.renaming.new} already"
+        return FluxError(what, rule, f"fix the cause, delete {folder}, and run the same command again")
 
     def _findings(self) -> Iterator[str]:
         if not is_project(self.root):

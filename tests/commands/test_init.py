@@ -1,0 +1,107 @@
+"""`flux init` where something is in the way."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flux_training.commands.init import command
+from flux_training.commands.init.existing import MOVED, ExistingSetup
+from flux_training.commands.init.renaming import ProjectRename
+from flux_training.training.errors import FluxError
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    for path in MOVED:
+        (tmp_path / "clone" / path).mkdir(parents=True)
+        (tmp_path / "clone" / path / "file").write_text(str(path))
+    (tmp_path / "new").mkdir()
+    return tmp_path / "clone"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/file"))
+
+
+def test_the_move_comes_after_everything_that_git_does(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done: list[str] = []
+    setup = ExistingSetup(clone, ProjectRename("p", "p"))
+    monkeypatch.setattr(command, "existing_setup", lambda *_: setup)
+    monkeypatch.setattr(ExistingSetup, "check", lambda _: None)
+    monkeypatch.setattr(ExistingSetup, "copy_to", lambda *_: None)
+    monkeypatch.setattr(command, "_add_tool", lambda *_: None)
+
+    def git(_folder: Path, *arguments: str) -> str:
+        done.append(arguments[0])
+        if arguments[0] == "add":
+            raise FluxError("no space left")
+        return ""
+
+    monkeypatch.setattr(command, "_git", git)
+    with pytest.raises(FluxError, match="no space left"):
+        command.init.main([str(clone.parent / "new"), "--from", str(clone)], standalone_mode=False)
+    assert done[-1] == "add"
+    assert files(clone) == sorted(map(str, MOVED))
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("new_name", ["p", "q"])
+def test_a_failed_move_is_undone(clone: Path, monkeypatch: pytest.MonkeyPatch, new_name: str) -> None:
+    """In the middle of the move, or, under another name, after it."""
+    move = shutil.move
+
+    def fail_at_state(source: Path, target: Path) -> None:
+        if new_name == "p" and source == clone / ".pulumi":
+            raise PermissionError(13, "Permission denied", str(source))
+        move(source, target)
+
+    def fail(*_: object) -> None:
+        raise FluxError("no space left")
+
+    monkeypatch.setattr(shutil, "move", fail_at_state)
+    monkeypatch.setattr(ExistingSetup, "_write_states", fail)
+    with pytest.raises(FluxError) as raised:
+        ExistingSetup(clone, ProjectRename("p", new_name)).move_to(clone.parent / "new")
+    assert f"everything is in {clone}" in str(raised.value)
+    assert ("may have the name q" in str(raised.value)) == (new_name == "q")
+    assert files(clone) == sorted(map(str, MOVED))
+    assert files(clone.parent / "new") == []
+
+
+def test_what_cannot_be_moved_back_is_named(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move = shutil.move
+
+    def fail_at_state_and_back(source: Path, target: Path) -> None:
+        if source == clone / ".pulumi" or target == clone / "outputs":
+            raise OSError("read-only file system")
+        move(source, target)
+
+    monkeypatch.setattr(shutil, "move", fail_at_state_and_back)
+    new = clone.parent / "new"
+    with pytest.raises(
+        FluxError, match=rf"outputs could not be moved back.*do not delete {new}; move outputs"
+    ):
+        ExistingSetup(clone, ProjectRename("p", "p")).move_to(new)
+    assert files(new) == ["outputs"]
+
+
+def test_an_empty_git_repository_is_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine/.git").mkdir(parents=True)
+    monkeypatch.setattr(command, "_add_tool", lambda *_: None)
+    monkeypatch.setattr(command, "_git", lambda *_: "")
+    command.init.main([str(tmp_path / "mine")], standalone_mode=False)
+    assert (tmp_path / "mine/Pulumi.yaml").is_file()
+
+
+def test_the_next_steps_caption_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without captions, `make up` would refuse the job."""
+    printed: list[str] = []
+    monkeypatch.setattr(command, "_add_tool", lambda *_: None)
+    monkeypatch.setattr(command, "_git", lambda *_: "")
+    monkeypatch.setattr(command, "say", printed.append)
+    command.init.main([str(tmp_path / "mine")], standalone_mode=False)
+    for text in (printed[-1], (tmp_path / "mine/README.md").read_text()):
+        assert -1 < text.find("./flux new") < text.find("./flux caption NAME") < text.find("make up")
