@@ -11,7 +11,14 @@ import pytest
 
 from flux_training.clients.connection import VARIABLES
 from flux_training.commands.stack.access import connection_of
-from flux_training.commands.stack.engine import UNKNOWN, Engine, choose_command, find_engine, without_unknown
+from flux_training.commands.stack.engine import (
+    UNKNOWN,
+    Engine,
+    choose_command,
+    find_cli,
+    find_engine,
+    without_unknown,
+)
 from flux_training.commands.stack.file import stack_config, uses_local_cloud
 from flux_training.commands.stack.locks import is_locked_by_dead_process
 from flux_training.training.errors import BadInput, FluxError
@@ -126,6 +133,18 @@ def test_the_cli_is_preferred_if_installed(wanted: str, cli: str | None, command
 def test_an_unavailable_engine_is_refused(wanted: str, message: str) -> None:
     with pytest.raises(FluxError, match=message):
         choose_command(wanted, None)
+
+
+@pytest.mark.parametrize("starts_cli", [False, True])
+def test_a_wrapper_counts_as_what_it_starts(tmp_path: Path, starts_cli: bool) -> None:
+    wrapped = tmp_path / "real" if starts_cli else Path(sys.executable).with_name("pulumi")
+    (tmp_path / "real").write_text("#!/bin/sh\necho v3.276.0\n")
+    (tmp_path / "real").chmod(0o755)
+    wrapper = tmp_path / "pulumi"
+    wrapper.write_text(f'#!/bin/sh\nexec {wrapped} "$@"\n')
+    wrapper.chmod(0o755)
+    found = find_cli({"PATH": f"{tmp_path}:{wrapped.parent}:/usr/bin:/bin", "ENGINE": "cli"})
+    assert found == (str(wrapper) if starts_cli else None)
 
 
 def test_only_the_local_stack_has_a_default_passphrase(tmp_path: Path) -> None:

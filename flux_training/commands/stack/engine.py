@@ -26,8 +26,9 @@ from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
 ENGINE_VARIABLE = "ENGINE"
-# At the start of the embedded engine's own script `pulumi`.
+# At the start of the embedded engine's own script `pulumi`, and in what it prints as its version.
 EMBEDDED_MARK, SCRIPT_BYTES = b"pulumi_embedded", 4096
+EMBEDDED_VERSION = b"pulumi-embedded"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 # Pulumi Cloud encrypts a stack's secrets itself.
 ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
@@ -189,14 +190,25 @@ def find_cli(environ: Mapping[str, str] = os.environ) -> str | None:
     """The Pulumi CLI on the PATH. The `pulumi` of a virtual environment may be the embedded engine's script."""
     for folder in environ.get("PATH", os.defpath).split(os.pathsep):
         found = shutil.which("pulumi", path=folder or ".")
-        if found and not _is_embedded_script(Path(found)):
+        if found and not _is_embedded_script(Path(found), environ):
             return found
     return None
 
 
-def _is_embedded_script(path: Path) -> bool:
+def _is_embedded_script(path: Path, environ: Mapping[str, str]) -> bool:
+    """Whether it is the embedded engine's script, or another that starts it."""
     with path.open("rb") as file:
-        return EMBEDDED_MARK in file.read(SCRIPT_BYTES)
+        start = file.read(SCRIPT_BYTES)
+    if EMBEDDED_MARK in start or not start.startswith(b"#!"):
+        return EMBEDDED_MARK in start
+    done = subprocess.run(  # noqa: S603 - the user's `pulumi`
+        [str(path), "--version"],
+        env={name: value for name, value in environ.items() if name != ENGINE_VARIABLE},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return EMBEDDED_VERSION in done.stdout
 
 
 def find_engine(

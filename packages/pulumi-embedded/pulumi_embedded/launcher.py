@@ -14,6 +14,8 @@ _CHOICE: Final = "ENGINE"
 # In the first bytes of every console script that starts this module.
 _MARK: Final = b"pulumi_embedded"
 _SCRIPT_BYTES: Final = 4096
+# The paths that were started as the CLI: a wrapper among them may have started this script again.
+_STARTED: Final = "PULUMI_EMBEDDED_STARTED"
 
 
 def main() -> int:
@@ -23,6 +25,7 @@ def main() -> int:
         return _refuse(f"{_CHOICE} must be `embedded` or `cli`, not {choice!r}; correct it or unset it")
     cli = None if choice == "embedded" else find_cli(os.environ)
     if cli:
+        os.environ[_STARTED] = os.pathsep.join([*_started(os.environ), str(cli)])
         os.execv(cli, [str(cli), *sys.argv[1:]])  # noqa: S606 - the CLI gets this command line as it is
     if choice == "cli":
         return _refuse(f"{_CHOICE}=cli, but the Pulumi CLI is not on the PATH; install it or unset {_CHOICE}")
@@ -30,12 +33,18 @@ def main() -> int:
 
 
 def find_cli(environment: Mapping[str, str]) -> Path | None:
-    """The first `pulumi` on the PATH that is not a script of this module, of whatever virtual environment."""
+    """The first `pulumi` on the PATH that is not a script of this module, of whatever virtual environment, and was not started yet."""
+    started = _started(environment)
     for folder in environment.get("PATH", os.defpath).split(os.pathsep):
         path = Path(folder or ".") / _NAME
-        if path.is_file() and os.access(path, os.X_OK) and not _is_own_script(path):
+        is_new = path.is_file() and os.access(path, os.X_OK) and str(path) not in started
+        if is_new and not _is_own_script(path):
             return path
     return None
+
+
+def _started(environment: Mapping[str, str]) -> list[str]:
+    return [path for path in environment.get(_STARTED, "").split(os.pathsep) if path]
 
 
 def _is_own_script(path: Path) -> bool:

@@ -28,6 +28,7 @@ def run(path: Path, *folders: Path, engine: str = "") -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -52,4 +53,14 @@ def test_a_choice_that_cannot_be_met_is_refused(tmp_path: Path, engine: str) -> 
     own = script(tmp_path / "a", SCRIPT)
     code, printed = run(own, own.parent, engine=engine)
     assert code == 1
-    assert printed.startswith(f"error: ENGINE={engine}")
+    assert printed.startswith("error: ENGINE")
+
+
+@pytest.mark.parametrize("start", ["exec ", ""])
+def test_a_wrapper_that_starts_this_script_is_not_the_cli(tmp_path: Path, start: str) -> None:
+    own, cli = script(tmp_path / "a", SCRIPT), script(tmp_path / "c", CLI)
+    wrapper = script(tmp_path / "b", f'#!/bin/sh\n{start}{own} "$@"\n')
+    for first in (own, wrapper):
+        assert run(first, wrapper.parent, own.parent) == (0, f"v{CLI_VERSION}\n")
+        assert run(first, wrapper.parent, cli.parent) == (3, "the CLI: version\n")
+    assert run(own, wrapper.parent, engine="cli")[0] == 1
