@@ -153,10 +153,10 @@ class BudgetSettings(StrictSettings):
     stacks of this bucket queue in a calendar day or month (UTC); `up` queues what fits, and the other jobs wait for a later `up`.
     """
 
-    max_usd: float | None = Field(None, ge=0)
-    max_usd_per_job: float | None = Field(None, ge=0)
-    max_usd_per_day: float | None = Field(None, ge=0)
-    max_usd_per_month: float | None = Field(None, ge=0)
+    max_usd: float | None = Field(None, ge=0, allow_inf_nan=False)
+    max_usd_per_job: float | None = Field(None, ge=0, allow_inf_nan=False)
+    max_usd_per_day: float | None = Field(None, ge=0, allow_inf_nan=False)
+    max_usd_per_month: float | None = Field(None, ge=0, allow_inf_nan=False)
 
     @property
     def any_limit(self) -> bool:

@@ -85,8 +85,8 @@ VARIANTS = {
     "without checkpointing": (replace(GUIDE, mode=Mode(checkpointing=False)), 64.7),
     "batch of 4": (replace(GUIDE, batch=4), 233.3),
     "4 accumulated": (replace(GUIDE, accumulation=4), 264.4),
-    "video, 33 frames": (replace(GUIDE, mode=Mode("wan21"), resolutions=(512,), frames=33), 391.0),
-    "1 control image": (replace(GUIDE, mode=Mode("flux_kontext"), controls=1), 149.6),
+    "video, 33 frames": (replace(GUIDE, mode=Mode("wan21-14b"), resolutions=(512,), frames=33), 391.0),
+    "1 control image": (replace(GUIDE, mode=Mode("flux1-kontext"), controls=1), 149.6),
 }
 
 
@@ -126,7 +126,7 @@ def test_explanations_list_the_parts_and_their_ranges() -> None:
     assert text.splitlines() == [
         "cat, from the model's size and public figures:",
         "  download       3.0 MB                       1 s  0 s to 2 s",
-        "  loading        flux, quantized            2 min  60 s to 4 min",
+        "  loading        flux1-dev, quantized       2 min  60 s to 4 min",
         "  caching        12 images                   11 s  5 s to 22 s",
         "  steps          300 steps                  9 min  6 min to 13 min",
         "  samples        30 images                  7 min  5 min to 10 min",
@@ -164,7 +164,7 @@ def test_other_settings_are_scaled_and_other_modes_and_gpus_ignored() -> None:
     assert made.basis == "1 finished run of this model with other settings, scaled"
     plain = line(Work("cat", 1000, EXAMPLE, 0))
     offloaded = run_that_took(0.8, Workload(Mode(offloaded=True)))
-    other_model = run_that_took(0.8, Workload(Mode("qwen_image")))
+    other_model = run_that_took(0.8, Workload(Mode("qwen-image")))
     other_gpu = run_that_took(0.8, gpu="RTX 4090")
     assert line(Work("cat", 1000, EXAMPLE, 0), RATE, offloaded, other_model, other_gpu) == plain
 
@@ -178,7 +178,7 @@ def test_a_lying_node_cannot_move_an_estimate_by_more_than_a_factor_of_two(facto
     assert plain.likely / 2 <= moved.likely <= plain.likely * 2
 
 
-@pytest.mark.parametrize("mode", [Mode(), Mode("wan21"), Mode("new"), Mode(offloaded=True)])
+@pytest.mark.parametrize("mode", [Mode(), Mode("wan21-14b"), Mode("new"), Mode(offloaded=True)])
 def test_of_a_long_run_at_batch_priority_a_lying_node_moves_no_end_by_more_than_two(mode: Mode) -> None:
     workload, rate = Workload(mode), replace(RATE, priority="batch")
     work = Work("cat", 100_000, workload, 0)
@@ -280,12 +280,31 @@ def test_an_invalid_train_yml_has_the_trainers_defaults(raw: bytes) -> None:
     )
 
 
+def wan(size: str) -> dict[str, str]:
+    return {"arch": "wan21", "name_or_path": f"Wan-AI/Wan2.1-T2V-{size}-Diffusers"}
+
+
+def test_a_smaller_model_of_the_same_architecture_has_less_work() -> None:
+    small, large = (
+        step_work(workload_of({"config": {"process": [{"model": wan(size)}]}})) for size in ("1.3B", "14B")
+    )
+    assert small < large / 5
+
+
 @pytest.mark.parametrize(
     ("process", "expected"),
     [
-        ({"model": {"is_flux": True, "quantize": True}}, Mode("flux", "lora", True)),
-        ({"model": {"arch": "wan21", "is_flux": True}}, Mode("wan21", "lora", False)),
-        ({"model": {"arch": 7}, "network": {"type": "LoKr"}}, Mode("", "lokr", False)),
+        ({"model": {"is_flux": True, "quantize": True}}, Mode("flux1-dev", "lora", True)),
+        ({"model": {"arch": "wan21", "is_flux": True}}, Mode("wan21-14b", "lora", False)),
+        ({"model": {"arch": "wan21:14b"}}, Mode("wan21-14b", "lora", False)),
+        ({"model": wan("1.3B")}, Mode("wan21-1b", "lora", False)),
+        ({"model": wan("14B")}, Mode("wan21-14b", "lora", False)),
+        ({"model": {"arch": "wan21", "name_or_path": "me/w"}}, Mode("wan21 me/w", "lora", False)),
+        ({"model": {"is_flux": True, "name_or_path": "/model"}}, Mode("flux1-dev", "lora", False)),
+        ({"model": {"arch": "flux", "name_or_path": "ostris/Flex.1-alpha"}}, Mode("flex1", "lora", False)),
+        ({"model": {"is_xl": True}}, Mode("sdxl", "lora", False)),
+        ({"model": {"is_v3": True}}, Mode("sd35-large", "lora", False)),
+        ({"model": {"arch": 7}, "network": {"type": "LoKr"}}, Mode("7", "lokr", False)),
         ({"model": {"layer_offloading": True}}, Mode("", "lora", False, True)),
         ({"train": {"gradient_checkpointing": False}}, Mode("", "lora", False, False, False)),
     ],
@@ -356,7 +375,7 @@ def test_durations_are_short(seconds: float, text: str) -> None:
 
 workloads = st.builds(
     Workload,
-    st.sampled_from([Mode(), Mode("wan21"), Mode("new"), Mode(offloaded=True)]),
+    st.sampled_from([Mode(), Mode("wan21-14b"), Mode("new"), Mode(offloaded=True)]),
     st.integers(1, 256),
     st.integers(1, 16),
     st.integers(1, 4),

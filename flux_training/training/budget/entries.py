@@ -16,7 +16,7 @@ from datetime import date
 SPENDING_FOLDER = ".flux/spending/"
 MICRO = 1_000_000
 ENTRY = re.compile(
-    rf"{re.escape(SPENDING_FOLDER)}(\d{{4}}-\d\d-\d\d)/([0-9a-f]{{16}})-(first|[0-9a-f]{{8}})-(\d{{10,15}})\.json"
+    rf"{re.escape(SPENDING_FOLDER)}(\d{{4}}-\d\d-\d\d)/([0-9a-f]{{16}})-(first|[0-9a-f]{{8}})-(\d{{10,25}})\.json"
 )
 
 

@@ -9,7 +9,8 @@ from functools import cache
 from math import pow as power
 
 from flux_training.training.estimates.workload import Mode, Workload
-from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TokenShape
+from flux_training.training.models.choice import largest_of, models_of
+from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TokenShape, TrainableModel
 
 MATRICES_PER_BLOCK = 12
 # Norms, activations and positions cost time in proportion to a token's width, matrices in proportion to its square: at this width, both
@@ -45,11 +46,18 @@ class ModelWork:
 
 
 @cache
-def model_work(arch: str) -> ModelWork:
-    """The work of an architecture, from the first model of it in the table whose blocks are known."""
-    rows = [row for row in MODELS.values() if arch in row.archs and row.tokens.blocks]
-    row = rows[0] if rows else MODELS[DEFAULT_MODEL]
-    return ModelWork(row.tokens, row.sampling.passes, known=bool(rows))
+def model_work(name: str) -> ModelWork:
+    """The work of a model, by `Mode.model`."""
+    row = _row_of(name)
+    found = row or MODELS[DEFAULT_MODEL]
+    return ModelWork(found.tokens, found.sampling.passes, known=row is not None)
+
+
+def _row_of(name: str) -> TrainableModel | None:
+    """The model's own row, or that of the largest model of the same architecture; None if there is none whose blocks are known."""
+    own = MODELS.get(name)
+    row = own or largest_of([row for row in models_of(name.partition(" ")[0]) if row.tokens.blocks])
+    return row if row and row.tokens.blocks else None
 
 
 def passes_of(mode: Mode) -> int:

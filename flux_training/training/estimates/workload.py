@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flux_training.training.models.choice import downloaded_gb
+from flux_training.training.models.choice import choose_model, downloaded_gb, largest_of, models_of
+from flux_training.training.models.table import DEFAULT_MODEL
 from flux_training.training.train_yml.dataset_folders import NUMBERED_CONTROLS
 from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
 from flux_training.training.values import mapping, whole_number
@@ -18,9 +19,12 @@ DEFAULT_SAVE_EVERY = 1000
 
 @dataclass(frozen=True)
 class Mode:
-    """Runs of another mode say nothing about this one: another model, or another way to fit it into memory."""
+    """Runs of another mode say nothing about this one: another model, or another way to fit it into memory.
 
-    model: str = "flux"
+    `model`: its name in the table of models, otherwise its architecture and weights.
+    """
+
+    model: str = DEFAULT_MODEL
     network: str = "lora"
     quantized: bool = True
     offloaded: bool = False
@@ -108,9 +112,19 @@ def _controls_of(entry: Mapping[str, Any]) -> int:
 
 
 def model_name(model: Mapping[str, Any]) -> str:
-    """`flux` for `is_flux: true`; otherwise `model.arch`, empty if there is none."""
-    arch = model.get("arch")
-    return arch if isinstance(arch, str) else "flux" if model.get("is_flux") is True else ""
+    """The model's name in the table, or else `<architecture> <weights>`; empty if train.yml names neither.
+
+    Without weights, or with those of the image, it is the largest model of the architecture. Weights that the table does not know have
+    a name of their own, because other weights say nothing about their speed.
+    """
+    choice = choose_model(model)
+    if not choice.key:
+        return choice.weights
+    rows = models_of(choice.arch)
+    row = next((row for row in rows if row.has_weights(choice.weights)), None)
+    if not choice.weights:
+        row = largest_of(rows)
+    return row.name if row else f"{choice.arch} {choice.weights}".strip()
 
 
 def _sampling_of(sample: Mapping[str, Any], train: Mapping[str, Any]) -> Sampling:

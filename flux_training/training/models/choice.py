@@ -1,6 +1,6 @@
 """Which model a train.yml names, as ai-toolkit reads its `model` section (ModelConfig in toolkit/config_modules.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,11 @@ def is_in_image(path: str) -> bool:
 def models_of(arch: str) -> list[TrainableModel]:
     """The models that ai-toolkit loads with this architecture."""
     return [row for row in MODELS.values() if arch in row.archs]
+
+
+def largest_of(rows: Sequence[TrainableModel]) -> TrainableModel | None:
+    """The first of those with the most parameters; None if there are no rows."""
+    return max(rows, key=lambda row: row.billion_parameters, default=None)
 
 
 def owner_of(weights: str) -> TrainableModel | None:

@@ -18,7 +18,7 @@ DAY = date(2026, 11, 30)
 MARK = run_mark("team/", "cat", "0123456789ab")
 
 
-@pytest.mark.parametrize("usd", [0.0, 0.000001, 0.83125, 12345.678901])
+@pytest.mark.parametrize("usd", [0.0, 0.000001, 0.83125, 12345.678901, 1e9, 1e12])
 def test_a_name_holds_day_run_and_dollars(usd: float) -> None:
     entry = SpendingEntry(DAY, MARK, queued_after("job-1"), usd)
     assert read_entries([entry.key]) == [entry]

@@ -14,11 +14,8 @@ from flux_training.training.estimates.parts import BLOCK_SECONDS, STEP_FACTOR
 from flux_training.training.models.table import MODELS, TokenShape
 
 FIGURES = Path(__file__).with_name("public_figures.csv")
-# Models that estimates do not know: Krea 2 as in ai-toolkit's source (krea2.py), and Wan 2.1 1.3B as in its published configuration.
-SHAPES = {
-    "krea2": TokenShape(side=16, text=512, width=6144, blocks=28),
-    "wan21-1b": TokenShape(side=16, text=512, width=1536, frames=4, blocks=30),
-}
+# A model that estimates do not know: Krea 2 as in ai-toolkit's source (krea2.py).
+SHAPES = {"krea2": TokenShape(side=16, text=512, width=6144, blocks=28)}
 MIN_OWN_FIGURES = 3
 
 
