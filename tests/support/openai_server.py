@@ -4,13 +4,14 @@ Images are told apart by their width: FIRST_WIDTH + number. The tests' images ar
 """
 
 import base64
+import gzip
 import io
 import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,17 @@ class CaptionHandler(BaseHTTPRequestHandler):
             "404": 404,
             "quota": 429,
         }
-        if how == "hang up":
+        if how.startswith("answer "):
+            status, name, value, text = how.removeprefix("answer ").split("|", 3)
+            self._send_raw(int(status), text.encode(), {name: value})
+        elif how == "drip":
+            self._drip()
+        elif how == "bomb":
+            self._send_raw(200, gzip.compress(bytes(20_000_000)), {"Content-Encoding": "gzip"})
+        elif how.startswith("plain only") and len(body) > 2:
+            said = {"error": {"message": how.split(": ")[1]}}
+            self._send(int(how.split(": ")[0].split()[-1]), said, {})
+        elif how == "hang up":
             self.close_connection = True
             self.connection.close()
         elif how in errors:
@@ -134,6 +145,16 @@ class CaptionHandler(BaseHTTPRequestHandler):
             self._send_raw(200, json.dumps(self._completion("ok", number)).encode()[:40], {})
         else:
             self._send(200, self._completion(how, number), {})
+
+    def _drip(self) -> None:
+        """A byte at a time, until the client goes."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):
+            while True:
+                self.wfile.write(b"1\r\n \r\n")
+                time.sleep(0.02)
 
     def _completion(self, how: str, number: int) -> dict[str, Any]:
         message: dict[str, Any] = {

@@ -13,6 +13,7 @@ import tenacity
 from pydantic import SecretStr
 
 from flux_training.clients.captioning.requests import (
+    PLAINEST,
     NotACompletion,
     RequestForm,
     adapted,
@@ -20,6 +21,7 @@ from flux_training.clients.captioning.requests import (
     refuses_removed_limit,
     refuses_value,
     suggestion,
+    words_of_refusal,
 )
 from flux_training.clients.errors import MIN_SECRET_LENGTH
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
@@ -31,6 +33,8 @@ from flux_training.training.runs.run_state import in_words
 
 if TYPE_CHECKING:
     import openai
+
+    from flux_training.clients.captioning.bounded import BoundedClient
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
@@ -101,13 +105,13 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
     return SecretStr(key) if key else None
 
 
-def _http_client(base_url: str) -> openai.DefaultHttpxClient:
+def _http_client(base_url: str) -> BoundedClient:
     """A client with the user's proxy, if the address is not on this machine. Raises BadInput for a proxy that cannot be used."""
-    import openai
+    from flux_training.clients.captioning.bounded import BoundedClient  # brings the OpenAI package's library
 
     is_local = urlsplit(base_url).hostname in LOOPBACK
     with checked_proxies(is_local):
-        return openai.DefaultHttpxClient(trust_env=not is_local)
+        return BoundedClient(trust_env=not is_local)
 
 
 class Captioner:
@@ -131,7 +135,7 @@ class Captioner:
         self._instruction, self._max_tokens, self._base_url = instruction, max_tokens, base_url
         # Changed for the rest of the run when the server refuses or ignores a parameter.
         self._form = RequestForm()
-        self._has_answered = False
+        self._has_answered = self._was_plain = False
         self._key, self._stop, self._retry_policy = key, stop, retry_policy
         self._limiter = RateLimiter(per_minute, sleep=self._sleep)
         self._openai = openai
@@ -194,13 +198,34 @@ class Captioner:
             form = self._form
             try:
                 return self._once(picture, strict, form)
-            except self._openai.APIStatusError as failure:
-                changed = adapted(form, self._whole_message(failure)) if failure.status_code < 500 else None
+            # Some servers refuse a parameter with status 200 or 500.
+            except (self._openai.APIStatusError, NotACompletion) as failure:
+                changed = adapted(form, self._whole_message(failure))
                 if changed is None:
+                    if self._may_refuse_a_parameter(failure) and (answer := self._plainly(picture, strict)):
+                        return answer
                     raise
                 # Other threads may have found more meanwhile.
                 if self._form == form:
                     self._form = changed
+
+    def _may_refuse_a_parameter(self, failure: openai.APIStatusError | NotACompletion) -> bool:
+        """Whether the first request was refused in words that say nothing known."""
+        return (
+            isinstance(failure, self._openai.APIStatusError)
+            and failure.status_code in (400, 422)
+            and not (self._has_answered or self._was_plain or self._hint(failure))
+        )
+
+    def _plainly(self, picture: bytes, strict: bool) -> ModelResponse | None:
+        """The answer to the plainest request, which is tried once; None if that is refused as well."""
+        self._was_plain = True
+        try:
+            answer = self._once(picture, strict, PLAINEST)
+        except (self._openai.APIStatusError, NotACompletion):
+            return None
+        self._form = PLAINEST
+        return answer
 
     def _once(self, picture: bytes, strict: bool, form: RequestForm) -> ModelResponse:
         self._limiter.wait()
@@ -255,14 +280,21 @@ class Captioner:
     def _failed(self, what: str, failure: openai.APIError) -> FluxError:
         return FluxError(f"{what} ({self._words(failure)})")
 
-    def _whole_message(self, failure: openai.APIStatusError) -> str:
+    def _whole_message(self, failure: openai.APIStatusError | NotACompletion) -> str:
         """The service's message with everything that belongs to it."""
+        if isinstance(failure, NotACompletion):
+            return failure.what
         return failure.response.text[:MAX_REFUSAL_LENGTH]
 
     def _words(self, failure: openai.APIError) -> str:
         """The service's message, without the key, which some services repeat."""
         body: Any = failure.body
         said = body.get("message") if isinstance(body, dict) else None
+        if not said and isinstance(failure, self._openai.APIStatusError):
+            answer = failure.response
+            said = words_of_refusal(answer.status_code, answer.headers, answer.text)
+        if isinstance(failure, self._openai.APIConnectionError) and (cause := failure.__cause__):
+            said = f"{failure.message.rstrip('.')} ({str(cause) or type(cause).__name__})"
         words = one_line(str(said or failure.message))
         secret = self._key.get_secret_value() if self._key else ""
         return (words.replace(secret, "***") if len(secret) >= MIN_SECRET_LENGTH else words)[:300]

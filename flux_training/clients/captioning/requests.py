@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,6 @@ from flux_training.training.dataset.captions import ModelResponse
 from flux_training.training.errors import FluxError
 from flux_training.training.words import one_line
 
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
 # Documents nested deeper than this are no answers.
 MAX_LEVELS = 5
 API_PATH = "/v1"
@@ -21,7 +21,10 @@ VALUE = re.compile(
     r"too (?:large|big|high|long|small|low)|at most|at least|(?:less|greater|smaller|larger) than|between|maximum|minimum|exceed|out of range|<=|>=",
     re.IGNORECASE,
 )
-STRUCTURE = re.compile(r"response_format|schema|structured|guided|grammar|json mode", re.IGNORECASE)
+STRUCTURE = re.compile(
+    r"response_format|schema|structured|guided|grammar|json mode|json_object", re.IGNORECASE
+)
+TITLE = re.compile(r"<title[^>]*>(.{0,200}?)</title>", re.IGNORECASE | re.DOTALL)
 CAPTION_SCHEMA = {
     "type": "json_schema",
     "json_schema": {
@@ -67,6 +70,10 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     return None
 
 
+# Nothing but what every server must know.
+PLAINEST = RequestForm(limit=None, structured=False)
+
+
 def refuses_removed_limit(form: RequestForm, refusal: str) -> bool:
     """Whether a server still refuses a limit of tokens that the request no longer has under this name."""
     absent = [name for name in LIMIT_NAMES if name != form.limit]
@@ -82,10 +89,25 @@ def _names(refusal: str, parameter: str) -> bool:
     return re.search(rf"(?<!\w){parameter}(?!\w)", refusal) is not None
 
 
+def words_of_refusal(status: int, headers: Mapping[str, str], text: str) -> str:
+    """What a server says with an error status: its message, the title of a page, or where it redirects to; may be empty."""
+    if 300 <= status < 400:
+        # A query may hold a token.
+        target = headers.get("location", "").partition("?")[0]
+        return f"the server redirects to {target or 'no address'} (status {status})"
+    try:
+        said = _error_in(json.loads(text))
+    except (ValueError, RecursionError):
+        said = ""
+        if title := TITLE.search(text):
+            said = f"a web page titled “{one_line(title[1])}”"
+        elif not text.lstrip().startswith("<"):
+            said = text
+    return f"{_start(str(said))} (status {status})" if said else f"status {status}, without a message"
+
+
 def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
     """The answer in a response's body. Servers omit, or set to null, what OpenAI always sends. Raises NotACompletion."""
-    if len(raw) > MAX_ANSWER_BYTES:
-        raise NotACompletion(f"the answer has {len(raw)} bytes, which is too much for a caption")
     text = raw.decode("utf-8", "replace").strip()
     try:
         # Of bytes it recognises UTF-16 and byte order marks.
@@ -163,6 +185,8 @@ def _error_in(document: Any, levels: int = MAX_LEVELS) -> Any:
         document = document[0] if document else ""
     if not isinstance(document, dict) or not levels:
         return document
+    if isinstance(document.get("loc"), list) and document.get("msg"):
+        return f"{'.'.join(map(str, document['loc']))}: {document['msg']}"
     names = ("error", "errors", "detail", "message", "msg")
     return next((_error_in(document[name], levels - 1) for name in names if document.get(name)), "")
 
@@ -171,7 +195,7 @@ def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
     if "event-stream" in content_type or text.startswith(("data:", "event:")):
         what = "the answer is an event stream, although none was asked for"
         return NotACompletion(what, "", "turn streaming off in the server or the gateway before it")
-    title = re.search(r"<title[^>]*>(.{0,200}?)</title>", text, re.IGNORECASE | re.DOTALL)
+    title = TITLE.search(text)
     if title or "html" in content_type or text[:200].lstrip().casefold().startswith(("<!doctype", "<html")):
         named = f" titled “{one_line(title[1])}”" if title else ""
         return NotACompletion(f"the answer is a web page{named}, not a model's answer", "", _hint(base_url))
