@@ -22,6 +22,7 @@ from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.hung_nodes import NODE_REPLACED, replace_hung_node
+from flux_training.clients.queue.new_runs import NewRun, was_queued
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import queue_of
 from flux_training.clients.queue.requeue import cancel_run, job_of_run
@@ -49,7 +50,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import LAUNCHER_CONTRACT, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.words import counted
+from flux_training.training.words import counted, flux_command
 
 IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes", "weights")
 
@@ -144,16 +145,27 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         run = load_prepared(args.owner, args.job, args.run_id, args.attempt, args.parent)
         claims = ClaimFile(storage, args.keys, args.owner)
 
+        first_posts: list[NewRun] = []
+
         def prepare() -> None:
-            if claims.is_first:
-                clear_planted(storage, args)
-            check_parent(storage, args)
+            own = queue_of(self.connection, None).own_jobs(args.place)
+            new = None if was_queued(storage, args.keys, own) else NewRun(storage, args.keys)
+            if new:
+                new.refuse_results(args.steps, accept_command(args))
+            check_parent(storage, args, is_new=new is not None)
             if run.reservation:
                 reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
-            send_configuration(storage, args, run)
+            send_configuration(storage, args, run, is_new=new is not None)
+            # Last: nodes can write until the post.
+            if new:
+                tell_deleted(args, new.clear(claims.renew), "before the run was queued")
+                first_posts.append(new)
 
         # A job that is in the queue already keeps the files that it was queued with.
         job = queue.post_once(args.place, job_request(args, run), claims, prepare)
+        for new in first_posts:
+            count = new.clear_after_post(queue.kelpie, job)
+            tell_deleted(args, count, "while the run was being queued")
         remove_prepared(args.owner, args.job, args.run_id)
         return args.run_id, _observed(storage, args, job)
 
@@ -266,9 +278,9 @@ def next_step(state: TrainingJobState) -> str:
     )
 
 
-def check_parent(storage: Storage, args: TrainingJobArgs) -> None:
-    """The launcher downloads the parent's checkpoint, unless the run has one of its own."""
-    if args.parent_keys is None or newest_sound(storage, args.keys):
+def check_parent(storage: Storage, args: TrainingJobArgs, *, is_new: bool) -> None:
+    """The launcher downloads the parent's checkpoint, unless the run has one of its own. A new one has none: see NewRun."""
+    if args.parent_keys is None or (not is_new and newest_sound(storage, args.keys)):
         return
     found = newest_sound(storage, args.parent_keys)
     if found is None:
@@ -280,23 +292,21 @@ def check_parent(storage: Storage, args: TrainingJobArgs) -> None:
     inform(f"{args.job}: continues from step {found[1]} of run {args.parent}")
 
 
-def clear_planted(storage: Storage, args: TrainingJobArgs) -> None:
-    """Delete what lies in the folder of a run that was never queued: its node would continue from it.
-
-    Nodes can compute the id of a job's next attempt, and write below it. What is older than the mark of the bucket may be of an earlier version.
-    """
-    if next(iter(storage.list(args.keys.base)), None) is None:
-        return
-    mark = storage.head(Layout(args.prefix).owner)
-    count = storage.delete_below(args.keys.base, mark.modified) if mark and mark.modified else 0
+def tell_deleted(args: TrainingJobArgs, count: int, when: str) -> None:
     if count:
         inform(
-            f"{args.job}: somebody wrote {counted(count, 'object')} below {args.keys.base} before the run was queued; deleted"
+            f"{args.job}: somebody wrote {counted(count, 'object')} below {args.keys.output} {when}; deleted"
         )
 
 
-def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun) -> None:
-    """config/, and run.json below output/, which the job downloads."""
+def accept_command(args: TrainingJobArgs) -> str:
+    """Accepts the weights in the run's model/, whoever wrote them."""
+    stack = args.owner.rpartition("/")[2]
+    return flux_command(f"fetch {args.job} --run {args.run_id} --accept-changed-weights", stack)
+
+
+def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun, *, is_new: bool) -> None:
+    """config/, and run.json below output/, which the job downloads. A new run's run.json, if there is one, is not ours."""
     keys = args.keys
     storage.put_bytes(f"{keys.config}train.yml", run.raw_config)
     storage.put_bytes(f"{keys.config}manifest.json", run.manifest)
@@ -305,7 +315,7 @@ def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun
     bundle = launcher_bundle()
     storage.put_bytes(f"{keys.config}{bundle.file_name}", bundle.data)
     try:
-        storage.put_bytes(keys.record, canonical_json(run_record(args, run)), if_none_match=True)
+        storage.put_bytes(keys.record, canonical_json(run_record(args, run)), if_none_match=not is_new)
     except Conflict:
         return
 

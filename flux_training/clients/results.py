@@ -9,7 +9,14 @@ from typing import Any
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights, read_pin
-from flux_training.clients.queue.hand_outs import TOO_EARLY, can_be_from, planted_objects
+from flux_training.clients.queue.hand_outs import (
+    MAX_PLANTED,
+    TOO_EARLY,
+    TOO_LATE,
+    Planted,
+    doubt_about,
+    planted_objects,
+)
 from flux_training.clients.queue.hung_nodes import hand_out_of
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_bounded, read_record
@@ -83,7 +90,7 @@ NO_RESULTS = RunResults(Evidence(done=False))
 class RunStatus:
     """The status of a run now. `reason` is empty unless it failed; `findings` says what is wrong with its progress.json.
 
-    `hand_out` is None unless the queue says that the job is running. `results`: the weights. `planted`: see planted_objects.
+    `hand_out` is None unless the queue says that the job is running. `results`: the weights. `planted`: see Planted.count.
     """
 
     state: RunState
@@ -112,9 +119,13 @@ def run_status(
     is_stale = handed_out is not None and not handed_out.has_reported
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
     reason = explain(state, evidence, message, stalled)
-    early = (f"{keys.model}: {TOO_EARLY}",) if TOO_EARLY in evidence.problems else ()
-    planted = planted_objects(storage, keys, job) if job else 0
-    return RunStatus(state, reason, progress, (*found.faults, *early), hand_out, results, planted)
+    doubts = [f"{keys.model}: {doubt}" for doubt in (TOO_EARLY, TOO_LATE) if doubt in evidence.problems]
+    planted = planted_objects(storage, keys, job) if job else Planted()
+    if planted.has_more:
+        doubts.append(
+            f"{keys.output} has more than {MAX_PLANTED:,} objects, of which only the first were examined"
+        )
+    return RunStatus(state, reason, progress, (*found.faults, *doubts), hand_out, results, planted.count)
 
 
 def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
@@ -145,10 +156,11 @@ def _was_queued(storage: Storage, keys: RunKeys) -> bool:
 
 
 def believed(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunResults:
-    """The results, or why no node can have written these weights for this run. `jobs`, `is_posted`: see can_be_from."""
-    if can_be_from(jobs, results.weights, is_posted):
+    """The results, or why no node can have written these weights for this run. `jobs`, `is_posted`: see doubt_about."""
+    doubt = doubt_about(jobs, results.weights, is_posted)
+    if not doubt:
         return results
-    return RunResults(Evidence(done=True, problems=(TOO_EARLY,)), results.pin, results.weights)
+    return RunResults(Evidence(done=True, problems=(doubt,)), results.pin, results.weights)
 
 
 def stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:

@@ -14,6 +14,7 @@ from flux_training.clients.errors import (
     Unavailable,
     error_for_status,
 )
+from flux_training.training.words import one_line
 
 # S3's codes for a wrong key, besides 401 and 403.
 # A signature is valid for 15 minutes.
@@ -40,7 +41,7 @@ def refused(
     # Without a body (HEAD), the code is the status.
     said = "" if code.isdigit() or not code else f"{code}: {error.get('Message', '')}"
     words = service.clean(said)
-    what = f"{operation} {'/'.join(p for p in (bucket, key) if p)} at {service.host}"
+    what = f"{operation} {'/'.join(p for p in (bucket, one_line(key)) if p)} at {service.host}"
     if code in WRONG_CLOCK:
         typed: ServiceError = Unauthorized(
             f"{what} was answered {status}: {words}", f"this machine's clock says {_clock()}", SET_CLOCK

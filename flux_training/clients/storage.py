@@ -21,6 +21,7 @@ from flux_training.clients.bulk import Access, Bulk, Incoming, OnProgress, Outgo
 from flux_training.clients.errors import Conflict, Invalid, NotFound, Service, ServiceError, Unauthorized
 from flux_training.clients.http import LOOPBACK
 from flux_training.clients.s3_errors import UNREADABLE, no_answer, refused
+from flux_training.training.words import one_line
 
 AWS_URL = "https://s3.amazonaws.com"
 MAX_CONNECTIONS = 32
@@ -244,7 +245,7 @@ class Storage:
                 words = self._service.clean(f"{first.get('Code', '')}: {first.get('Message', '')}")
                 raise ServiceError(
                     f"{len(errors)} objects of bucket {self.bucket} were not deleted",
-                    f"{first.get('Key')}: {words}",
+                    f"{one_line(str(first.get('Key')))}: {words}",
                     self._service.if_refused,
                 )
 

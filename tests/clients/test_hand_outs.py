@@ -8,43 +8,72 @@ import pytest
 
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights
-from flux_training.clients.queue.hand_outs import MAX_PLANTED, can_be_from, planted_objects
+from flux_training.clients.queue.hand_outs import (
+    MAX_PLANTED,
+    TOO_EARLY,
+    TOO_LATE,
+    Planted,
+    doubt_about,
+    planted_objects,
+)
+from flux_training.clients.results import RunResults, run_status
 from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems
 from flux_training.training.runs.handout import REQUEUES_VARIABLE
 from flux_training.training.runs.run import Layout
+from flux_training.training.runs.run_state import Evidence, RunState
+from tests.support.hostile_buckets import as_storage
 
+KEYS = Layout("").run("cat", "0" * 12)
 CREATED = datetime(2026, 11, 30, 12, tzinfo=UTC)
 STARTED = CREATED + timedelta(minutes=10)
 BEFORE, WAITING, TRAINING = CREATED - timedelta(minutes=1), CREATED + timedelta(minutes=5), STARTED
+ENDED = STARTED + timedelta(minutes=10)
+AT_THE_END, LATER = ENDED + timedelta(seconds=10), ENDED + timedelta(seconds=11)
 
 
 def job(status: str, started: datetime | None = STARTED) -> Job:
-    return Job(id="j", container_group_id="g", status=status, created=CREATED, started=started)
+    return Job(
+        id="j", container_group_id="g", status=status, created=CREATED, started=started, **{status: ENDED}
+    )
 
 
 @pytest.mark.parametrize(
     ("jobs", "written", "is_posted", "expected"),
     [
-        ([], TRAINING, True, True),
-        ([], TRAINING, False, False),
-        ([job("pending", None)], TRAINING, True, False),
-        ([job("canceled", None)], TRAINING, True, False),
-        ([job("running")], TRAINING, True, True),
-        ([job("running")], WAITING, True, False),
+        ([], TRAINING, True, ""),
+        ([], TRAINING, False, TOO_EARLY),
+        ([job("pending", None)], TRAINING, True, TOO_EARLY),
+        ([job("canceled", None)], TRAINING, True, TOO_EARLY),
+        ([job("running")], TRAINING, True, ""),
+        ([job("running")], WAITING, True, TOO_EARLY),
         # An earlier node of the job may have left them.
-        ([job("failed")], WAITING, False, True),
-        ([job("completed", None)], WAITING, False, True),
-        ([job("completed")], BEFORE, True, False),
+        ([job("failed")], WAITING, False, ""),
+        ([job("completed", None)], WAITING, False, ""),
+        ([job("completed")], BEFORE, True, TOO_EARLY),
         # A run that was queued again: its first node finished after all.
-        ([job("canceled"), job("pending", None)], TRAINING, True, True),
-        ([job("running")], None, True, True),
+        ([job("canceled"), job("pending", None)], TRAINING, True, ""),
+        ([job("running")], None, True, ""),
+        # A node learns with its next heartbeat that its job was canceled, but who wrote this is not certain.
+        ([job("canceled")], AT_THE_END, True, ""),
+        ([job("canceled")], LATER, True, TOO_LATE),
+        ([job("failed")], AT_THE_END, True, ""),
+        ([job("failed")], LATER, True, TOO_LATE),
+        ([job("canceled"), job("pending", None)], LATER, True, TOO_LATE),
+        # The worker reports its job after the upload, so nothing says that this was not its node.
+        ([job("completed")], LATER, True, ""),
     ],
 )
 def test_which_weights_can_be_from_a_node(
-    jobs: list[Job], written: datetime | None, is_posted: bool, expected: bool
+    jobs: list[Job], written: datetime | None, is_posted: bool, expected: str
 ) -> None:
     weights = StoredWeights((ObjectInfo("k", 1, "e", written),))
-    assert can_be_from(jobs, weights, is_posted) == expected
+    assert doubt_about(jobs, weights, is_posted) == expected
+
+
+def test_the_last_of_two_files_must_be_of_the_job() -> None:
+    weights = StoredWeights((ObjectInfo("high", 1, "e", TRAINING), ObjectInfo("low", 1, "e", LATER)))
+    assert doubt_about([job("failed")], weights, True) == TOO_LATE
 
 
 class TimedBucket:
@@ -74,4 +103,19 @@ def test_objects_of_a_job_that_no_node_got_are_planted(
     found: Job, written: tuple[datetime, ...], expected: int
 ) -> None:
     storage = cast(Storage, TimedBucket(*written))
-    assert planted_objects(storage, Layout("").run("cat", "0" * 12), found) == expected
+    planted = planted_objects(storage, KEYS, found)
+    assert planted == Planted(expected, has_more=expected == MAX_PLANTED)
+
+
+def test_objects_that_were_not_examined_are_a_finding() -> None:
+    objects = {f"{KEYS.output}{number:05}": b"" for number in range(MAX_PLANTED + 1)}
+    findings = run_status(as_storage(objects), KEYS, 20, job("pending", None), 10).findings
+    assert findings == (f"{KEYS.output} has more than 1,000 objects, of which only the first were examined",)
+
+
+def test_weights_from_after_the_end_of_a_job_are_a_problem_with_a_way_out() -> None:
+    results = RunResults(Evidence(done=True, problems=(TOO_LATE,)))
+    status = JobStatus(StackJob("cat", KEYS.run, "j", 20, KEYS), RunState.FAILED, "failed", results=results)
+    problem = find_problems([status], ENDED)["cat"]
+    assert TOO_LATE in problem
+    assert "`./flux fetch cat --accept-changed-weights` verifies and accepts" in problem

@@ -15,6 +15,11 @@ from components.properties import from_props, to_props
 from components.provider import FluxProvider, home
 from components.training_job import TrainingJobArgs, TrainingJobProvider, TrainingJobState
 from flux_training.clients.connection import Connection
+from flux_training.clients.kelpie import Job, JobRequest, Kelpie
+from flux_training.clients.pins import accept_weights
+from flux_training.clients.queue import new_runs, posting
+from flux_training.clients.queue.new_runs import NewRun
+from flux_training.clients.results import inspect_run
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack.owner import new_mark
 from flux_training.training.errors import FluxError
@@ -22,7 +27,7 @@ from flux_training.training.jobs.folder import read_images
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
 from tests.components.groups import new_name
-from tests.life.nodes import STEPS, leave_weights, report
+from tests.life.nodes import STEPS, begin_job, leave_weights, report
 from tests.training.job_folders import make_job, write_image
 
 OWNER = "flux-training/dev"
@@ -323,4 +328,137 @@ def test_a_resumed_run_needs_a_checkpoint_of_its_parent(declared: Declared) -> N
     with pytest.raises(
         FluxError, match="there is no valid checkpoint below p/runs/cat/0123/output/ any more"
     ):
-        training_job.check_parent(declared.storage, declared.prepare(parent="0123"))
+        training_job.check_parent(declared.storage, declared.prepare(parent="0123"), is_new=True)
+
+
+# ---- a run that is queued for the first time
+
+
+def plant(declared: Declared, args: TrainingJobArgs) -> list[str]:
+    """What a node can write that the run's own node would continue from."""
+    names = ("cat_000000010.safetensors", "cat.safetensors", "optimizer.pt", "progress.json")
+    planted = [f"{args.keys.output}{name}" for name in names]
+    for key in planted:
+        declared.storage.put_bytes(key, b"planted")
+    return planted
+
+
+def is_there(declared: Declared, key: str) -> bool:
+    return declared.storage.head(key) is not None
+
+
+def test_only_what_a_node_would_continue_from_is_deleted(declared: Declared, told: list[str]) -> None:
+    args = declared.prepare()
+    planted = plant(declared, args)
+    others = [f"{args.keys.output}samples/1.jpg", f"{args.keys.output}loss.csv", f"{args.keys.base}notes.txt"]
+    for key in (*others, args.keys.record):
+        declared.storage.put_bytes(key, b"x")
+    declared.queue()
+    assert not any(is_there(declared, key) for key in planted)
+    assert all(is_there(declared, key) for key in others)
+    assert declared.storage.get_bytes(args.keys.record) != b"x"
+    assert told == [
+        f"cat: somebody wrote 4 objects below {args.keys.output} before the run was queued; deleted"
+    ]
+
+
+@pytest.mark.parametrize("record", ["posted", "results", "earlier", "requeue"])
+def test_nothing_is_deleted_below_a_run_that_has_a_record(declared: Declared, record: str) -> None:
+    args = declared.prepare()
+    declared.storage.put_bytes(getattr(args.keys, record), b"{}")
+    kept = plant(declared, args)
+    declared.queue()
+    assert all(is_there(declared, key) for key in kept)
+
+
+def test_nothing_is_deleted_below_a_run_whose_job_was_canceled(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args, state = declared.queue()
+    declared.runs.remove(args.run_id, state)
+    for record in (args.keys.claim, args.keys.posted, args.keys.requeue):
+        declared.storage.delete_many([record])
+    monkeypatch.setattr(posting, "_queues", {})  # as in another process
+    kept = plant(declared, args)
+    _, again = declared.queue()
+    assert again.kelpie_id != state.kelpie_id
+    assert all(is_there(declared, key) for key in kept)
+
+
+def test_finished_weights_without_a_record_are_neither_deleted_nor_replaced(declared: Declared) -> None:
+    """Somebody copied runs/ without `.flux/`."""
+    args = declared.prepare()
+    leave_weights(declared.storage, args.keys)
+    planted = plant(declared, args)
+    with pytest.raises(FluxError) as refused:
+        declared.runs.create_or_adopt(args)
+    command = f"`./flux fetch cat --run {args.run_id} --accept-changed-weights`"
+    assert f"if you trust them, {command} records them" in str(refused.value)
+    assert all(is_there(declared, key) for key in (*planted, args.keys.weights, args.keys.done))
+    weights = inspect_run(declared.storage, args.keys, STEPS).weights
+    assert weights is not None
+    accept_weights(declared.storage, args.keys, weights, STEPS, None)
+    assert declared.runs.create_or_adopt(args)[1].status is RunState.COMPLETED
+
+
+class InterruptedUpdateError(Exception):
+    """Stands for a budget, a 503 or Ctrl-C."""
+
+
+@pytest.mark.parametrize(
+    "step", ["check_parent", "load_prepared", "send_configuration", "tell_deleted", "post"]
+)
+def test_what_is_planted_after_a_failed_update_is_deleted_by_the_next(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_args: object, **_more: object) -> None:
+        raise InterruptedUpdateError
+
+    monkeypatch.setattr(posting, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(posting, "CLAIM_POLL_SECONDS", 0.05)
+    args = declared.prepare()
+    with monkeypatch.context() as once:
+        if step == "post":
+            once.setattr(Kelpie, "post_job", fail)
+        else:
+            once.setattr(training_job, step, fail)
+        with pytest.raises(InterruptedUpdateError):
+            declared.runs.create_or_adopt(args)
+    planted = plant(declared, args)
+    declared.queue()
+    assert not any(is_there(declared, key) for key in planted)
+
+
+def test_what_is_planted_during_the_post_is_deleted_unless_a_node_may_have_written_it(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    post = Kelpie.post_job
+
+    def plant_and_post(self: Kelpie, request: JobRequest) -> Job:
+        planted.extend(plant(declared, args))
+        return post(self, request)
+
+    planted: list[str] = []
+    args = declared.prepare()
+    monkeypatch.setattr(Kelpie, "post_job", plant_and_post)
+    _, state = declared.queue()
+    assert planted
+    assert not any(is_there(declared, key) for key in planted)
+    assert f"below {args.keys.output} while the run was being queued; deleted" in told[-1]
+
+    new, job = NewRun(declared.storage, args.keys), declared.job_of(state)
+    plant(declared, args)
+    begin_job(declared.connection, args.group_id)
+    assert new.clear_after_post(declared.connection.kelpie(), job) == 0
+    assert all(is_there(declared, key) for key in planted)
+
+
+def test_more_objects_than_can_be_deleted_under_a_claim_are_an_error(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(new_runs, "MAX_OUTPUTS", 4)
+    args = declared.prepare()
+    planted = plant(declared, args)
+    with pytest.raises(FluxError, match=r"more than 4 objects are below .* give the job another `attempt`"):
+        declared.runs.create_or_adopt(args)
+    assert all(is_there(declared, key) for key in planted)

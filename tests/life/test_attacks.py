@@ -236,7 +236,8 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
         claim = {"owner": "x/y", "host": "h", "pid": 2**31, "claimed_at": 32_503_680_000.0, "token": "t"}
         attacked.node.put_bytes(f"{base}posted.json", json.dumps(posted).encode())
         attacked.node.put_bytes(f"{base}claim.json", json.dumps(claim).encode())
-    attacked.node.put_bytes(planted.weights, weights_file(tensor=b"evil"))
+    final = f"{planted.output}{OTHER}.safetensors"
+    attacked.node.put_bytes(final, weights_file(tensor=b"evil"))
     attacked.node.put_bytes(planted.done, b"{}")
     checkpoint = f"{planted.output}{OTHER}_000000010.safetensors"
     attacked.node.put_bytes(checkpoint, weights_file(step=10))
@@ -257,10 +258,10 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
     # The run that was planted for is queued like any other, without what was planted.
     assert next_run in stack.live_runs()
     assert (
-        f"{OTHER}: somebody wrote 5 objects below {planted.base} before the run was queued; deleted"
+        f"{OTHER}: somebody wrote 2 objects below {planted.output} before the run was queued; deleted"
         in printed
     )
-    assert attacked.operator.head(checkpoint) is attacked.operator.head(planted.weights) is None
+    assert attacked.operator.head(checkpoint) is attacked.operator.head(final) is None
     assert attacked.weights_digest(FINISHED) == verified
     assert attacked.operator.get_bytes(image) == attacked.before[image][1]
     assert_nothing_escaped(attacked)

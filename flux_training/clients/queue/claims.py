@@ -92,8 +92,6 @@ class ClaimFile:
         self._claim = Claim(
             owner=owner, host=this_host(), pid=os.getpid(), claimed_at=_now(), token=_new_token()
         )
-        # Whether the run has never been claimed before.
-        self.is_first = False
         self._etag = ""
         self._written_at = 0.0
 
@@ -112,12 +110,10 @@ class ClaimFile:
     def take(self, etag: str | None) -> bool:
         """Write the claim if there is none (`etag` None or empty), or in place of the one with that ETag."""
         try:
-            is_taken = self._write(self._claim.model_copy(update={"claimed_at": _now()}), etag or "")
+            return self._write(self._claim.model_copy(update={"claimed_at": _now()}), etag or "")
         except RateLimited:
             # Several updates write at once; another one gets it.
             return False
-        self.is_first = is_taken and not etag
-        return is_taken
 
     def renew(self) -> None:
         """Before each post. Raises FluxError if another update has taken the claim over.

@@ -5,6 +5,7 @@ The witnesses are out of the nodes' reach: the queue, and the posted record belo
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from flux_training.clients.kelpie import Job
@@ -18,34 +19,53 @@ from flux_training.training.runs.run_state import RunState
 CLOCK_DIFFERENCE = timedelta(seconds=10)
 # One page of a listing.
 MAX_PLANTED = 1000
+# A node learns of the end of its job with its next heartbeat, so weights that it finishes uploading after that are in doubt too.
+TOO_LATE = "there are weights from after the run's job had failed or was canceled"
 TOO_EARLY = "there are weights from before the queue gave this run to a node"
 
 
-def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> int:
-    """How many objects in output/ are newer than the job, although the queue has not given it to a node; at most MAX_PLANTED.
+@dataclass(frozen=True)
+class Planted:
+    """`count`: objects that no node of the run can have written. `has_more`: whether others were not examined."""
+
+    count: int = 0
+    has_more: bool = False
+
+
+def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> Planted:
+    """The objects in output/ that are newer than the job, although the queue has not given it to a node; of the first MAX_PLANTED.
 
     Older ones may be from an earlier job of the same run, and if that was replaced, newer ones too. Raises ServiceError.
     """
     if job.status != RunState.PENDING or job.started or job.created is None or requeues(job.environment):
-        return 0
+        return Planted()
     since = job.created + CLOCK_DIFFERENCE
-    listed = itertools.islice(storage.list(keys.output), MAX_PLANTED)
-    return sum(item.modified is not None and item.modified > since for item in listed)
+    listed = list(itertools.islice(storage.list(keys.output), MAX_PLANTED + 1))
+    count = sum(item.modified is not None and item.modified > since for item in listed[:MAX_PLANTED])
+    return Planted(count, has_more=len(listed) > MAX_PLANTED)
 
 
-def can_be_from(jobs: Iterable[Job], weights: StoredWeights | None, is_posted: bool) -> bool:
-    """Whether a node can have trained the run. `jobs`: the run's own in the queue, which may have forgotten them.
+def doubt_about(jobs: Iterable[Job], weights: StoredWeights | None, is_posted: bool) -> str:
+    """Why no node of the run can have written the weights; empty if one can. `jobs`: the run's own in the queue, which may have
+    forgotten them.
 
     `is_posted`: whether a record that nodes cannot write says that the run was queued.
     """
-    known = list(jobs)
-    return any(_can_have_written(job, weights) for job in known) if known else is_posted
+    doubts = [_doubt_about(job, weights) for job in jobs]
+    if not doubts:
+        return "" if is_posted else TOO_EARLY
+    return "" if "" in doubts else TOO_LATE if TOO_LATE in doubts else TOO_EARLY
 
 
-def _can_have_written(job: Job, weights: StoredWeights | None) -> bool:
+def _doubt_about(job: Job, weights: StoredWeights | None) -> str:
     if job.started is None and job.status in (RunState.PENDING, RunState.CANCELED):
-        return False
+        return TOO_EARLY
+    written = [file.modified for file in weights.files if file.modified] if weights else []
+    if not written:
+        return ""
     # An earlier node of a job that has ended may have left them; a running job's node is going to write its own.
     since = job.started if job.status == RunState.RUNNING else job.created
-    written = weights.modified if weights else None
-    return since is None or written is None or written + CLOCK_DIFFERENCE >= since
+    if since is not None and min(written) + CLOCK_DIFFERENCE < since:
+        return TOO_EARLY
+    ended = {RunState.FAILED: job.failed, RunState.CANCELED: job.canceled}.get(RunState(job.status))
+    return TOO_LATE if ended is not None and max(written) > ended + CLOCK_DIFFERENCE else ""

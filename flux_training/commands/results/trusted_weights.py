@@ -27,8 +27,9 @@ class TrustedWeights:
 def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, stack: str) -> TrustedWeights:
     """Records the weights if they have not been verified before, or if the user accepts others. Raises ServiceError."""
     found, pin, steps = status.results.weights, status.pin, status.job.steps
-    # While the queue has its job, the run's own node may still write them.
-    if accept_changed and found is not None and (pin is not None or status.queue_job is None):
+    # Until its job has ended, the run's own node may still write them.
+    may_change = status.queue_job is not None and status.queue_job.unfinished
+    if accept_changed and found is not None and (pin is not None or not may_change):
         if problems := weights_problems(storage, found, steps):
             return TrustedWeights(problem=f"the weights in the bucket are not valid: {'; '.join(problems)}")
         pin = accept_weights(storage, status.job.keys, found, steps, pin)

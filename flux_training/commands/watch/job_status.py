@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.queue.hand_outs import TOO_LATE
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.results import NO_RESULTS, RunResults, inspect_run, run_status
@@ -250,6 +251,8 @@ def find_problems(statuses: Sequence[JobStatus], now: datetime, stack: str = DEF
 def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str:
     if status.changed_weights:
         return f"{status.changed_weights}; {accept_hint(status.job.name, stack)}"
+    if TOO_LATE in status.results.evidence.problems:
+        return f"{status.state}: {TOO_LATE}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
         return _failure(status, stack)
     if status.planted or status.is_untrained:
