@@ -249,12 +249,9 @@ class Storage:
                     self._service.if_refused,
                 )
 
-    def delete_below(self, prefix: str, after: datetime | None = None) -> int:
-        """Delete the objects whose keys begin with `prefix`, or only those written `after` this time. Returns how many.
-
-        In parts: nodes can make any number.
-        """
-        keys = (item.key for item in self.list(prefix) if after is None or (item.modified or after) > after)
+    def delete_below(self, prefix: str) -> int:
+        """Delete the objects whose keys begin with `prefix`. Returns how many. In parts: nodes can make any number."""
+        keys = (item.key for item in self.list(prefix))
         count = 0
         while part := list(itertools.islice(keys, MAX_KEYS_PER_DELETE)):
             self.delete_many(part)

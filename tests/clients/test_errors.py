@@ -151,3 +151,10 @@ def test_a_signature_refused_because_of_the_clock_says_so() -> None:
     )
     assert re.search(r"this machine's clock says \d{4}-\d\d-\d\d \d\d:\d\d UTC; set the clock", str(error))
     assert "check the keys" not in str(error)
+
+
+def test_an_objects_name_cannot_change_the_terminal() -> None:
+    service = Service("object storage", "http://s3.example", if_refused="", if_down="")
+    answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    said = str(refused(service, "b", "get_object", "runs/\x1b[2J\nerror: all is well", answer))
+    assert "get_object b/runs/?[2J error: all is well at s3.example" in said
