@@ -9,6 +9,7 @@ from components.provider import FluxProvider, FluxResource
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.stack.owner import new_mark, read_mark
+from flux_training.clients.stack.spending import keep_entries_of_deleted_runs
 from flux_training.clients.storage import Storage
 from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending
 from flux_training.training.errors import FluxError
@@ -89,6 +90,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             inform(f"bucket {state.bucket} is not changed: {why}")
             return
         if state.results == "delete":
+            keep_entries_of_deleted_runs(storage, layout)
             # The records first: a run whose results are gone must not count as finished.
             storage.delete_many([item.key for item in storage.list(layout.run_records)])
             storage.delete_many(results_in(storage, layout))
@@ -97,6 +99,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             inform(f"bucket {state.bucket} is kept, with {kept} objects; results are below {layout.runs}")
             return
         mark = read_mark(storage, layout)
+        keep_entries_of_deleted_runs(storage, layout)
         records = [item.key for item in storage.list(layout.own) if not is_spending(item.key)]
         storage.delete_many(records)
         if mark and mark.made and all(is_spending(item.key) for item in storage.list("")):

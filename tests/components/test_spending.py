@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from components.bucket import BucketArgs, BucketProvider, mark_as_ours
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import JobRequest
 from flux_training.clients.queue import posting
@@ -25,6 +26,7 @@ from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from tests.components.groups import new_name
+from tests.components.test_provider_life import connected
 from tests.support.seeds import seeds
 
 BUCKET = "spending"
@@ -215,3 +217,24 @@ def test_a_canceled_run_that_is_queued_again_counts_twice(connection: Connection
     storage.put_bytes(keys.posted, json.dumps({"kelpie_id": "job-1"}).encode())
     reserve(storage, "x/", keys, Reservation(2.0, BudgetSettings()), "`make up`")
     assert spent_today(connection).day == 4.0
+
+
+def test_a_run_that_is_queued_again_after_its_records_were_deleted_counts_twice(
+    connection: Connection,
+) -> None:
+    forget_spending(connection)
+    storage, prefix = connection.storage(BUCKET), f"{new_name()}/"
+    layout = Layout(prefix)
+    keys = layout.run("cat", "ba9876543210")
+    provider: BucketProvider = connected(BucketProvider(), connection)
+    state = BucketArgs(
+        kind="s3", home="", bucket=BUCKET, prefix=prefix, owner="flux/me", adopt=False, results="delete"
+    )
+    for times in (1, 2, 3):
+        mark_as_ours(storage, layout, "flux/me", adopt=False)
+        reserve(storage, prefix, keys, Reservation(2.0, BudgetSettings()), "`make up`")
+        storage.put_bytes(keys.posted, json.dumps({"kelpie_id": f"job-{times}"}).encode())
+        assert spent_today(connection).day == 2.0 * times
+        provider.remove("id", state)
+        assert storage.head(keys.posted) is None
+        assert spent_today(connection).day == 2.0 * times

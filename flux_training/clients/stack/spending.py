@@ -5,7 +5,7 @@ posted only if they are within the limits. Of two updates at the same time, the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from threading import Lock
 from typing import Any
@@ -24,7 +24,7 @@ from flux_training.training.budget.limits import does_not_fit
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run import Layout, RunKeys
 
 # Two threads of one update would see each other's entry, and both give up.
 _reserving = Lock()
@@ -58,6 +58,22 @@ def today() -> date:
 def read_spending(storage: Storage, day: date) -> list[SpendingEntry]:
     """What all stacks of the bucket queued in the day's month."""
     return read_entries(item.key for item in storage.list(month_folder(day)))
+
+
+def keep_entries_of_deleted_runs(storage: Storage, layout: Layout) -> None:
+    """Rename this month's entries of the stack's queued runs, before their records are deleted.
+
+    Without its records, a run that is queued again would write its first entry once more, and count once.
+    """
+    posted = [item.key for item in storage.list(layout.run_records) if item.key.endswith("/posted.json")]
+    entries = read_spending(storage, today()) if posted else []
+    for key in posted:
+        job, run = key.removeprefix(layout.run_records).split("/")[:2]
+        mark = run_mark(layout.prefix, job, run)
+        for entry in [one for one in entries if one.run == mark]:
+            kept = replace(entry, run=run_mark(mark, "deleted", posted_id(storage, layout.run(job, run))))
+            storage.put_bytes(kept.key, canonical_json({"job": job, "run": run, "usd": entry.usd}))
+            storage.delete_many([entry.key])
 
 
 def reserve(storage: Storage, prefix: str, keys: RunKeys, reservation: Reservation, again: str) -> None:
