@@ -324,10 +324,15 @@ def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout:
     assert "caption alone" in server.prompts[-1]
 
 
-def test_equal_captions_of_all_images_are_pointed_out(checkout: Path, run: Run) -> None:
-    keep_images(checkout, 11, 12, 13)
-    with captioner(lambda _number, _attempt: f"say {CAT}") as server:
-        assert "All 3 captions are the same: the model may not see the images" in run(*options(server))
+@pytest.mark.parametrize("answer", [CAT, "Es liegt nichts vor.", '{"reply": "Nothing here to see"}'])
+def test_the_same_answer_for_the_first_images_is_not_written(answer: str, checkout: Path, run: Run) -> None:
+    with (
+        captioner(lambda _number, _attempt: f"say {answer}") as server,
+        pytest.raises(FluxError, match="says the same of different images"),
+    ):
+        run(*options(server))
+    assert len(server.asked) == 3
+    assert captions(checkout).keys() == set(MINE)
 
 
 def test_captions_of_an_edit_model_are_instructions_and_the_control_image_is_sent(

@@ -283,21 +283,20 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
     captioner = _captioner(options, stop)
     outcomes: list[CaptionOutcome] = []
 
+    def keep(outcome: CaptionOutcome) -> None:
+        """Save the caption at once."""
+        kept = _saved(outcome)
+        outcomes.append(kept)
+        if kept.caption and not console.is_terminal:
+            say(f"{kept.image.name}: {kept.caption}")
+
     def caption_image(image: Path) -> None:
-        outcome = _caption_one(captioner, image, options)
-        if outcome:
-            outcomes.append(outcome)
-            if outcome.caption and not console.is_terminal:
-                say(f"{image.name}: {outcome.caption}")
+        if outcome := _ask(captioner, image, options):
+            keep(outcome)
 
     try:
-        for number in range(min(PROBES, len(missing))):
-            _run_parallel(caption_image, missing[number : number + 1], 1, stop)
-            if not all(outcome.hopeless for outcome in outcomes):
-                break
-        else:
-            _refuse_hopeless(captioner, outcomes)
-        _run_parallel(caption_image, missing[number + 1 :], options.threads, stop)
+        probed = _probe(captioner, missing[:PROBES], options, stop, keep)
+        _run_parallel(caption_image, missing[probed:], options.threads, stop)
     finally:
         captioner.close()
         _print_total(outcomes, options.price)
@@ -317,18 +316,51 @@ def _captioner(options: CaptionOptions, stop: threading.Event) -> Captioner:
     )  # fmt: skip
 
 
-def _refuse_hopeless(captioner: Captioner, outcomes: Sequence[CaptionOutcome]) -> None:
-    """Raises FluxError if the first images have shown that no image will get a caption."""
-    if len(outcomes) == PROBES:
+def _probe(
+    captioner: Captioner,
+    images: Sequence[Path],
+    options: CaptionOptions,
+    stop: threading.Event,
+    keep: Callable[[CaptionOutcome], None],
+) -> int:
+    """Ask for images one by one until two captions differ; returns how many were asked for.
+
+    Raises FluxError if they have shown that the model reads no images: then no caption is kept.
+    """
+    held: list[CaptionOutcome] = []
+
+    def hold(image: Path) -> None:
+        if outcome := _ask(captioner, image, options):
+            held.append(outcome)
+
+    try:
+        for image in images:
+            _run_parallel(hold, [image], 1, stop)
+            if len({outcome.caption for outcome in held if outcome.caption}) > 1:
+                break
+        held = _without_equal(held)
+    finally:
+        for outcome in held:
+            keep(outcome)
+    if len(held) == PROBES and all(outcome.hopeless for outcome in held):
         what = f"{captioner.model} at {captioner.host} has not captioned any of the first {PROBES} images"
         step = "choose a model that reads images with --model, and see the address in --base-url"
-        raise FluxError(f"{what}: {outcomes[-1].problem}", "no other image was sent", step)
+        raise FluxError(f"{what}: {held[-1].problem}", "no other image was sent", step)
+    return len(held)
 
 
-def _caption_one(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
-    """Caption one image and save the caption at once; None if the user stopped before the answer."""
-    outcome = _ask(captioner, image, options)
-    if outcome and outcome.caption and not _write(image, outcome.caption):
+def _without_equal(probed: list[CaptionOutcome]) -> list[CaptionOutcome]:
+    """The outcomes of the first images; as failures, if the model has said the same of each."""
+    captions = {outcome.caption for outcome in probed}
+    if len(probed) < PROBES or len(captions) > 1 or captions == {""}:
+        return probed
+    problem = f"the model says the same of different images: {captions.pop()}"
+    return [replace(outcome, caption="", problem=problem, hopeless=True) for outcome in probed]
+
+
+def _saved(outcome: CaptionOutcome) -> CaptionOutcome:
+    """The outcome after its caption has been saved."""
+    if outcome.caption and not _write(outcome.image, outcome.caption):
         problem = "another program has written a caption meanwhile; it is kept"
         return replace(outcome, caption="", problem=problem)
     return outcome
@@ -419,8 +451,6 @@ def _print_total(outcomes: Sequence[CaptionOutcome], price: Price | None) -> Non
     if removed:
         parts = ", ".join(f"{part} ({count})" for part, count in removed.most_common())
         say(f"Removed from around captions: {parts}")
-    if len(written) >= PROBES and len(set(written)) == 1:
-        say(f"All {len(written)} captions are the same: the model may not see the images")
 
 
 def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -> None:
