@@ -5,6 +5,8 @@
 # The model cannot see the image, or has not got it.
 BLIND = "|".join(
     (
+        r"^(?:kein bild|aucune image|nessuna immagine|nenhuma imagem|brak obrazu|geen afbeelding|ingen bild)\b[^,.]{0,40}\W*$|^no se ha proporcionado ninguna imagen",
+        r"^(?:没有图片|未提供图片|画像がありません|이미지가 없습니다|изображение не загружено|لا توجد صورة)\W*$",
         r"ich (?:sehe|kann|erkenne|habe)\b[^.!?]{0,30}\bkein(?:e|en)? (?:bild|foto|grafik|anhang)|ich kann (?:das|kein) bild",
         r"je ne (?:vois|peux pas (?:voir|accéder|afficher))|je n'(?:ai pas|arrive pas à)[^.!?]{0,30}\b(?:image|photo)",
         r"no veo (?:ninguna?|la|tu|el) (?:imagen|foto|archivo)|no puedo (?:ver|acceder|visualizar|abrir)",

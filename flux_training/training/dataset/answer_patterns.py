@@ -10,26 +10,26 @@ _M = re.MULTILINE
 
 _THOUGHT = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad)"
 REASONING_OPEN = re.compile(
-    rf"<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_)?{_THOUGHT}\|>|<unused94>|<\|channel\|>|\AThinking\.\.\.\s*\n|<details>",
+    rf"<{_THOUGHT}>|\[{_THOUGHT}\]|◁{_THOUGHT}▷|<\|(?:begin_of_)?{_THOUGHT}\|>|<unused94>|<\|channel\|>|<\|START_THINKING\|>|\AThinking\.\.\.\s*\n|<details>",
     _I,
 )
 REASONING_CLOSE = re.compile(
-    rf"</{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_){_THOUGHT}\|>|<unused95>|\.\.\.\s?done thinking\.?|</details>",
+    rf"</{_THOUGHT}>|\[/{_THOUGHT}\]|◁/{_THOUGHT}▷|<\|(?:/|end_of_){_THOUGHT}\|>|<unused95>|<\|END_THINKING\|>|\.\.\.\s?done thinking\.?|</details>",
     _I,
 )
 FINAL_CHANNEL = re.compile(
-    r"<\|channel\|>final\s*<\|message\|>|\Aanalysis[\s\S]*?assistantfinal|\Ahere(?:'s| is) my thought process:[\s\S]*?here(?:'s| is) my response:",
+    r"<\|channel\|>final\s*<\|message\|>|\Aanalysis[\s\S]*?assistantfinal|\A(?:#{1,4} *|\*\*)(?:thinking|analysis|thoughts?|reasoning)\b[^\n]*\n[\s\S]*?\n(?:#{1,4} *|\*\*)(?:final )?(?:answer|caption|response)(?:\*\*)?:?(?:\*\*)? *\n|\Ahere(?:'s| is) my thought process:[\s\S]*?here(?:'s| is) my response:",
     _I,
 )
 
 # What follows one of these is another turn of the conversation.
 END_TOKEN = re.compile(
-    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|end_of_turn|return|endofanswer)\|>|</s>|<eos>|<end_of_turn>"
+    r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|end_of_turn|return|endofanswer)\|>|</s>|<eos>|<end_of_turn>|<end_of_utterance>|(?<=</caption>)\s*<tags>"
     r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction):|\[end of text\]|(?<=[.!?])assistant\b",
     _I,
 )
 SPECIAL_TOKEN = re.compile(
-    r"<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT)\]"
+    r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT)\]"
     r"|</?(?:bos|eos|pad|unk|image|img|start_of_turn|end_of_turn|start_of_image|end_of_image|grounding|phrase|ref|answer"
     r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|p|br|b|i|em|strong|span|div)\s*/?>",
     _I,
@@ -47,7 +47,8 @@ ROLE = re.compile(
 FENCE = re.compile(
     r"(?:```|~~~|\"\"\"|''\')(?:[a-z]*\n)?(.{0,10000}?)(?:```|~~~|\"\"\"|''\')", _I | re.DOTALL
 )
-
+# A block that holds text rather than a document; a remark may follow it.
+TEXT_FENCE = re.compile(r"\A```(?:markdown|md|text|txt)\n", _I)
 BEFORE_JSON = re.compile(r"\A[^{\[]{0,200}:\s*(?=\{)")
 
 _IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|screenshot|link|url)s?\b"
@@ -76,6 +77,7 @@ INTRODUCTIONS = (
         _I,
     ),
     re.compile(r"here (?:you go|it is)\s*[:!.]+\s*", _I),
+    re.compile(rf"(?:here(?:'s| is)|below is) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,40}}\.\s*\n+", _I),
     re.compile(r"[\w-]+\.(?:jpe?g|png|webp)\s*:\s*", _I),
     re.compile(rf"the {_IMAGE} (?:shows|depicts) (?:the following|this)\s*:\s*", _I),
     re.compile(r"the (?:final )?answer is\s*:\s*", _I),
@@ -107,19 +109,19 @@ INTRODUCTIONS = (
     ANSWER_LABEL,
 )
 CLOSING = re.compile(
-    r"(?:(?<=[.!?\"”*)\]])\s+|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|p\.\s?s\.|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
+    r"(?:(?<=[.!?\"”*)\]])\s+|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
-    r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
+    r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:would this|does this|shall i|should i)\b[^\n]*\?\W*$|happy captioning|enjoy!|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
     rf"|{languages.CLOSING}"
     r"|(?:confidence|certainty|caption length|sources)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$)[\s\S]*$",
     _I,
 )
 CLOSING_NOTE = re.compile(
-    r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text)[\s*_]*:[\s\S]*$",
+    r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text|negative prompt)[\s*_]*:[\s\S]*$",
     _I,
 )
-TAGS_BESIDE = re.compile(r"\s+\|\s*(?:tags|keywords|title|style|mood)\s*:.*$", _I)
+TAGS_BESIDE = re.compile(r"(?<=[.!?])\s+\|\s*(?:tags|keywords|title|style|mood)\s*:.*$", _I)
 HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
 SEPARATOR = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$", _M)
 HEADING = re.compile(rf"^\s*#{{1,6}}\s+(?:{_LABEL}\s*$)?", _I | _M)
@@ -156,6 +158,8 @@ NO_IMAGE = re.compile(
     rf"|\b(?:it (?:looks|seems|appears)(?: like| as if| that)? )?you(?:'ve| have)? (?:sent|forgot|forgotten|uploaded|attached|provided)\b[^.!?]{{0,30}}{_IMAGE}"
     rf"|\b{_IMAGE}[^.!?]{{0,20}} (?:is|was) not visible|\bi (?:would )?need (?:to see )?(?:the|an|your) {_IMAGE}"
     rf"|(?:{languages.BLIND})"
+    rf"|\bthere (?:does not|doesn't) (?:appear|seem) to be (?:an?|any) {_IMAGE}|\byou (?:have not|haven't|did not|didn't) (?:shared?|included?|attach(?:ed)?|upload(?:ed)?|provided?|sent|send) (?:an?|any|the|your) {_IMAGE}"
+    rf"|^\W*(?:no|empty|missing|invalid|unsupported) {_IMAGE}(?: to describe| format| url)?\W*$|^\W*{_IMAGE} (?:is )?(?:not loaded|missing|too large)\W*$|^this conversation contains no {_IMAGE}"
     r"|^the image (?:appears|seems) to be (?:blank|empty|missing|corrupted|broken)\b",
     _I,
 )
@@ -170,7 +174,7 @@ REFUSAL = re.compile(
     _I,
 )
 REASONING = re.compile(
-    r"^(?:(?:okay|ok|alright|hmm+|well|wait|so|now|first|got it|right)[,.:!…]*\s+)*(?:let me (?:look|think|see|analy[sz]e|describe|start"
+    r"^(?:we are given|we must|the question asks|task:|you are an? (?:helpful )?assistant|system: you are)\b|^(?:(?:okay|ok|alright|hmm+|well|wait|so|now|first|got it|right)[,.:!…]*\s+)*(?:let me (?:look|think|see|analy[sz]e|describe|start"
     r"|examine|consider)|let's (?:see|look|analy[sz]e|think|break|tackle|describe|start)|i need to|i should|i have to|i'll (?:describe|start|need"
     r"|write|analy[sz]e|look)|i will (?:describe|start|write|analy[sz]e)|we need to|we should|we have to|the task is|my task"
     r"|the prompt (?:asks|says|wants)|the instructions?\b)"
@@ -193,10 +197,10 @@ QUESTION = re.compile(
     _I,
 )
 ERROR_TEXT = re.compile(
-    r"(?:(?:internal |server |unknown |unexpected )?error\s*[:(\d]|could not (?:process|load|decode|read|open)|failed to|your (?:trial|plan|subscription|account|api key|credits?)\b|context length|the model\b[^.]{0,40}does not exist|task completed|done\b\W*$|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:processing|loading|generating|waiting)\b[^.\n]{0,20}(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
+    r"(?:(?:internal |server |unknown |unexpected )?error\s*(?:[:(]|\d+\W*$)|invalid api key\W*$|model\s+(?:'[^']*' )?not found|segmentation fault|payment required\W*$|request failed with status|panic: |\w*_assert: |could not (?:process|load|decode|read|open)|failed to|your (?:trial|plan|subscription|account|api key|credits?)\b|context length|the model\b[^.]{0,40}does not exist|task completed|done\b\W*$|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:processing|loading|generating|waiting)\b[^.\n]{0,20}(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
     r" \(most|\w*exception:|\w+error:|cuda (?:error|out of memory)|out of memory|rate limit|unauthorized|http(?:/[\d.]+)? \d{3}|[45]\d\d:? [a-z]"
     r"|upstream (?:connect|request) |you(?: are out of|(?: have|'ve)? (?:exceeded|reached|hit|used up))|(?:the )?(?:model|server|engine) is (?:currently )?"
-    r"(?:overloaded|busy|loading|unavailable)|(?:please )?try again later|quota exceeded)",
+    r"(?:overloaded|busy|loading|unavailable)(?:\W*$|[.,;] )|(?:please )?try again later|quota exceeded)",
     _I,
 )
 PLACEHOLDERS = re.compile(
@@ -239,7 +243,7 @@ ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", 
 SPEAKING = re.compile(
     # "I" at the beginning of a clause.
     r"(?:^|[.!?,:;]\s+|\b(?:but|and|so|that|as|if)\s+)I(?:'\w+)?\s+[a-z]|(?i:"
-    r"^(?:let me|let's|looks like|as (?:instructed|requested))\b|^(?:hi|hello|hey)[,!. ]"
+    r"^(?:let me|let's(?! dance\b)|looks like|as (?:instructed|requested))\b|^(?:hi|hello|hey)(?:[,!.]| (?:there|everyone|user)\b|\W*$)"
     r"|\bplease (?:specify|provide|upload|share|send|attach|try|check|let|note|clarify|wait)\b"
     r"|\bcaptions? (?:is|are|was|were|should|must|generated|created|written|complete)\b|\b(?:write|generate|create|provide) (?:a |an |the )?captions?\b"
     r"|\b(?:is|am|'m|as) (?:an? |the )(?:[\w-]+ ){0,2}(?:language|multimodal|vision|ai) (?:model|assistant)\b|^i am \w+, an? "
@@ -249,10 +253,13 @@ SPEAKING = re.compile(
     r"|\b(?:this|the|your) (?:model|deployment|assistant|api|server|request|endpoint|response|provider)\b[^.]{0,40}\b(?:not|cannot|can't|unavailable|failed|filtered|blocked)\b"
     r"|\bis not (?:supported|enabled|available)\b|^(?:\w+ )?not found\W*$|\bno (?:visual|image|vision) input\b|\bsomething went wrong\b|\btimed out\W*$"
     r"|\btemporarily unavailable\b|^connection (?:reset|refused|error|closed|timed)\b|^(?:access denied|forbidden)\W*$|\bbe logged in\b|\btry again\b"
-    rf"|^(?:now )?(?:analy[sz]ing|describing|looking at|examining|reading) (?:the|this|your) {_IMAGE}|^(?:one moment|hold on|just a (?:moment|second))\b"
+    rf"|^(?:now )?(?:analy[sz]ing|describing|looking at|examining|reading) (?:the|this|your) {_IMAGE}(?:(?: now)?\W*$|, I\b)|^(?:one moment|hold on|just a (?:moment|second))\b"
     r"|^(?:what an? |great |nice |beautiful |lovely |wow\b|thanks\b|thank you\b)[^.!?]{0,40}!|\bthanks for sharing\b|^user (?:says|asks|wants|said|asked)\b"
     r"|^(?:blocked|flagged|rejected|filtered|refused|denied)\b|^lorem ipsum\b)",
 )
-LABELS = re.compile(r"(?:^|(?<=[.,;!?\s]))[A-Z][A-Za-z ]{0,20}:\s")
+# Places in the picture are no labels of parts.
+LABELS = re.compile(
+    r"(?:^|(?<=[.,;!?\s]))(?!(?:Left|Right|Cent(?:er|re)|Top|Bottom|Foreground|Midground|Background):)[A-Z][A-Za-z ]{0,20}:\s"
+)
 ENDS_OPEN = re.compile(r"[:：]\W*$")
 REPEATED_CHARACTERS = re.compile(r"(\S{1,8}?)\1{11,}")

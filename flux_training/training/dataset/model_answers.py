@@ -14,6 +14,8 @@ from typing import Any
 from flux_training.training.dataset import answer_patterns as patterns
 
 CAPTION_KEYS = ("caption", "short_caption", "image_caption", "description", "answer", "text", "response")
+# What servers name their errors by.
+ERROR_KEYS = ("error", "errors", "message", "detail", "reason", "status")
 QUOTES = "\"“”„«»「」'`* "
 # Longer texts are no captions: a text encoder reads about 2,000 characters.
 MAX_CHARACTERS = 10_000
@@ -162,6 +164,10 @@ def _from_json(text: str) -> str:
     """The caption in a JSON document, perhaps in a fenced block; the text itself if it has none."""
     fenced = patterns.FENCE.search(text)
     inner = fenced[1].strip() if fenced else patterns.BEFORE_JSON.sub("", text)
+    if fenced and patterns.TEXT_FENCE.match(text):
+        return inner
+    if inner.startswith('"{') and isinstance(document := _parsed(inner), str):
+        inner = document
     if inner[:1] in ("{", "["):
         found = _caption_in(_parsed(inner) or _first_document(inner))
         return found if found is not None else text
@@ -197,8 +203,9 @@ def _caption_in(document: Any) -> str | None:
     named = next((texts[key] for key in CAPTION_KEYS if key in texts), None)
     if named is not None or len(document) != 1:
         return named
-    [only] = document.values()
-    return _caption_in(only)
+    [(key, only)] = document.items()
+    is_error = isinstance(only, str) and str(key).casefold() in ERROR_KEYS
+    return None if is_error else _caption_in(only)
 
 
 def _from_labelled_parts(text: str) -> str:
@@ -308,6 +315,6 @@ FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (patterns.ALTERNATIVES.search, "the answer has several alternatives"),
     (patterns.ENDS_OPEN.search, "the answer is an introduction without a caption"),
     (patterns.QUESTION.search, "the answer is a question or an offer, not a caption"),
-    (re.compile(r"<\|[^|>]{1,40}\|>").search, "the answer has special tokens in it"),
+    (re.compile(r"<\|[^|>]{1,40}\|>|</?\w+>").search, "the answer has special tokens in it"),
     (lambda text: len(text) > MAX_CHARACTERS, "the answer is too long for a caption"),
 )
