@@ -15,6 +15,7 @@ from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import our_rules, with_our_rules
 from flux_training.training.runs.run import Layout
+from flux_training.training.words import adopt_setting, rename_back
 
 R2 = "r2"
 
@@ -176,7 +177,7 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
         return FluxError(
             f"bucket {where} belongs to {present}",
             f"{owner} must not write into another stack's bucket",
-            "choose another storage.bucket or storage.prefix, or set `adopt: true`",
+            f"{rename_back(owner, present)}choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}",
         )
     is_empty = all(is_spending(item.key) for item in storage.list(layout.prefix))
     # Another update of this stack may have marked and filled it since the mark was read.
@@ -185,7 +186,7 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
     return FluxError(
         f"bucket {where} holds objects that are not this project's",
         "a stack uses only an empty bucket or prefix, or its own",
-        "choose another storage.bucket or storage.prefix, or set `adopt: true`",
+        f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}",
     )
 
 

@@ -23,6 +23,7 @@ from flux_training.training.errors import FluxError
 from flux_training.training.gpu import wanted_classes
 from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import SINGLE_CLUSTER
+from flux_training.training.words import adopt_setting, rename_back
 
 # Set in a group that existed before the stack adopted it: `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
@@ -299,7 +300,7 @@ def foreign_group(group: ContainerGroup, owner: str) -> FluxError:
         f"container group {group.name} exists already and "
         + (f"belongs to {other}" if other else "is not this project's"),
         f"{owner} must not change a group that belongs to others",
-        "choose another cluster.name, delete that group, or set `adopt: true`",
+        f"{rename_back(owner, other)}choose another cluster.name, delete that group, or set {adopt_setting(owner)}",
     )
 
 

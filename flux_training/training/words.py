@@ -75,3 +75,20 @@ def make_command(target: str, stack: str) -> str:
 def flux_command(arguments: str, stack: str) -> str:
     """The command as a user can type it: `./flux retry cat --stack prod`."""
     return f"`./flux {arguments}`" if stack == DEFAULT_STACK else f"`./flux {arguments} --stack {stack}`"
+
+
+def adopt_setting(owner: str) -> str:
+    """The setting of the stack `<project>/<stack>` that takes over what others made, and where it is written."""
+    project, _, stack = owner.rpartition("/")
+    return f"`{project}:adopt: true` under `config:` in Pulumi.{stack}.yaml"
+
+
+def rename_back(owner: str, other: str | None) -> str:
+    """For what carries the mark of `other`: the start of the next step, in case that was the stack's name before."""
+    (project, _, stack), (other_project, _, other_stack) = (
+        owner.rpartition("/"),
+        (other or "").rpartition("/"),
+    )
+    if not other_stack or other_project != project:
+        return ""
+    return f"if this stack was renamed, `pulumi stack rename {other_stack} --stack {stack}` renames it back; otherwise "

@@ -368,7 +368,7 @@ def test_the_owner_of_a_group() -> None:
     found = [container_group.is_foreign(one, "p/s") for one in (ours, theirs, nobodys)]
     assert found == [False, True, True]
     assert [container_group.other_owner(one, "p/s") for one in (ours, theirs, nobodys)] == [None, "x/y", None]
-    fix = "choose another cluster.name, delete that group, or set `adopt: true`"
+    fix = "choose another cluster.name, delete that group, or set `p:adopt: true` under `config:` in Pulumi.s.yaml"
     why = "p/s must not change a group that belongs to others"
     assert (
         foreign_group(theirs, "p/s").args
@@ -379,6 +379,15 @@ def test_the_owner_of_a_group() -> None:
     assert str(foreign_group(nobodys, "p/s")).startswith(
         "container group name exists already and is not this project's"
     )
+
+
+def test_the_former_name_of_a_renamed_stack() -> None:
+    former = group(environment={"FLUX_OWNER": "p/old"})
+    assert (
+        "; if this stack was renamed, `pulumi stack rename old --stack new` renames it back; otherwise choose "
+        in str(foreign_group(former, "p/new"))
+    )
+    assert "renamed" not in str(foreign_group(former, "q/new"))
 
 
 # ---- the nodes' environment

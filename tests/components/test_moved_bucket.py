@@ -107,5 +107,8 @@ def test_a_mark_with_an_invalid_field_is_none_and_its_bucket_is_refused(
     mark = {"version": 1, "layout": 2, "owner": OWNER, "made": True} | odd
     storage.put_bytes(".flux/owner.json", json.dumps(mark).encode())
     props = bucket_props(connection, storage.bucket, prefix="", results="keep")
-    with pytest.raises(FluxError, match=r"holds objects that are not this project's.* or set `adopt: true`"):
+    with pytest.raises(
+        FluxError,
+        match=r"holds objects that are not this project's.* or set `.*:adopt: true` under `config:`",
+    ):
         provider_of(BucketProvider, connection).create(props)

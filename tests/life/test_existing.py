@@ -50,7 +50,7 @@ def test_a_foreign_group_of_that_name_is_refused_before_anything_is_created(stac
         printed = stack.run(*command, code=1)
         assert f"container group {stack.place} exists already and is not this project's" in printed
         assert f"bucket life/{stack.place}/ holds objects that are not this project's" in printed
-        assert printed.count("or set `adopt: true`") >= 2
+        assert printed.count(":adopt: true` under `config:` in Pulumi.") >= 2
     assert [item.key for item in bucket_of(stack).list(f"{stack.place}/")] == [f"{stack.place}/theirs"]
 
 

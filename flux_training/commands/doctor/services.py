@@ -29,7 +29,7 @@ from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState, in_words
 from flux_training.training.settings import StackSettings
-from flux_training.training.words import counted
+from flux_training.training.words import adopt_setting, counted, rename_back
 
 # S3 refuses requests whose clock is off by 15 minutes.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
@@ -120,7 +120,7 @@ def check_group(group: ContainerGroup | None, owner: str, adopt: bool) -> list[C
         bad(
             "Group",
             f"{group.name} exists already and {whose}",
-            "choose another cluster.name, or set `adopt: true`",
+            f"{rename_back(owner, other)}choose another cluster.name, or set {adopt_setting(owner)}",
         )
     ]
 
