@@ -42,11 +42,16 @@ def _as_list(value: Any) -> Any:
 
 def _joined(value: Any) -> Any:
     """A list of names as one text."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; write a name such as `RTX 5090`, or leave it out")
     if not isinstance(value, list):
         return value
-    if not value or not all(isinstance(name, str) and names_a_class(name) for name in value):
+    if not value or not all(isinstance(name, str) and name.strip() and names_a_class(name) for name in value):
         raise ValueError("a list of GPUs has one or more names, such as `[RTX 5090, RTX 4090]`")
-    return SEPARATOR.join(dict.fromkeys(name.strip() for name in value))
+    different: dict[str, str] = {}
+    for name in value:
+        different.setdefault(name.strip().casefold(), name.strip())
+    return SEPARATOR.join(different.values())
 
 
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 1}

@@ -104,6 +104,12 @@ def memory_gb(gpu: str) -> int | None:
     return min((memory for memory in found if memory is not None), default=None)
 
 
+def smallest_class(gpu: str) -> str:
+    """The one of several classes that has the least memory; the text itself if none is known."""
+    found = [(memory, name) for name in wanted_classes(gpu) if (memory := _memory_of(name)) is not None]
+    return min(found, key=lambda pair: pair[0])[1] if found else gpu
+
+
 def _memory_of(gpu: str) -> int | None:
     match = _SIZE.search(gpu)
     if match:

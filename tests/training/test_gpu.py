@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import (
     Offer,
@@ -13,6 +14,7 @@ from flux_training.training.gpu import (
     memory_needed,
     model_of,
     names_a_class,
+    smallest_class,
     wanted_classes,
 )
 from flux_training.training.train_yml.document import rank_of
@@ -68,6 +70,14 @@ def test_of_several_classes_the_least_memory_counts() -> None:
     assert wanted_classes("RTX 5090, RTX 4090") == ["RTX 5090", "RTX 4090"]
     assert memory_gb("RTX 5090, RTX 4090") == 24
     assert memory_gb("RTX 5090, RTX 9999") == 32
+    assert smallest_class("RTX 5090, RTX 3060") == "RTX 3060"
+
+
+def test_a_class_that_is_listed_twice_counts_once() -> None:
+    assert (
+        ClusterSettings.model_validate({"gpu": ["RTX 5090", "rtx 5090 ", "RTX 4090"]}).gpu
+        == "RTX 5090, RTX 4090"
+    )
 
 
 def test_cheapest_means_lowest_cost_of_the_work() -> None:

@@ -189,9 +189,14 @@ def test_a_job_entry_must_be_a_map(entry: object) -> None:
                 {"cluster": {"gpu": gpu}},
                 "p:cluster.gpu: a list of GPUs has one or more names, such as `[RTX 5090, RTX 4090]`",
             )
-            for gpu in ([], [5090], ["RTX 5090", "cheapest"])
+            for gpu in ([], [5090], [""], ["RTX 5090", "cheapest"])
         ),
         ({"cluster": {"environment": {"A": 1}}}, "p:cluster.environment.A: must be text; put it in quotes"),
+        (
+            {"cluster": {"gpu": " "}},
+            "p:cluster.gpu: is empty; write a name such as `RTX 5090`, or leave it out",
+        ),
+        ({"budget": {"maxUsdPerDay": "1e400"}}, "p:budget.maxUsdPerDay: must be"),
         ({"budget": {"maxUsd": "ten"}}, "p:budget.maxUsd: must be a number, without a unit (it is 'ten')"),
         ({"cloud": ["local"]}, "p:cloud: must be 'local' or 'salad'"),
         ({"adopt": "maybe"}, "p:adopt: must be true or false (it is 'maybe')"),

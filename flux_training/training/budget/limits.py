@@ -62,7 +62,7 @@ def does_not_fit(usd: float, spent: Spent, budget: BudgetSettings) -> str:
         if usd > limit + ROUNDING:
             return f"it may cost {show_dollars(usd)}, more than budget.{name} ({show_dollars(limit)}) as a whole; raise that"
         return (
-            f"it may cost {show_dollars(usd)}, and other runs queued {when} may cost {show_dollars(already)} of budget.{name} "
+            f"it may cost {show_dollars(usd)}, and what is queued before it {when} may cost {show_dollars(already)} of budget.{name} "
             f"({show_dollars(limit)}); it can be queued {until} (UTC), or raise the limit"
         )
     return ""

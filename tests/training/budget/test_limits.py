@@ -43,10 +43,10 @@ def test_a_waiting_job_says_which_limit_and_until_when() -> None:
         return job.why
 
     assert why(TEN, maxUsdPerDay=11.0) == (
-        "it may cost $2.00, and other runs queued today may cost $10.00 of budget.maxUsdPerDay ($11.00); it can be queued "
+        "it may cost $2.00, and what is queued before it today may cost $10.00 of budget.maxUsdPerDay ($11.00); it can be queued "
         "tomorrow (UTC), or raise the limit"
     )
-    assert "queued this month may cost $30.00 of budget.maxUsdPerMonth ($31.00)" in why(
+    assert "queued before it this month may cost $30.00 of budget.maxUsdPerMonth ($31.00)" in why(
         TEN, maxUsdPerMonth=31.0
     )
     assert why(Spent(), maxUsdPerDay=1.0) == (

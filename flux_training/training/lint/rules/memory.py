@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
-from flux_training.training.gpu import GB_EACH_MORE_MEGAPIXEL
+from flux_training.training.gpu import GB_EACH_MORE_MEGAPIXEL, smallest_class
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.trainer_config import positive_int
@@ -37,7 +37,7 @@ def needless_quantization(job: Subject) -> Iterator[Problem]:
 )
 def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
     if job.model and _gpu_below(job, need := job.model.memory.quantized):
-        message = f"{job.model.name} needs {need} GB, and {job.gpu} has {job.gpu_gb} GB"
+        message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "model")
 
 
@@ -70,7 +70,7 @@ def needless_low_vram(job: Subject) -> Iterator[Problem]:
 def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
     off = job.section("train").get("gradient_checkpointing", True) is False
     if off and job.model and _gpu_below(job, job.model.memory.unquantized):
-        message = f"train.gradient_checkpointing is false, and {job.gpu} has {job.gpu_gb} GB"
+        message = f"train.gradient_checkpointing is false, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "train", "gradient_checkpointing")
 
 
@@ -86,7 +86,7 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
     megapixels = batch * (max(resolutions_of(job.process)) / 1024) ** 2
     fits = max(1, 1 + (job.gpu_gb - job.model.memory.quantized) // GB_EACH_MORE_MEGAPIXEL)
     if batch > 1 and megapixels > fits:
-        message = f"batches of {batch} images, {job.gpu} has {job.gpu_gb} GB"
+        message = f"batches of {batch} images, {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "train", "batch_size")
 
 
@@ -96,11 +96,11 @@ def _gpu_below(job: Subject, size: int) -> bool:
 
 def _lacks_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
     if _gpu_below(job, size) and not job.section("model").get("layer_offloading"):
-        message = f"model.{key} is not set, the model needs {size} GB, and {job.gpu} has {job.gpu_gb} GB"
+        message = f"model.{key} is not set, the model needs {size} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "model", key)
 
 
 def _has_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
     if job.model and (job.gpu_gb or 0) >= size and job.section("model").get(key):
-        message = f"model.{key} is set, the model fits into {size} GB, and {job.gpu} has {job.gpu_gb} GB"
+        message = f"model.{key} is set, the model fits into {size} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "model", key)
