@@ -39,6 +39,25 @@ def test_destroy_names_all_groups() -> None:
     assert "among them container group mine-f, mine-v." in what_destroy_does("dev", SEVERAL)
 
 
+def test_destroy_names_jobs_costs_and_bucket() -> None:
+    outputs = {
+        "bucket": "loras",
+        "cost": {"actualUsd": 1.5},
+        "jobs": {"cat": {"status": "running"}, "dog": {"status": "completed"}},
+    }
+    assert what_destroy_does("prod", outputs).splitlines()[1:] == [
+        "It cancels the jobs that had not ended when the state was updated: cat.",
+        "The jobs had used about $1.50 of GPU time by then.",
+        "Trained weights stay in the bucket loras.",
+    ]
+
+
+def test_destroy_after_a_failed_first_update() -> None:
+    assert what_destroy_does("prod", {}) == (
+        "This deletes all resources of stack prod.\nTrained weights stay in the bucket."
+    )
+
+
 def test_jobs_know_their_cluster() -> None:
     entry = {"runId": "r", "steps": 1, "folder": "runs/cat/r/"}
     jobs = stack_jobs({"jobs": {"cat": entry, "clip": {**entry, "cluster": "video"}}})

@@ -172,7 +172,11 @@ def what_destroy_does(stack: str, outputs: Mapping[str, Any]) -> str:
         lines.append(
             f"It cancels the jobs that had not ended when the state was updated: {', '.join(unfinished)}."
         )
-    return "\n".join([*lines, "Trained weights stay in the bucket."])
+    spent = (outputs.get("cost") or {}).get("actualUsd")
+    if spent is not None:
+        lines.append(f"The jobs had used about {show_dollars(spent)} of GPU time by then.")
+    bucket = f" {outputs['bucket']}" if outputs.get("bucket") else ""
+    return "\n".join([*lines, f"Trained weights stay in the bucket{bucket}."])
 
 
 def _refresh(engine: Engine, *options: str) -> None:
