@@ -55,8 +55,9 @@ def main() -> None:
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
         survey, bill, stack = survey_of(settings, keys)
         existing = check_existing(stack, survey, owner)
+        moved = tuple[str, ...]()
         if not pulumi.runtime.is_dry_run():
-            migrate(stack, owner)
+            moved = migrate(stack, owner)
             pin_finished(stack, survey)
         repaired = repair_datasets(stack, survey, pulumi.runtime.is_dry_run())
     except FluxError as error:
@@ -71,7 +72,7 @@ def main() -> None:
         *changes_in_words(survey),
         *existing.notes,
     ]
-    for warning in (*existing.warnings, *repaired, *survey.warnings):
+    for warning in (*existing.warnings, *moved, *repaired, *survey.warnings):
         pulumi.log.warn(warning)
     for note in filter(None, notes):
         pulumi.log.info(note)

@@ -93,7 +93,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
         if state.results == "delete":
             keep_entries_of_deleted_runs(storage, layout)
             # The records first: a run whose results are gone must not count as finished.
-            storage.delete_many([item.key for item in storage.list(layout.run_records)])
+            storage.delete_below(layout.run_records)
             storage.delete_many(results_in(storage, layout))
         kept = sum(not item.key.startswith(layout.own) for item in storage.list(layout.prefix))
         if kept:
@@ -104,7 +104,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
         records = [item.key for item in storage.list(layout.own) if not is_spending(item.key)]
         storage.delete_many(records)
         if mark and mark.made and all(is_spending(item.key) for item in storage.list("")):
-            storage.delete_many([item.key for item in storage.list(SPENDING_FOLDER)])
+            storage.delete_below(SPENDING_FOLDER)
             self._delete_bucket(storage, state)
 
     def _storage(self, args: BucketArgs) -> Storage:

@@ -14,34 +14,46 @@ from flux_training.clients.queue.claims import Claim, posted_record
 from flux_training.clients.queue.earlier_layout import posted_in_layout_1
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.queue.recorded_runs import run_folders
+from flux_training.clients.queue.recorded_runs import folder_names, runs_in
 from flux_training.clients.records import read_record
 from flux_training.clients.results import stored_results
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.storage import Storage
+from flux_training.clients.storage import MAX_FOLDERS, Storage
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 
 
-def migrate(stack: StackServices, owner: str) -> None:
+def migrate(stack: StackServices, owner: str) -> tuple[str, ...]:
     """Unless the bucket has the current layout: record every posted job below .flux/, then the layout in owner.json.
 
     Runs whose job the queue has forgotten are marked, so that they stay known as runs of this stack, and their weights are recorded.
-    A bucket that is being adopted gets its mark from components/bucket.py. Raises ServiceError.
+    A bucket that is being adopted gets its mark from components/bucket.py. Returns warnings. Raises ServiceError.
     """
     storage, layout, mark = stack.storage, stack.layout, stack.mark
     if not stack.bucket_exists or (mark is not None and mark.is_current):
-        return
+        return ()
     posted = posted_in_layout_1(storage, layout, stack.connection.kelpie())
     in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
-    forgotten = [keys for place in run_folders(storage, layout) if (keys := layout.run(*place)) not in posted]
+    folders = folder_names(storage, layout)
+    forgotten = [keys for place in runs_in(layout, folders) if (keys := layout.run(*place)) not in posted]
     queue = Queue(stack.connection.kelpie(), None)
     in_parallel(lambda keys: _keep_earlier(storage, queue, keys), forgotten)
+    if crowded := [prefix for prefix, names in folders.items() if len(names) >= MAX_FOLDERS]:
+        # With the mark, runs beyond the end of a listing would be nobody's.
+        return tuple(_crowded(storage, prefix) for prefix in crowded)
     if mark is not None and mark.owner == owner:
         with suppress(RateLimited):  # another update is writing the same
             storage.put_bytes(layout.owner, new_mark(owner, mark.made).to_json())
+    return ()
+
+
+def _crowded(storage: Storage, prefix: str) -> str:
+    return (
+        f"bucket {storage.bucket}/{prefix} has {MAX_FOLDERS} folders or more, so some of its runs may not have been found; the "
+        "bucket keeps the layout of an earlier version; delete the folders that are not of your runs, then run `up` again"
+    )
 
 
 def _keep_earlier(storage: Storage, queue: Queue, keys: RunKeys) -> None:

@@ -154,6 +154,19 @@ def test_thousands_of_checkpoints_cost_a_hundred_reads_and_hide_no_result() -> N
     assert bucket.read < 100 * 1000
 
 
+def test_a_checkpoint_that_vanishes_after_it_was_listed_stops_nothing() -> None:
+    gone, left = f"{KEYS.output}cat_000000009.safetensors", f"{KEYS.output}cat_000000005.safetensors"
+
+    class Vanishing(CountingBucket):
+        def get_range(self, key: str, start: int, length: int) -> bytes:
+            if key == gone:
+                raise NotFound(f"{key} is not there")
+            return super().get_range(key, start, length)
+
+    bucket = Vanishing({gone: weights_file(step=9), left: weights_file(step=5)})
+    assert newest_sound(cast(Storage, bucket), KEYS) == (left, 5)
+
+
 def test_a_folder_that_a_node_made_is_no_past_run() -> None:
     class Folders(CountingBucket):
         def list_folders(self, _prefix: str) -> list[str]:

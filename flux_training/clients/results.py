@@ -338,7 +338,7 @@ def _other_stage(key: str, beginning: str) -> str:
 def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
     try:
         header = weights_header(storage, item.key)
-    except ValueError:
+    except (NotFound, ValueError):  # it may have been deleted since it was listed
         return None
     return header if header.tensors and header.data_end == item.size else None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from components import migration
 from components.migration import migrate
 from flux_training.clients import connection as connections
 from flux_training.clients.connection import Connection
@@ -143,6 +144,16 @@ def test_only_weights_of_runs_without_a_job_are_recorded(old: OldBucket) -> None
         old.storage.put_bytes(old.keys(run).record, b'{"steps": 20}')
     migrate(old.stack(), OWNER)
     assert [run for run in RUNS if read_pin(old.storage, old.keys(run))] == [NEVER_POSTED]
+
+
+def test_a_listing_that_was_cut_moves_no_bucket(old: OldBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "MAX_FOLDERS", len(RUNS))
+    (warning,) = migrate(old.stack(), OWNER)
+    assert f"{BUCKET}/{old.layout.runs} has 4 folders or more" in warning
+    assert old.mark()["layout"] == 1
+    monkeypatch.undo()
+    assert migrate(old.stack(), OWNER) == ()
+    assert old.mark()["layout"] == 2
 
 
 def test_the_old_records_are_never_read_again(old: OldBucket) -> None:

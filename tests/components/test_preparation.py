@@ -131,7 +131,7 @@ def test_temporary_keys_that_end_before_the_runs_cause_a_warning(
 def test_checkpoints_of_all_runs_expire(tmp_path: Path, connection: Connection) -> None:
     prepared = Prepared(tmp_path, connection, RunState.COMPLETED, keep={"checkpointsDays": 14})
     mark_as_ours(prepared.stack.storage, prepared.stack.layout, OWNER, adopt=False)
-    prepared.stack.storage.put_bytes("p/runs/dog/0123456789ab/output/run.json", b"{}")
+    prepared.stack.storage.put_bytes(prepared.stack.layout.run("dog", "0123456789ab").claim, b"{}")
     days = prepared.check().retention
     assert set(days.values()) == {14}
     for run in (prepared.keys.output, "p/runs/dog/0123456789ab/output/"):

@@ -1,7 +1,7 @@
 """Which runs the stack has queued. Nodes can make folders below runs/, but not the records of a run below `.flux/`."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from flux_training.clients.stack.owner import read_mark
 from flux_training.clients.storage import Storage
@@ -29,8 +29,22 @@ def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple
 
 def run_folders(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
     """(job, run id) of the folders below runs/, which nodes can make too. Raises ServiceError."""
-    named = filter(JOB_NAME.fullmatch, [job] if job else storage.list_folders(layout.runs))
-    return _places(f"{job}/{run}/" for job in named for run in storage.list_folders(f"{layout.runs}{job}/"))
+    return runs_in(layout, folder_names(storage, layout, job))
+
+
+def folder_names(storage: Storage, layout: Layout, job: str = "") -> Mapping[str, Sequence[str]]:
+    """The folders of jobs and those of their runs, by the prefix that was listed; at most MAX_FOLDERS of each."""
+    found = {} if job else {layout.runs: storage.list_folders(layout.runs)}
+    for name in filter(JOB_NAME.fullmatch, [job] if job else found[layout.runs]):
+        below = f"{layout.runs}{name}/"
+        found[below] = storage.list_folders(below)
+    return found
+
+
+def runs_in(layout: Layout, folders: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """(job, run id) of what `folder_names` has found, sorted."""
+    below = {prefix.removeprefix(layout.runs): names for prefix, names in folders.items()}
+    return _places(f"{job}{run}/" for job, names in below.items() for run in names)
 
 
 def _places(paths: Iterable[str]) -> list[tuple[str, str]]:

@@ -166,7 +166,7 @@ def _changes_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, 
     """What differs from each job's newest earlier run in the bucket."""
     if not jobs or not stack.bucket_exists:
         return {}
-    known = set(stack.storage.list_folders(stack.layout.runs))
+    known = {job for job, _ in recorded_runs(stack.storage, stack.layout)}
     trained_before = [job for job in jobs if job.name in known]
     found = in_parallel(lambda job: _changes_since_newest(stack, job), trained_before)
     return {job.name: one for job, one in zip(trained_before, found, strict=True) if one}
