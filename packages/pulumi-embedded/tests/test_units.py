@@ -358,3 +358,10 @@ def test_paths_of_a_project(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     assert project.program_file() == tmp_path / "src" / "__main__.py"
     assert project.stack_config_file("dev") == tmp_path / "config" / "Pulumi.dev.yaml"
+
+
+def test_a_key_that_a_stack_file_has_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.dev.yaml"
+    file.write_text("config:\n  p:cloud: local\n  p:cloud: salad\n", encoding="utf-8")
+    with pytest.raises(EngineError, match=r"^Pulumi\.dev\.yaml:3: p:cloud occurs a second time; delete one$"):
+        StackConfig(file)

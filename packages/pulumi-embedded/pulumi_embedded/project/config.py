@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.constructor import RoundTripConstructor
+from ruamel.yaml.constructor import DuplicateKeyError, RoundTripConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 
@@ -59,6 +59,8 @@ def _read(path: Path) -> Any:
             line = text.count("\n", 0, marker.start()) + 1
             raise EngineError(f"{path.name}:{line}: {_CONFLICT}")
         content = _yaml().load(text)
+    except DuplicateKeyError as error:
+        raise EngineError(f"{path.name}{_duplicate(error)}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is not valid YAML: {error}") from None
     if content is None:
@@ -66,6 +68,13 @@ def _read(path: Path) -> Any:
     if not isinstance(content, dict):
         raise EngineError(f"{path.name} must contain keys with values, not a {type(content).__name__}")
     return content
+
+
+def _duplicate(error: DuplicateKeyError) -> str:
+    """`:3: a occurs a second time; delete one`."""
+    line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+    key = re.search(r'duplicate key "(.*?)" with value', error.problem or "")
+    return f"{line}: {key[1] if key else 'a key'} occurs a second time; delete one"
 
 
 @dataclass(frozen=True)
