@@ -184,7 +184,9 @@ def test_replicas_that_nobody_would_stop_are_not_started(
     paid_stack: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stack, "stack_settings", lambda *_: settings(autoscale=False))
-    with pytest.raises(FluxError, match=r"--no-wait with cluster.autoscale: false; its replicas would run"):
+    with pytest.raises(
+        FluxError, match=r"--no-wait with cluster.autoscale: false; .* its replicas would keep running"
+    ):
         stack.up.main(["--stack", "prod", "--yes", "--no-wait"], standalone_mode=False)
     assert paid_stack.ran == []
 
@@ -194,6 +196,10 @@ def test_without_a_terminal_consent_is_an_option(
     paid_stack: RecordingEngine, monkeypatch: pytest.MonkeyPatch, command: click.Command
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    monkeypatch.delenv("MAKELEVEL", raising=False)
     with pytest.raises(click.UsageError, match=f"`./flux {command.name} --yes --stack prod` does not ask"):
+        command.main(["--stack", "prod"], standalone_mode=False)
+    monkeypatch.setenv("MAKELEVEL", "1")
+    with pytest.raises(click.UsageError, match=f"`make {command.name} YES=1 STACK=prod` does not ask"):
         command.main(["--stack", "prod"], standalone_mode=False)
     assert paid_stack.ran == []

@@ -126,7 +126,11 @@ def _must_ask(stack: str, yes: bool, command: str) -> bool:
     if yes or uses_local_cloud(project_root(), stack):
         return False
     if not sys.stdin.isatty():
-        again = flux_command(f"{command} --yes", stack)
+        # make sets MAKELEVEL for the commands that it runs.
+        by_make = "MAKELEVEL" in os.environ
+        again = (
+            make_command(f"{command} YES=1", stack) if by_make else flux_command(f"{command} --yes", stack)
+        )
         raise click.UsageError(f"this is not a terminal, so nobody can confirm; {again} does not ask")
     return True
 

@@ -236,7 +236,9 @@ def test_a_value_may_come_after_options(stack: EngineStack, arguments: tuple[str
 
 def test_flags_may_have_a_value(stack: EngineStack) -> None:
     stack.spec({"one": {"text": "a"}})
-    assert "--yes or --skip-preview must be passed" in stack.run("up", "--yes=false", code=2)
+    assert "--yes or --skip-preview or --preview-only must be passed" in stack.run(
+        "up", "--yes=false", code=2
+    )
     stack.run("up", "--yes=true", "--skip-preview=true", "--refresh=false")
     stack.run("config", "set", "flag", "--", "--yes=true")
     assert stack.run("config", "get", "flag") == "--yes=true\n"

@@ -63,7 +63,7 @@ def _operate(
     interactive = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
     if not (interactive or options.yes or options.skip_preview or preview_only):
         raise UsageError(
-            "--yes or --skip-preview must be passed in to proceed when running in non-interactive mode"
+            "--yes or --skip-preview or --preview-only must be passed in to proceed when running in non-interactive mode"
         )
     with _started(session, options, program=program) as running:
         if preview_only or not options.skip_preview:
