@@ -16,6 +16,7 @@ from flux_training.commands.stack.passphrase import (
     local_passphrase,
     salt_of_file,
 )
+from flux_training.training.errors import BadInput
 from tests.support.flux import ROOT
 
 # Made with `local-cloud`.
@@ -100,3 +101,15 @@ def test_the_state_gets_the_salt_of_the_stack_file(tmp_path: Path, name: str) ->
     assert exported["deployment"]["secrets_providers"]["state"] == {"salt": CURRENT_SALT}
     assert find_engine("dev", local=True, environ=environ, root=tmp_path).environment == updated.environment
     assert yaml.safe_load(updated.settings()["cloud"]) == "local"
+
+
+@pytest.mark.parametrize(
+    "config", ["null", "{flux-training:cloud: [local]}", "{other:cloud: local, other:jobs: {}}"]
+)
+def test_a_stack_file_of_a_wrong_shape_is_not_blamed_on_the_passphrase(config: str, tmp_path: Path) -> None:
+    write_stack(tmp_path, CURRENT_SALT)
+    (tmp_path / "Pulumi.dev.yaml").write_text(f"encryptionsalt: {CURRENT_SALT}\nconfig: {config}\n")
+    environ = {"PATH": os.environ["PATH"]}
+    with pytest.raises(BadInput) as caught:
+        find_engine("dev", local=False, environ=environ, root=tmp_path)
+    assert "flux-training:jobs: is missing" in str(caught.value)

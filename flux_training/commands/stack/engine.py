@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
 from flux_training.commands.stack.passphrase import (
     FORMER_PASSPHRASE,
@@ -223,6 +224,9 @@ def find_engine(
         environment[PASSPHRASE_VARIABLES[0]] = local_passphrase(root, stack)
     elif not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
+            if has_known_salt(root, stack):
+                # A file of a wrong shape does not say that it is for the local cloud. Raises BadInput with what is wrong.
+                stack_settings(root, stack)
             what = f"stack {stack} needs the passphrase its secrets are encrypted with"
             variable = PASSPHRASE_VARIABLES[0]
             rule = f"neither {' nor '.join(PASSPHRASE_VARIABLES)} is set"
