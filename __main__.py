@@ -78,7 +78,7 @@ def main() -> None:
         pulumi.log.info(note)
     if not pulumi.runtime.is_dry_run():
         unfinished = [job for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
-        write_prepared(owner, (prepared_run(job, bill, settings.budget) for job in unfinished))
+        write_prepared(owner, (prepared_run(job, bill, settings) for job in unfinished))
     settings = on_machines(
         settings, {name: (one.rate.gpu, one.rate.priority) for name, one in bill.clusters.items()}
     )

@@ -17,10 +17,9 @@ from flux_training.clients.stack.spending import Reservation
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.storage import Storage
 from flux_training.training.bill import estimate_record
-from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import StackBill
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.runs.node_rights import (
     Remaining,
     choose_end,
@@ -75,7 +74,7 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     return Existing(end, expiring_prefixes(settings.keep, layout, [*declared, *past]), warnings, notes)
 
 
-def prepared_run(job: DeclaredJob, bill: StackBill, budget: BudgetSettings) -> PreparedRun:
+def prepared_run(job: DeclaredJob, bill: StackBill, settings: StackSettings) -> PreparedRun:
     folder, own = job.folder, bill.clusters[job.cluster]
     usd = own.charge_of(job.name)
     return PreparedRun(
@@ -85,7 +84,8 @@ def prepared_run(job: DeclaredJob, bill: StackBill, budget: BudgetSettings) -> P
         job.image_set.manifest,
         folder.save_every,
         estimate_record(own, job.name),
-        None if usd is None else Reservation(usd, budget),
+        None if usd is None else Reservation(usd, settings.budget),
+        weights_in_image(settings, job.cluster),
     )
 
 

@@ -27,6 +27,7 @@ class PreparedRun:
     """`raw_config` is train.yml and `manifest` is manifest.json, byte for byte.
 
     `estimate` is the expected cost as run.json has it, and `reservation` what counts against the budget; None if not known.
+    `weights_in_image`: the id of what the cluster's image holds in `/model`; empty if unknown.
     """
 
     job: str
@@ -36,6 +37,7 @@ class PreparedRun:
     save_every: int
     estimate: dict[str, Any] | None
     reservation: Reservation | None = None
+    weights_in_image: str = ""
 
 
 def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path()) -> None:
@@ -52,6 +54,7 @@ def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path())
                     "save_every": run.save_every,
                     "estimate": run.estimate,
                     "reservation": run.reservation.in_details if run.reservation else None,
+                    "weights_in_image": run.weights_in_image,
                 }
             )
         )
@@ -67,11 +70,12 @@ def load_prepared(
         details = json.loads((folder / DETAILS).read_bytes())
         save_every, estimate = int(details["save_every"]), details["estimate"]
         reservation = Reservation.from_details(details["reservation"])
+        weights = str(details["weights_in_image"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from error
     if run_id(manifest, raw_config, attempt, parent) != run:
         raise _unusable(folder, f"does not belong to run {run}")
-    return PreparedRun(job, run, raw_config, manifest, save_every, estimate, reservation)
+    return PreparedRun(job, run, raw_config, manifest, save_every, estimate, reservation, weights)
 
 
 def remove_prepared(owner: str, job: str, run: str, root: Path = Path()) -> None:

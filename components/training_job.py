@@ -336,6 +336,7 @@ def run_record(args: TrainingJobArgs, run: PreparedRun) -> dict[str, Any]:
         "owner": args.owner,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "estimate": run.estimate,
+        "weights_in_image": run.weights_in_image,
     }
 
 

@@ -47,6 +47,7 @@ def make_run(
         "job": job,
         "run_id": run_id,
         "created_at": created,
+        "weights_in_image": "black-forest-labs/FLUX.1-dev",
         "state": state,
         "parent": parent,
         "steps": 20,

@@ -189,23 +189,32 @@ def test_a_hostile_run_cannot_change_the_card(checkout: Path, run: Run, tmp_path
     ("section", "base", "licence", "task"),
     [
         ("{is_flux: true, name_or_path: black-forest-labs/FLUX.1-schnell}", "black-forest-labs/FLUX.1-schnell", "apache-2.0", "text-to-image"),
-        ("{arch: wan21, name_or_path: /model}", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "apache-2.0", "text-to-video"),
-        ("{arch: flux_kontext, name_or_path: /model}", "black-forest-labs/FLUX.1-Kontext-dev", "other", "image-to-image"),
+        ("{arch: wan21, name_or_path: /model}", None, None, "text-to-video"),
+        ("{arch: flux_kontext, name_or_path: /model}", None, None, "image-to-image"),
         ("{arch: sdxl, name_or_path: stabilityai/stable-diffusion-xl-base-1.0}", "stabilityai/stable-diffusion-xl-base-1.0", "openrail++", "text-to-image"),
         ("{is_flux: true, name_or_path: me/finetune}", "me/finetune", None, "text-to-image"),
     ],
 )  # fmt: skip
 def test_the_card_has_the_licence_of_the_model(
-    section: str, base: str, licence: str | None, task: str
+    section: str, base: str | None, licence: str | None, task: str
 ) -> None:
     config = yaml.safe_load(f"config: {{process: [{{model: {section}}}]}}")
     card = Card("a", "b" * 12, 10, {"a.safetensors": DIGEST}, "", config, 3, [])
     metadata = metadata_of(card_text(card))
-    assert (metadata["base_model"], metadata.get("license"), metadata["pipeline_tag"]) == (
+    assert (metadata.get("base_model"), metadata.get("license"), metadata["pipeline_tag"]) == (
         base,
         licence,
         task,
     )
+
+
+@pytest.mark.parametrize("name", ["flux1-schnell", "qwen-image", "wan21-14b", "z-image", "z-image-turbo"])
+def test_the_card_names_the_weights_that_the_image_held(name: str) -> None:
+    model = MODELS[name]
+    config = {"config": {"process": [{"model": {"arch": model.arch, "name_or_path": "/model"}}]}}
+    card = Card("a", "b" * 12, 10, {"a.safetensors": DIGEST}, "", config, 3, [], model.weights)
+    metadata = metadata_of(card_text(card))
+    assert (metadata["base_model"], metadata["license"]) == (model.weights, "apache-2.0")
 
 
 def test_an_unknown_command_is_reported_with_the_nearest_name() -> None:

@@ -94,6 +94,23 @@ def test_a_page_names_the_model_and_its_licence(outputs: Path, model: str, shown
     assert shown in ParsedPage(page_of(folder, outputs)).text
 
 
+@pytest.mark.parametrize(
+    ("held", "shown"),
+    [
+        ("Qwen/Qwen-Image", "LoRA of Qwen-Image (Apache-2.0)"),
+        ("", "LoRA of the image's own weights, trigger"),
+    ],
+)
+def test_a_page_names_the_weights_that_the_image_held(outputs: Path, held: str, shown: str) -> None:
+    folder = make_run(outputs)
+    config = yaml.safe_load((folder / "train.yml").read_text())
+    config["config"]["process"][0]["model"] = {"name_or_path": "/model", "arch": "qwen_image"}
+    (folder / "train.yml").write_text(yaml.safe_dump(config))
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", {**record, "weights_in_image": held})
+    assert shown in ParsedPage(page_of(folder, outputs)).text
+
+
 @pytest.mark.parametrize("stand_in", [True, False])
 def test_a_page_says_that_the_stand_in_trained(outputs: Path, stand_in: bool) -> None:
     folder = make_run(outputs)

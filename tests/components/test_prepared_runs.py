@@ -19,7 +19,9 @@ from flux_training.training.runs.run import run_id
 
 OWNER = "flux-training/dev"
 RAW, MANIFEST_JSON = b"job: extension\n", b'{"images":{}}'
-RUN = PreparedRun("cat", run_id(MANIFEST_JSON, RAW, 2, "0a"), RAW, MANIFEST_JSON, 250, {"usd": 0.5})
+RUN = PreparedRun(
+    "cat", run_id(MANIFEST_JSON, RAW, 2, "0a"), RAW, MANIFEST_JSON, 250, {"usd": 0.5}, None, "Qwen/Qwen-Image"
+)
 
 
 def load(root: Path, attempt: int = 2, parent: str | None = "0a") -> PreparedRun:

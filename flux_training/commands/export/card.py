@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from flux_training.training.models.choice import ModelChoice, choose_model, is_in_image, owner_of
-from flux_training.training.models.table import DEFAULT_MODEL, MODELS, DatasetKinds, TrainableModel
+from flux_training.training.models.choice import ModelChoice, choose_model, owner_of
+from flux_training.training.models.table import DatasetKinds, TrainableModel
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
 from flux_training.training.words import one_line
@@ -43,7 +43,10 @@ class CardImage:
 
 @dataclass(frozen=True)
 class Card:
-    """What the card says. `config` is the run's train.yml; `weights`: the files' SHA-256 in 64 hex digits by name."""
+    """What the card says. `config` is the run's train.yml; `weights`: the files' SHA-256 in 64 hex digits by name.
+
+    `weights_in_image`: the id of what the image's `/model` held; empty if unknown.
+    """
 
     job: str
     run_id: str
@@ -53,19 +56,12 @@ class Card:
     config: Mapping[str, Any]
     images: int
     samples: Sequence[CardImage]
+    weights_in_image: str = ""
 
 
-def base_model(config: Mapping[str, Any]) -> str:
-    """The Hub's id of the model that was trained, or nothing if train.yml names a folder that is not known.
-
-    For an image's own weights: FLUX.1-dev, which the public image holds, or the first model of another architecture.
-    """
-    choice = _choice(config)
-    if is_in_image(str(_model_section(config).get("name_or_path"))):
-        default = MODELS[DEFAULT_MODEL]
-        held = default if choice.arch in default.archs else choice.model
-        return held.weights if held else ""
-    name = choice.weights
+def base_model(card: Card) -> str:
+    """The Hub's id of the model that was trained; empty if it is not known, such as that of a folder."""
+    name = _choice(card).weights
     return name if name.count("/") == 1 and not name.startswith(("/", ".")) else ""
 
 
@@ -82,17 +78,13 @@ def licence_fields(model: TrainableModel) -> dict[str, str]:
     }
 
 
-def _choice(config: Mapping[str, Any]) -> ModelChoice:
-    return choose_model(_model_section(config), MODELS[DEFAULT_MODEL].weights)
+def _choice(card: Card) -> ModelChoice:
+    return choose_model(mapping(first_process(card.config).get("model")), card.weights_in_image)
 
 
-def _model_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return mapping(first_process(config).get("model"))
-
-
-def _task(config: Mapping[str, Any]) -> str:
+def _task(card: Card) -> str:
     """The Hub's name of what the model does."""
-    kinds = (model.datasets if (model := _choice(config).model) else None) or DatasetKinds()
+    kinds = (model.datasets if (model := _choice(card).model) else None) or DatasetKinds()
     if kinds.videos:
         return "image-to-video" if kinds.first_frame else "text-to-video"
     return "image-to-image" if kinds.control_images[0] else TEXT_TO_IMAGE
@@ -105,8 +97,8 @@ def card_text(card: Card) -> str:
 
 
 def _metadata(card: Card) -> dict[str, Any]:
-    model = base_model(card.config)
-    task, owner = _task(card.config), owner_of(model)
+    model = base_model(card)
+    task, owner = _task(card), owner_of(model)
     found: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": task}
     if model:
         licence = licence_fields(owner) if owner else {}
@@ -122,7 +114,7 @@ def _metadata(card: Card) -> dict[str, Any]:
 
 
 def _body(card: Card) -> list[str]:
-    model = base_model(card.config)
+    model = base_model(card)
     lines = [f"# {card.job}", "", f"A LoRA for {model or 'the model named in train.yml'}.", ""]
     if card.trigger:
         lines += [f"Trigger word: {_code(card.trigger)}", ""]
@@ -168,7 +160,7 @@ def _use(card: Card, model: str) -> list[str]:
     prompt = card.samples[0].prompt if card.samples else card.trigger
     files = " and ".join(f"`{name}`" for name in card.weights)
     lines = [f"ComfyUI: put {files} into `models/loras/`."]
-    if not model or _task(card.config) != TEXT_TO_IMAGE:
+    if not model or _task(card) != TEXT_TO_IMAGE:
         return lines
     return [
         *lines,

@@ -136,6 +136,7 @@ def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
         config=run.config,
         images=len(run.captions),
         samples=samples,
+        weights_in_image=run.weights_in_image,
     )
     (folder / CARD).write_text(card_text(card), encoding="utf-8")
 

@@ -70,10 +70,15 @@ class ReportedRun:
         """train.yml as the trainer reads it; empty if it cannot be read."""
         return document_of(self.config_text.encode())
 
+    @property
+    def weights_in_image(self) -> str:
+        """The id of what the image's `/model` held; empty for the runs of earlier versions, whose records do not say it."""
+        return str(self.record.get("weights_in_image") or "")
+
     @cached_property
     def base_model(self) -> str:
         """The model that was trained, with its licence where the table of models knows it."""
-        return model_words(first_process(self.config).get("model"))
+        return model_words(first_process(self.config).get("model"), self.weights_in_image)
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -80,8 +80,11 @@ def downloaded_gb(section: Mapping[str, Any]) -> float:
     return choice.model.download_gb if is_known and choice.key and choice.model else 0.0
 
 
-def model_words(section: Any, weights_in_image: str = MODELS[DEFAULT_MODEL].weights) -> str:
+def model_words(section: Any, weights_in_image: str) -> str:
     """`FLUX.1-dev (FLUX Non-Commercial License)`: the model of a `model` section, with its licence where the table knows it."""
+    path = str(mapping(section).get("name_or_path"))
+    if is_in_image(path) and not weights_in_image:
+        return "the image's own weights"
     choice = choose_model(mapping(section), weights_in_image)
     name = choice.weights.rpartition("/")[2][:MAX_MODEL_NAME] or "an unknown model"
     return f"{name} ({choice.owner.licence})" if choice.owner else name

@@ -3,7 +3,7 @@
 components/training_job.py, flux_training/clients/queue/ and the launcher write them.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from flux_training.training.untrusted import (
 
 # Kelpie's ids are UUIDs. An id becomes part of a URL.
 KelpieId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9-]{0,63}\z")]
+HubId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}\z")]
 Token = Annotated[str, Field(min_length=1, max_length=100)]
 
 
@@ -45,7 +46,10 @@ class EstimateRecord(UntrustedRecord):
 
 
 class RunRecord(UntrustedRecord):
-    """run.json. `manifest`, `config` and `dataset` are SHA-256 digests."""
+    """run.json. `manifest`, `config` and `dataset` are SHA-256 digests.
+
+    `weights_in_image`: the id on Hugging Face of what the image's `/model` held; empty if unknown, as in older records.
+    """
 
     version: Steps = 1
     job: ShortText = ""
@@ -60,6 +64,7 @@ class RunRecord(UntrustedRecord):
     owner: ShortText = ""
     created_at: Time | None = None
     estimate: EstimateRecord | None = None
+    weights_in_image: HubId | Literal[""] = ""
 
 
 class DoneRecord(UntrustedRecord):
