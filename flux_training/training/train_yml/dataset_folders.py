@@ -36,7 +36,8 @@ PAIRED_KEYS = {
 }
 TRAINED_KINDS = (FolderKind.TRAINING, FolderKind.REGULARIZATION)
 SAMPLE_CONTROL = re.compile(r"ctrl_img(_[123])?")
-PROMPT_CONTROL = re.compile(r"--ctrl_img(?:_[123])? +(\S+)")
+# ai-toolkit knows no flag for a second or third one.
+PROMPT_CONTROL = re.compile(r"--ctrl_img +(\S+)")
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,22 @@ def mistakes_for(model: TrainableModel) -> list[FamilyMistake]:
         found.append(FamilyMistake("training-adapter", {"model.assistant_lora_path": "<absent>"}))
     if len(model.result_endings) > 1:
         found.append(FamilyMistake("result-not-lora", {"model.model_kwargs": {"train_low_noise": False}}))
+        never = {"train.switch_boundary_every": 5000, "train.steps": 5000}
+        found.append(FamilyMistake("result-not-lora", never))
     if kinds.first_frame:
         found.append(FamilyMistake("control-image", {"sample.samples": [{"prompt": "tr1gger"}]}))
+    first = {"prompt": "tr1gger", "ctrl_img_1": "dataset/00001.jpg"}
+    if kinds.first_frame or kinds.control_images == (1, 1):
+        found.append(FamilyMistake("control-image", {"sample.samples": [first]}))
+    else:
+        absent = {"prompt": "tr1gger", "ctrl_img": "dataset/00099.jpg"}
+        found.append(FamilyMistake("control-image", {"sample.samples": [absent]}))
+    if (
+        not kinds.control_images[1]
+        and not kinds.first_frame
+        and model.arch not in ("wan22_5b", "ltx2", "flex2")
+    ):
+        found.append(FamilyMistake("control-image", {"sample.samples": [first]}))
     if kinds.videos:
         found.append(FamilyMistake("video-ignored", {"datasets[0].num_frames": 1}))
         found.append(FamilyMistake("video-options", {"datasets[0].buckets": False}))
@@ -133,12 +147,22 @@ def mistakes_for(model: TrainableModel) -> list[FamilyMistake]:
             )
         )
         found.append(FamilyMistake("pair-orphan", spoil=replace_image("control/00099.jpg", (64, 64))))
+        forgotten = {
+            "datasets[0].control_path": "<absent>",
+            "datasets[0].control_path_1": "<absent>",
+            "sample.samples": [{"prompt": "tr1gger", "ctrl_img": "control/00001.jpg"}],
+        }
+        found.append(FamilyMistake("folder-unused", forgotten))
+        if model.arch in ("flux_kontext", "qwen_image_edit", "hidream_e1", "omnigen2"):
+            found.append(FamilyMistake("config-conflict", {"datasets[0].buckets": False}))
     elif not kinds.first_frame:
         found.append(
             FamilyMistake("control-count", {"datasets[0].control_path": "control"}, spoil=add_controls)
         )
     if kinds.control_images[0]:
         found.append(FamilyMistake("control-count", {"datasets[0].control_path": "<absent>"}))
+    if model.arch == "qwen_image_edit":
+        found.append(FamilyMistake("config-conflict", {"train.unload_text_encoder": True}))
     return found
 
 

@@ -9,11 +9,16 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import is_number, sample_prompts
 from flux_training.training.models.layers import chosen_layers
-from flux_training.training.models.table import FLOWMATCH
+from flux_training.training.models.table import FLOWMATCH, TrainableModel
 from flux_training.training.names import below_job
 from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.train_yml.augmentations import augmentation_faults
-from flux_training.training.train_yml.dataset_folders import sample_controls
+from flux_training.training.train_yml.dataset_folders import (
+    PAIRED_KEYS,
+    FolderKind,
+    paired_paths,
+    sample_controls,
+)
 from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.train_yml.optimizer_parameters import parameter_faults
 from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, uses_variable
@@ -26,6 +31,22 @@ SWAPPING_OPTIMIZERS = ("adafactor", "automagic")
 MISSING_PACKAGES = {"lion": "lion-pytorch", "dadaptation.*": "dadaptation"}
 # By `timestep_type`: BaseSDTrainProcess chooses among a few timesteps up to these.
 LAST_TIMESTEPS = {"two_step": 499, "four_step": 750, "eight_step": 875}
+# validate_configs and dataloader_mixins in toolkit/, and `use_raw_control_images` in ai-toolkit's models.
+ENCODES_CONTROLS = ("qwen_image_edit", "boogu_image_edit")
+RAW_CONTROL_ARCHS = (
+    "flux2",
+    "flux2_klein_4b",
+    "flux2_klein_9b",
+    "qwen_image_edit_plus",
+    "krea2",
+    "boogu_image_edit",
+    "mageflow_edit",
+    "minimax_h3_ref2va",
+)
+# They open an image if a sample names one, and need none.
+OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
+# Where a sample names the only image of a model that takes one: in its prompt, or as this key.
+ONE_IMAGE = ((), ("ctrl_img",))
 INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
@@ -181,6 +202,9 @@ def _text_embeddings(job: Subject) -> Iterator[Conflict]:
     if train.get("train_text_encoder") and (any(caching) or train.get("unload_text_encoder")):
         message = "a text encoder that is unloaded or cached cannot be trained"
         yield message, ("train", "train_text_encoder")
+    if train.get("unload_text_encoder") and job.choice.arch in ENCODES_CONTROLS:
+        message = f"{job.choice.arch} encodes each control image with its caption, so unload_text_encoder cannot be used; cache_text_embeddings can"
+        yield message, ("train", "unload_text_encoder")
 
 
 def _buckets(job: Subject) -> Iterator[Conflict]:
@@ -192,6 +216,13 @@ def _buckets(job: Subject) -> Iterator[Conflict]:
         if not any(having) and entry.get("batch_size") is not None:
             message = f"datasets[{number}].batch_size needs buckets"
             yield message, ("datasets", str(number), "batch_size")
+
+
+def _controls_need_buckets(job: Subject) -> Iterator[Conflict]:
+    for number, entry in enumerate(_datasets(job) if job.choice.arch not in RAW_CONTROL_ARCHS else ()):
+        has_controls = any(PAIRED_KEYS[key] is FolderKind.CONTROL for key, _ in paired_paths(entry))
+        if has_controls and not entry.get("buckets", True):
+            yield "control images need buckets", ("datasets", str(number), "buckets")
 
 
 def _only_regularization(job: Subject) -> Iterator[Conflict]:
@@ -301,6 +332,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _preservation,
     _text_embeddings,
     _buckets,
+    _controls_need_buckets,
     _only_regularization,
     _triggers,
     _deprecated,
@@ -357,17 +389,13 @@ def _is_flag_value(flag: str, content: str) -> bool:
 
 @AREA.error(
     "control-image",
-    "the model opens it for the first sample, and the run ends if it is not there",
+    "the model opens it for the first sample, and the run ends if it is not there; a model that takes none ignores it, or stops",
     "name an image of the job, such as `ctrl_img: control/00001.png` in an entry of sample.samples",
 )
 def missing_control_images(job: Subject) -> Iterator[Problem]:
-    if job.model is None:
-        return
-    kinds = job.model.datasets
-    if kinds.control_images[0] or kinds.first_frame:
-        yield from _samples_without_an_image(job)
-    if not kinds.control_images[1] and not kinds.first_frame:
-        return
+    if job.model is not None:
+        yield from _samples_without_an_image(job, job.model)
+        yield from _ignored_images(job, job.model)
     known = {below_job(name) for name in job.all_images}
     for place, path in sample_controls(job.process):
         if not is_on_node(path):
@@ -376,14 +404,26 @@ def missing_control_images(job: Subject) -> Iterator[Problem]:
             yield job.in_config(f"the control image {path} does not exist", *place)
 
 
-def _samples_without_an_image(job: Subject) -> Iterator[Problem]:
-    if job.model is None or job.section("train").get("disable_sampling"):
+def _samples_without_an_image(job: Subject, model: TrainableModel) -> Iterator[Problem]:
+    kinds = model.datasets
+    is_needed = kinds.control_images[0] or kinds.first_frame
+    if not is_needed or job.section("train").get("disable_sampling"):
         return
-    what = "first frame" if job.model.datasets.first_frame else "control image"
-    named = {place[:3] for place, _ in sample_controls(job.process)}
+    what = "first frame" if kinds.first_frame else "control image"
+    places = [place for place, _ in sample_controls(job.process)]
+    named = {place[:3] for place in places if kinds.control_images[1] > 1 or place[3:] in ONE_IMAGE}
     for place, _ in sample_prompts(job):
         if place not in named:
-            yield job.in_config(f"the sample names no {what}, which {job.model.name} needs", *place)
+            hint = " as ctrl_img" if any(one[:3] == place for one in places) else ""
+            yield job.in_config(f"the sample names no {what}{hint}, which {model.name} needs", *place)
+
+
+def _ignored_images(job: Subject, model: TrainableModel) -> Iterator[Problem]:
+    kinds = model.datasets
+    if kinds.control_images[1] or kinds.first_frame or model.arch in OPTIONAL_IMAGE:
+        return
+    for place, path in sample_controls(job.process):
+        yield job.in_config(f"the sample names {path}, but {model.name} takes no control image", *place)
 
 
 @AREA.error(
@@ -394,6 +434,7 @@ def _samples_without_an_image(job: Subject) -> Iterator[Problem]:
 def other_results(job: Subject) -> Iterator[Problem]:
     if job.model and len(job.model.result_endings) > 1:
         yield from _untrained_stages(job)
+        yield from _stage_never_reached(job)
     for key in ("embedding", "adapter", "decorator"):
         if job.process.get(key) is not None:
             yield job.in_config(f"{key} trains something else beside or instead of the LoRA", key)
@@ -409,3 +450,12 @@ def _untrained_stages(job: Subject) -> Iterator[Problem]:
         if not options.get(key, True):
             message = f"{key}: false leaves the file of this noise stage out"
             yield job.in_config(message, "model", "model_kwargs", key)
+
+
+def _stage_never_reached(job: Subject) -> Iterator[Problem]:
+    """ai-toolkit counts each batch of gradient_accumulation for a step of the stage."""
+    train, steps = job.section("train"), job.config.steps if job.config else None
+    every = _number(train.get("switch_boundary_every"), 1)
+    if steps and every >= steps * _number(train.get("gradient_accumulation"), 1):
+        message = f"switch_boundary_every {every:g} is not below the {steps} steps, so the second noise stage is never trained"
+        yield job.in_config(message, "train", "switch_boundary_every")

@@ -127,6 +127,22 @@ def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
 def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
     for folder in job.dataset.unused if job.dataset and job.trains else ():
         yield job.in_folder(folder, "train.yml does not use this folder")
+    yield from _forgotten_controls(job)
+
+
+def _forgotten_controls(job: Subject) -> Iterator[Problem]:
+    """Folders that only samples use although they have an image for each trained one, for models that train with control images."""
+    if job.dataset is None or not job.trains or (job.model and not job.model.datasets.control_images[1]):
+        return
+    uses = job.dataset.uses
+    trained = {_stem(name) for use in uses if use.is_trained for name in _in_folder(job, use.folder)}
+    others = {use.folder for use in uses if use.kind is not FolderKind.SAMPLE}
+    for folder in dict.fromkeys(use.folder for use in uses if use.folder not in others):
+        if len(trained) > 1 and trained <= set(_by_stem(job, folder)):
+            message = (
+                "only samples use it, although it has an image for each trained one: name it as control_path"
+            )
+            yield job.in_folder(folder, message)
 
 
 @AREA.error(
