@@ -16,6 +16,7 @@ from flux_training.clients.errors import ServiceError, Unavailable
 from flux_training.clients.kelpie import Job
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results import download as downloading
+from flux_training.commands.results import outputs
 from flux_training.commands.results.download import download, part_path
 from flux_training.commands.results.fetch import select_runs
 from flux_training.commands.results.outputs import (
@@ -161,6 +162,20 @@ def test_valid_files_of_the_old_folder_are_not_downloaded_again(
     assert names(result.folder) == names(old)
     assert (result.folder / "cat.safetensors").samefile(old / "cat.safetensors")
     assert (old / "train.yml").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_checkpoint"),
+    [
+        ("cat_000000010.safetensors", True),
+        ("cat_000000010_low_noise.safetensors", True),
+        ("cat_high_noise.safetensors", False),
+        ("cat_low_noise.safetensors", False),
+        ("cat_10.safetensors", False),
+    ],
+)
+def test_only_names_with_a_step_are_checkpoints(name: str, is_checkpoint: bool) -> None:
+    assert outputs._output_name(name, "cat", True) == (f"checkpoints/{name}" if is_checkpoint else "")
 
 
 def test_checkpoints_are_fetched_on_request(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:

@@ -133,6 +133,9 @@ def test_both_files_of_a_model_with_two_noise_stages_are_exported(
         assert f"| SHA-256 | `{digest}` |" in card
     run(export, "first", "--to", tmp_path / "early", "--step", 10)
     assert (tmp_path / "early/first_low_noise.safetensors").read_bytes() == b"early low_noise"
+    (folder / "checkpoints/first_000000010_low_noise.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"lacks first_low_noise\.safetensors, one of its two files"):
+        run(export, "first", "--to", tmp_path / "half", "--step", 10)
     (folder / "first_low_noise.safetensors").write_bytes(b"swapped")
     with pytest.raises(BadInput, match=r"first_low_noise\.safetensors is not the file that was"):
         run(export, "first", "--to", tmp_path / "x")

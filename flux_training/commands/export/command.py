@@ -110,6 +110,13 @@ def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
         raise BadInput(
             [f"--step {step}: no checkpoint of this step; {steps}; {again} gets what the bucket has"]
         )
+    stages = [f"{run.job}_{stage}{WEIGHTS}" for stage in NOISE_STAGES]
+    missing = [name for name in stages if name not in found[step]]
+    if len(missing) == 1:
+        again = flux_command(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
+        raise BadInput(
+            [f"--step {step}: the checkpoint lacks {missing[0]}, one of its two files; {again} gets both"]
+        )
     return Weights(found[step], step)
 
 

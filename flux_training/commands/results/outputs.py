@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from flux_training.training.estimates.actuals import run_cost
 from flux_training.training.files import write_atomically
 from flux_training.training.names import IMAGE_SUFFIXES, path_below
 from flux_training.training.runs.records import EstimateRecord, RunRecord
-from flux_training.training.runs.run import RunKeys
+from flux_training.training.runs.run import NOISE_STAGES, RunKeys
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
 from flux_training.training.words import DEFAULT_STACK, flux_command, one_line
@@ -42,6 +43,7 @@ MAX_SAMPLE_BYTES = 64 * 1024 * 1024
 MAX_SAMPLES_BYTES = 8 * 1024**3
 MAX_WEIGHTS_BYTES = 64 * 1024**3
 MAX_OBJECTS = 20_000
+CHECKPOINT_ENDING = re.compile(rf"_\d{{9}}(_({'|'.join(NOISE_STAGES)}))?\.safetensors", re.ASCII)
 MAX_MESSAGES = 20
 
 Index = dict[str, dict[str, Any]]
@@ -311,7 +313,7 @@ def _output_name(name: str, job: str, checkpoints: bool) -> str:
     """The local name of a sample or checkpoint; empty for anything else."""
     if name.startswith("samples/") and name.lower().endswith(IMAGE_SUFFIXES):
         return "" if name.startswith("samples/.") and not name.startswith("samples/..") else name
-    is_checkpoint = name.startswith(f"{job}_") and name.endswith(".safetensors") and "/" not in name
+    is_checkpoint = name.startswith(job) and CHECKPOINT_ENDING.fullmatch(name.removeprefix(job))
     return f"checkpoints/{name}" if checkpoints and is_checkpoint else ""
 
 
