@@ -15,9 +15,12 @@ from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 from flux_training.training.dataset.image_facts import too_many_pixels
 from flux_training.training.dataset.perceptual_hash import NEAR, distance, perceptual_hash
 from flux_training.training.errors import BadInput
+from flux_training.training.text_files import git_artefact
 
 # The formats that Pillow may open. For some others, such as EPS, it would run another program on an untrusted file.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "BMP", "TIFF", "GIF")
+# The pointers of Git LFS and git-annex are shorter.
+POINTER_BYTES = 1024
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 )
@@ -184,6 +187,10 @@ def _eight_bits(image: Pillow.Image) -> Pillow.Image:
 def _what_it_is(file: Path) -> str:
     if file.stat().st_size == 0:
         return "an empty file; get it again or leave it out"
+    with file.open("rb") as opened:
+        left = git_artefact(opened.read(POINTER_BYTES))
+    if left and left.code == "git-lfs":
+        return f"{left.message}; {left.fix}"
     if file.suffix.lower() in SUFFIXES:
         return f"a broken image, or not a {file.suffix.lower()[1:]} file; get it again or leave it out"
     return "not an image (JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF)"

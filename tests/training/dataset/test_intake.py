@@ -179,3 +179,10 @@ def test_next_number_follows_numbered_images_and_captions(tmp_path: Path) -> Non
     for name in ("00002.jpg", "00007.txt", "cat.png", "9.md"):
         (tmp_path / name).touch()
     assert next_number(tmp_path) == 8
+
+
+def test_a_git_lfs_pointer_named_as_an_image_is_recognised(tmp_path: Path) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
+    (tmp_path / "cat.jpg").write_text(pointer, encoding="utf-8")
+    [finding] = import_images(list_sources(tmp_path), tmp_path / "staging").findings
+    assert finding.startswith("cat.jpg: a Git LFS pointer, not the file itself; run `git lfs pull`")
