@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from flux_training.commands.jobs.new import new
+from flux_training.commands.jobs.new import grouped, new
 from flux_training.commands.jobs.rename import rename
 from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
@@ -370,3 +370,11 @@ def test_undo_deletes_nothing_if_a_job_was_changed(checkout: Path, run: Run, fil
     with pytest.raises(BadInput, match="sweep-me-lr2e-4-rank8"):
         run(sweep, *GRID, "--undo")
     assert tree(checkout) == before
+
+
+def test_files_left_out_for_the_same_reason_are_one_line() -> None:
+    strangers = [f"{number}.psd: not an image" for number in range(40)]
+    assert grouped([*strangers, "cat.jpg: an empty file"]) == [
+        "0.psd, 1.psd, 2.psd and 37 more: not an image",
+        "cat.jpg: an empty file",
+    ]

@@ -37,7 +37,7 @@ from flux_training.training.models.table import DEFAULT_MODEL, MODELS, Trainable
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
 from flux_training.training.train_yml.edit import new_train_yml, training_values
 from flux_training.training.train_yml.templates import control_folders
-from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, nearest
+from flux_training.training.words import DEFAULT_STACK, counted, first_of, flux_command, make_command, nearest
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _make(job: Path, photos: PhotoSource, train_yml: str) -> tuple[Intake, list[
     with staging_folder(job.parent, job.name) as staging:
         intake = _convert(photos, staging, [])
         if not intake.taken:
-            raise BadInput([*intake.findings, f"{photos.folder}: no usable image; nothing was made"])
+            raise BadInput([*grouped(intake.findings), f"{photos.folder}: no usable image; nothing was made"])
         made = staging / job.name
         (made / DATASET_FOLDER).mkdir(parents=True)
         numbers = _move(photos, intake, made / DATASET_FOLDER, 1)
@@ -290,7 +290,11 @@ def _print_intake(job: Path, intake: Intake, numbers: list[int]) -> None:
     reduced = f", {intake.reduced} reduced in size" if intake.reduced else ""
     say(f"{job}: {counted(len(numbers), 'image')} added{span}, {captions} with a caption{reduced}")
     same = [f"{duplicate.source} shows the same as {duplicate.kept}" for duplicate in intake.duplicates]
-    for title, lines in (("Duplicates", same), ("Notes", intake.notes), ("Left out", intake.findings)):
+    for title, lines in (
+        ("Duplicates", same),
+        ("Notes", intake.notes),
+        ("Left out", grouped(intake.findings)),
+    ):
         if lines:
             say(f"\n{title}:")
             for line in lines:
@@ -314,3 +318,12 @@ def _print_next_steps(job: Path, stack: str) -> None:
         say(f"  declare it in Pulumi.{stack}.yaml, below {jobs_key(HERE)}, with the line `{job.name}: {{}}`")
     for command, effect in steps.items():
         say(f"  {command:<{width}}{effect}")
+
+
+def grouped(findings: Sequence[str]) -> list[str]:
+    """One line for all files with the same reason: `a.psd, b.psd, c.psd and 37 more: not an image`."""
+    files: dict[str, list[str]] = {}
+    for finding in findings:
+        name, _, reason = finding.partition(": ")
+        files.setdefault(reason, []).append(name)
+    return [f"{first_of(names)}: {reason}" for reason, names in files.items()]
