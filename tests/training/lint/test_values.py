@@ -121,6 +121,22 @@ def test_rank_is_read_from_both_keys(network: Mapping[str, int], said: list[str]
 
 
 @pytest.mark.parametrize(
+    ("network", "date", "reported"),
+    [
+        ({}, "2026-07-24", True),
+        ({}, "2026-07-25", False),
+        ({"lokr_full_rank": True}, "2026-07-24", False),
+        ({"lokr_full_rank": False}, "2026-07-25", True),
+    ],
+)
+def test_only_a_lokr_of_full_rank_needs_no_rank(
+    network: Mapping[str, object], date: str, reported: bool
+) -> None:
+    job = configured({"network": {"type": "lokr", "linear": 0, **network}})
+    assert bool(messages("rank-invalid", replace(job, trainer_date=date))) == reported
+
+
+@pytest.mark.parametrize(
     ("model", "reported"),
     [({"is_flux": True}, False), ({"arch": "qwen_image"}, False), ({"arch": "sdxl"}, True)],
 )

@@ -20,6 +20,8 @@ MAX_SAVE_EVERY = 1000
 MAX_SAMPLES = 200
 # ai-toolkit splits a prompt at each `--`; the text up to the next space is the name of an option.
 NEGATIVE_FLAG = re.compile(r"--n(?: |\Z)")
+# Before this day (ai-toolkit 0c3a5e69) a LoKr had the rank that is written.
+LOKR_FULL_RANK_SINCE = "2026-07-25"
 # These optimizers find the rate themselves, as a factor of lr.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
 # What loads the LoRA types that ai-toolkit can train, besides ai-toolkit itself.
@@ -53,7 +55,8 @@ def uncommon_network_types(job: Subject) -> Iterator[Problem]:
 @AREA.error("rank-invalid", "the rank is a whole number", "use 4 to 64, such as 16")
 def invalid_ranks(job: Subject) -> Iterator[Problem]:
     network = job.section("network")
-    if str(network.get("type")).lower() == "lokr" and network.get("lokr_full_rank", True):
+    is_full = network.get("lokr_full_rank", job.trainer_date >= LOKR_FULL_RANK_SINCE)
+    if str(network.get("type")).lower() == "lokr" and is_full:
         return  # ai-toolkit replaces the rank
     for key in ("linear", "rank"):
         value = network.get(key)
