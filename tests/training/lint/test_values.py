@@ -201,6 +201,40 @@ def test_keys_and_choices_newer_than_the_trainer_are_reported(
     assert messages("key-new", job) == [f"{text}, the image has ai-toolkit of 2025-04-01" for text in newer]
 
 
+PRESERVING = {"diff_output_preservation": True}
+
+
+@pytest.mark.parametrize(
+    ("process", "since"),
+    [
+        ({"trigger_word": "cat", "train": {**PRESERVING, "cache_text_embeddings": True}}, "2026-08-09"),
+        (
+            {"trigger_word": "cat", "train": PRESERVING, "datasets": [{"cache_text_embeddings": True}]},
+            "2026-08-09",
+        ),
+        ({"train": PRESERVING, "datasets": [{"trigger_word": "cat"}]}, "2026-08-09"),
+        ({"train": {"batch_size": 2}, "datasets": [{"auto_frame_count": True}]}, "2026-08-21"),
+    ],
+)
+def test_combinations_that_an_older_trainer_refuses_are_found(
+    process: Mapping[str, object], since: str
+) -> None:
+    job = configured({"datasets": [{}], **process})
+    assert messages("config-conflict", replace(job, trainer_date=since)) == []
+    (message,) = messages("config-conflict", replace(job, trainer_date="2026-07-21"))
+    assert message.endswith(f"needs ai-toolkit of {since}; the image has that of 2026-07-21")
+
+
+def test_combinations_that_every_trainer_takes_are_no_conflict() -> None:
+    for process in (
+        {"trigger_word": "cat", "train": PRESERVING, "datasets": [{}]},
+        {"train": {"batch_size": 1}, "datasets": [{"auto_frame_count": True}]},
+        {"train": {"batch_size": 2, "cache_text_embeddings": True}, "datasets": [{}]},
+    ):
+        job = replace(configured(process), trainer_date="2026-07-21")
+        assert messages("config-conflict", job) == []
+
+
 @pytest.mark.parametrize(
     ("section", "key"),
     [("train", "lr"), ("train", "max_grad_norm"), ("network", "linear"), ("datasets", "resolution")],

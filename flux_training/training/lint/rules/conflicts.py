@@ -49,6 +49,9 @@ OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
 ONE_IMAGE = ((), ("ctrl_img",))
 INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
+# Days from which ai-toolkit allows combinations (257da9b5, b96476a8).
+CACHED_PRESERVATION_SINCE = "2026-08-09"
+BATCHED_FRAME_COUNT_SINCE = "2026-08-21"
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
 
 
@@ -190,13 +193,21 @@ def _preservation(job: Subject) -> Iterator[Conflict]:
         yield "diff_output_preservation cannot be used with train_text_encoder", place
     if job.config and job.process.get("trigger_word") is None and not job.config.trigger:
         yield "diff_output_preservation needs a trigger_word", place
+    if job.trainer_date < CACHED_PRESERVATION_SINCE:
+        yield from _preservation_before_caching(job)
+
+
+def _preservation_before_caching(job: Subject) -> Iterator[Conflict]:
+    place = ("train", "diff_output_preservation")
+    since = f"needs ai-toolkit of {CACHED_PRESERVATION_SINCE}; the image has that of {job.trainer_date}"
+    if job.config and job.config.trigger and job.process.get("trigger_word") is None:
+        yield f"diff_output_preservation with the trigger_word of a dataset {since}", place
+    if any(_caches_text_embeddings(job)):
+        yield f"diff_output_preservation with cache_text_embeddings {since}", place
 
 
 def _text_embeddings(job: Subject) -> Iterator[Conflict]:
-    train, datasets = job.section("train"), _datasets(job)
-    caching = [
-        bool(train.get("cache_text_embeddings") or entry.get("cache_text_embeddings")) for entry in datasets
-    ]
+    train, caching = job.section("train"), _caches_text_embeddings(job)
     if any(caching) and not all(caching):
         yield "cache_text_embeddings must be set for all datasets or for none", ("datasets",)
     if train.get("train_text_encoder") and (any(caching) or train.get("unload_text_encoder")):
@@ -205,6 +216,22 @@ def _text_embeddings(job: Subject) -> Iterator[Conflict]:
     if train.get("unload_text_encoder") and job.choice.arch in ENCODES_CONTROLS:
         message = f"{job.choice.arch} encodes each control image with its caption, so unload_text_encoder cannot be used; cache_text_embeddings can"
         yield message, ("train", "unload_text_encoder")
+
+
+def _caches_text_embeddings(job: Subject) -> list[bool]:
+    """Of each dataset."""
+    is_set_for_all = bool(job.section("train").get("cache_text_embeddings"))
+    return [is_set_for_all or bool(entry.get("cache_text_embeddings")) for entry in _datasets(job)]
+
+
+def _frame_counts(job: Subject) -> Iterator[Conflict]:
+    is_batched = _number(job.section("train").get("batch_size"), 1) > 1
+    if not is_batched or job.trainer_date >= BATCHED_FRAME_COUNT_SINCE:
+        return
+    for number, entry in enumerate(_datasets(job)):
+        if entry.get("auto_frame_count"):
+            message = f"auto_frame_count with a batch_size above 1 needs ai-toolkit of {BATCHED_FRAME_COUNT_SINCE}; the image has that of {job.trainer_date}"
+            yield message, ("datasets", str(number), "auto_frame_count")
 
 
 def _buckets(job: Subject) -> Iterator[Conflict]:
@@ -331,6 +358,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _adapters_of_the_model,
     _preservation,
     _text_embeddings,
+    _frame_counts,
     _buckets,
     _controls_need_buckets,
     _only_regularization,
