@@ -190,6 +190,31 @@ def test_the_message_names_the_architecture_of_the_weights() -> None:
     assert found.message.endswith("would load Stable Diffusion 1.5; set arch: flux_kontext")
 
 
+OTHER_FLAGS = (
+    *("is_v2", "is_v3", "is_xl", "is_ssd", "is_vega"),
+    *("is_pixart", "is_pixart_sigma", "is_auraflow", "is_lumina2"),
+)
+
+
+@pytest.mark.parametrize("chosen", ["is_flux", "arch"])
+@pytest.mark.parametrize("flag", OTHER_FLAGS)
+def test_the_flag_of_another_architecture_is_found(chosen: str, flag: str) -> None:
+    change = {"model.is_flux": True, "model.arch": "<absent>"} if chosen == "is_flux" else {}
+    assert codes(for_model(MODELS["flux1-dev"], change)) == set()
+    for value, expected in ((True, {"model-mismatch"}), (False, set())):
+        found = codes(for_model(MODELS["flux1-dev"], {**change, f"model.{flag}": value}))
+        assert found & {"model-mismatch"} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [("flux1-dev", "is_flux"), ("sdxl", "is_xl"), ("sdxl", "is_vega"), ("qwen-image", "is_xl")],
+)
+def test_flags_that_change_nothing_are_accepted(name: str, flag: str) -> None:
+    """Newer architectures have classes of their own, which ignore the flags."""
+    assert codes(for_model(MODELS[name], {f"model.{flag}": True})) == set()
+
+
 @pytest.mark.parametrize(
     ("arch", "said"),
     [

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import is_number, sample_prompts
-from flux_training.training.models.choice import MODEL_FOLDER, downloaded_gb, is_in_image
+from flux_training.training.models.choice import ARCH_OF_FLAG, MODEL_FOLDER, downloaded_gb, is_in_image
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.key_values import HUB_ID
@@ -16,6 +16,9 @@ from flux_training.training.words import nearest
 AREA = Area("model")
 # ModelConfig of ai-toolkit replaces the one arch by the other.
 LOADED_AS = {"flex1": "flux"}
+# Both are variants of SDXL, and ai-toolkit adds is_xl itself.
+FLAGS_OF_SDXL = {"is_xl", "is_ssd", "is_vega"}
+FLAGS_OF_PIXART = {"is_pixart", "is_pixart_sigma"}
 # ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
 DEFAULT_SAMPLER = "ddpm"
 DEFAULT_MULTIPLE = 16
@@ -65,7 +68,12 @@ def unchecked_architectures(job: Subject) -> Iterator[Problem]:
     "ai-toolkit loads the weights as that architecture, which fails or trains something else than you meant",
     "set model.arch and model.name_or_path to what one row of docs/models.md says",
 )
-def weights_of_another_architecture(job: Subject) -> Iterator[Problem]:
+def mismatched_models(job: Subject) -> Iterator[Problem]:
+    yield from _weights_of_another_architecture(job)
+    yield from _flags_of_another_architecture(job)
+
+
+def _weights_of_another_architecture(job: Subject) -> Iterator[Problem]:
     choice, owner = job.choice, job.choice.owner
     if not job.trains or not choice.key or owner is None:
         return
@@ -77,6 +85,21 @@ def weights_of_another_architecture(job: Subject) -> Iterator[Problem]:
         f"{where} {choice.weights}, whose arch is {owner.arch}, but model.{choice.key} selects {choice.arch}"
     )
     yield job.in_config(message, "model", choice.key)
+
+
+def _flags_of_another_architecture(job: Subject) -> Iterator[Problem]:
+    """ai-toolkit's older models are loaded by the first flag that it looks for, whatever `arch` says."""
+    choice = job.choice
+    arch = LOADED_AS.get(choice.arch, choice.arch)
+    if not job.trains or not choice.key or arch not in ARCH_OF_FLAG.values():
+        return
+    own = {flag for flag, name in ARCH_OF_FLAG.items() if name == arch}
+    for family in (FLAGS_OF_SDXL, FLAGS_OF_PIXART):
+        own |= family if own & family else set()
+    for flag in sorted(ARCH_OF_FLAG.keys() - own):
+        if job.section("model").get(flag):
+            message = f"model.{flag} is for {ARCH_OF_FLAG[flag]}, but model.{choice.key} selects {choice.arch}; delete one of them"
+            yield job.in_config(message, "model", flag)
 
 
 @AREA.error(
