@@ -111,7 +111,7 @@ def test_the_jobs_that_fit_can_all_be_queued(
     survey, bill = survey_stack(stack, jobs, LintReport([], []), with_changes=False)
     assert (len(survey.jobs), len(survey.waiting)) == (fitting, len(names) - fitting)
     for job in survey.jobs:
-        reservation = prepared_run(job, bill, settings.budget).reservation
+        reservation = prepared_run(job, bill, settings).reservation
         assert reservation is not None
         reserve(stack.storage, "", stack.layout.run(job.name, job.run_id), reservation, "`make up`")
 

@@ -310,7 +310,7 @@ def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> Non
         assert not (prod.root / ".localcloud").exists()
 
         no_yes = replace(prod, environment={k: v for k, v in prod.environment.items() if k != "YES"})
-        assert "`./flux up --yes --stack prod` does not ask" in no_yes.make("up", code=2)
+        assert "`make up YES=1 STACK=prod` does not ask" in no_yes.make("up", code=2)
 
         printed = prod.make("up")
         for job in ("cat", "dog"):

@@ -20,14 +20,20 @@ CHUNK_BYTES = 1 << 16
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 
+# Infinite or not a number; E4M3 as torch has it (float8_e4m3fn) has no infinity.
+NOT_FINITE = {"F8_E4M3": b"\x7f\xff", "F8_E5M2": bytes(byte for byte in range(256) if byte & 0x7C == 0x7C)}
+FORMATS = {"F16": "e", "BF16": "f", "F32": "f", "F64": "d"}
+# What 9999999999, the alpha of a LoKr of full rank, becomes in small types.
+OVERFLOW = {"F16": b"\x00\x7c", "F8_E4M3": b"\x7f", "F8_E5M2": b"\x7c"}
+
 
 class TensorExtent(NamedTuple):
-    """Where the bytes of a tensor are in the file. `may_be_infinite`: the alpha of a LoKr of full rank."""
+    """Where the bytes of a tensor are in the file. `may_overflow`: the alpha of a LoKr of full rank."""
 
     begin: int
     end: int
     dtype: str
-    may_be_infinite: bool
+    may_overflow: bool
 
 
 def weights_step(path: Path) -> int:
@@ -39,7 +45,7 @@ def weights_step(path: Path) -> int:
         with path.open("rb") as file:
             step, tensors = _read_header(file, path.stat().st_size)
             for tensor in tensors:
-                if tensor.dtype in ("F16", "BF16", "F32") and not _is_sound(file, tensor):
+                if tensor.dtype in FORMATS.keys() | NOT_FINITE.keys() and not _is_sound(file, tensor):
                     raise UnsoundFileError("it holds values that are not finite numbers")
     except (UnsoundFileError, RunEndedError):
         raise
@@ -83,9 +89,9 @@ def _extents(header: dict[str, Any], start: int, size: int) -> Iterator[TensorEx
         if not is_sane or min(numbers) < 0:
             raise UnsoundFileError("its header has impossible shapes or offsets")
         count, dtype = math.prod(entry["shape"]), entry["dtype"]
-        # ai-toolkit sets it to 9999999999, which is infinite in float16. Programs that load a full rank do not use it.
-        may_be_infinite = is_lokr and dtype == "F16" and count == 1 and name.endswith(".alpha")
-        extent = TensorExtent(at, at + SIZES[dtype] * count, dtype, may_be_infinite)
+        # Programs that load a LoKr of full rank do not use its alpha.
+        may_overflow = is_lokr and dtype in OVERFLOW and count == 1 and name.endswith(".alpha")
+        extent = TensorExtent(at, at + SIZES[dtype] * count, dtype, may_overflow)
         if (start + begin, start + end) != extent[:2] or extent.end > size:
             raise UnsoundFileError(f"its {size} bytes are not what its header says")
         yield extent
@@ -94,21 +100,27 @@ def _extents(header: dict[str, Any], start: int, size: int) -> Iterator[TensorEx
 
 def _is_sound(file: BinaryIO, tensor: TensorExtent) -> bool:
     """Whether all values are finite, as far as they have to be."""
-    width, kind = SIZES[tensor.dtype], "e" if tensor.dtype == "F16" else "f"
     file.seek(tensor.begin)
     for at in range(tensor.begin, tensor.end, CHUNK_BYTES):
         check_stopped()
         data = file.read(min(CHUNK_BYTES, tensor.end - at))
-        count = len(data) // width
-        if tensor.dtype == "BF16":  # the upper half of a float32
-            wide = bytearray(2 * len(data))
-            wide[2::4], wide[3::4] = data[::2], data[1::2]
-            data = bytes(wide)
-        # If any number is infinite or NaN, so is the sum.
-        total = sum(struct.unpack(f"<{count}{kind}", data))
-        if not math.isfinite(total) and not (tensor.may_be_infinite and total == math.inf):
+        if not _is_finite(data, tensor.dtype) and not (
+            tensor.may_overflow and data == OVERFLOW[tensor.dtype]
+        ):
             return False
     return True
+
+
+def _is_finite(data: bytes, dtype: str) -> bool:
+    if dtype in NOT_FINITE:
+        return len(data.translate(None, NOT_FINITE[dtype])) == len(data)
+    count = len(data) // SIZES[dtype]
+    if dtype == "BF16":  # the upper half of a float32
+        wide = bytearray(2 * len(data))
+        wide[2::4], wide[3::4] = data[::2], data[1::2]
+        data = bytes(wide)
+    # If any number is infinite or NaN, so is the sum.
+    return math.isfinite(sum(struct.unpack(f"<{count}{FORMATS[dtype]}", data)))
 
 
 def is_whole_zip(path: Path) -> bool:

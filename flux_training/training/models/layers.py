@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+# `norm1.linear` maps 3072 numbers to 6 times as many, with a bias.
+MAX_LAYER_PARAMETERS = 3072 * 18432 + 18432
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
 DOUBLE = (
     *(

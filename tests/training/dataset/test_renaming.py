@@ -290,7 +290,7 @@ def test_undo_is_refused_if_a_file_is_gone(tmp_path: Path) -> None:
     fill(tmp_path, ["a"])
     number_images(tmp_path)
     (tmp_path / "00001.txt").unlink()
-    with pytest.raises(BadInput, match=r"00001\.txt: is missing"):
+    with pytest.raises(BadInput, match=r"00001\.txt is missing"):
         plan_undo(tmp_path)
 
 

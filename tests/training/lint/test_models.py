@@ -206,6 +206,12 @@ def test_the_flag_of_another_architecture_is_found(chosen: str, flag: str) -> No
         assert found & {"model-mismatch"} == expected
 
 
+def test_any_flag_beside_stable_diffusion_1_is_found() -> None:
+    job = for_model(MODELS["sdxl"], {"model.arch": "sd1", "model.is_v2": True})
+    said = "model.is_v2 is for sd2, but model.arch selects sd1; delete one of them"
+    assert said in [finding.message for finding in check_rules(job)]
+
+
 @pytest.mark.parametrize(
     ("name", "flag"),
     [("flux1-dev", "is_flux"), ("sdxl", "is_xl"), ("sdxl", "is_vega"), ("qwen-image", "is_xl")],

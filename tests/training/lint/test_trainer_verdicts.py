@@ -1,8 +1,13 @@
 """Lint agrees with the real trainer: what it refuses or fails on is an error, what it trains with is none."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from flux_training.training.train_yml.trainer_config import read_trainer_file
 from tests.training.lint.trainer_cases import (
+    BASE,
     FAILS_BY_CHANCE,
     RUNS_BY_CHANCE,
     Agreement,
@@ -57,6 +62,21 @@ def test_the_base_has_no_errors() -> None:
 )
 def test_what_the_trainer_fails_on_is_an_error(case: TrainerCase) -> None:
     assert lint_errors(changed(base_document(), case.change)) != [], case.error
+
+
+def test_a_file_that_is_no_yaml_is_refused_as_by_the_trainer(tmp_path: Path) -> None:
+    (case,) = (case for case in trainer_cases() if "raw" in case.change)
+    assert (case.name, case.verdict) == ("no-linear", "refused")
+    path = tmp_path / "train.yml"
+    shutil.copy(BASE, path)
+    assert read_trainer_file(tmp_path).fault is None
+    text = path.read_text(encoding="utf-8").replace("        linear: 16\n", "          linear: 16\n")
+    path.write_text(text, encoding="utf-8")
+    fault = read_trainer_file(tmp_path).fault
+    assert fault is not None
+    assert fault.code == "config-yaml"
+    assert case.error.startswith("ParserError")
+    assert "expected <block end>" in fault.message
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.verdict in ("ran", "slow")], ids=name_of)

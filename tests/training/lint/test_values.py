@@ -201,6 +201,51 @@ def test_keys_and_choices_newer_than_the_trainer_are_reported(
     assert messages("key-new", job) == [f"{text}, the image has ai-toolkit of 2025-04-01" for text in newer]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "reported"),
+    [
+        ("a --steps 1", False),
+        ("a --steps 0", True),
+        ("a --s -3", True),
+        ("a --seed -9223372036854775808", False),
+        ("a --seed -9223372036854775809", True),
+        ("a --d 18446744073709551615", False),
+        ("a --d 18446744073709551616", True),
+        ("a --ev 1,2.5, 3", False),
+        ("a --ev 1,,2", True),
+        ("a --extra_values one", True),
+    ],
+)
+def test_numbers_after_a_flag_in_a_prompt_are_those_the_trainer_can_use(prompt: str, reported: bool) -> None:
+    assert bool(messages("prompt-flag", configured({"sample": {"prompts": [prompt]}}))) == reported
+
+
+@pytest.mark.parametrize(
+    ("process", "code"),
+    [
+        ({"sample": {"seed": -(2**63)}}, ""),
+        ({"sample": {"seed": -(2**63) - 1}}, "value-range"),
+        ({"sample": {"seed": 2**64 - 1}}, ""),
+        ({"sample": {"seed": 2**64}}, "value-range"),
+        ({"sample": {"samples": [{"prompt": "a", "seed": -(2**63) - 1}]}}, "value-range"),
+        ({"sample": {"seed": 2**64 - 2, "walk_seed": True, "prompts": ["a", "b"]}}, ""),
+        ({"sample": {"seed": 2**64 - 1, "walk_seed": True, "prompts": ["a", "b"]}}, "config-conflict"),
+        ({"sample": {"seed": 2**64 - 1, "prompts": ["a", "b"]}}, ""),
+        ({"datasets": [{"random_triggers": ["a", "b"], "random_triggers_max": 2}]}, ""),
+        ({"datasets": [{"random_triggers": ["a", "b"], "random_triggers_max": 1.5}]}, "value-type"),
+        ({"model": {"quantize": True, "qtype": "uint3|owner/adapter"}}, ""),
+        ({"model": {"quantize": True, "qtype": "int8|a|b"}}, "config-conflict"),
+        ({"model": {"qtype": "int8|a|b"}}, "config-conflict"),
+        ({"network": {"network_kwargs": {"parameter_threshold": 56_641_536}}}, ""),
+        ({"network": {"network_kwargs": {"parameter_threshold": 56_641_537}}}, "config-conflict"),
+    ],
+)
+def test_values_beyond_what_the_trainer_can_use_are_found(process: Mapping[str, Any], code: str) -> None:
+    job = configured({"model": {"is_flux": True}, **process})
+    codes = ("value-range", "value-type", "value-choice", "config-conflict")
+    assert [one for one in codes if messages(one, job)] == ([code] if code else [])
+
+
 PRESERVING = {"diff_output_preservation": True}
 
 

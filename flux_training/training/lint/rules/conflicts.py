@@ -7,8 +7,8 @@ from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.options import is_number, sample_prompts
-from flux_training.training.models.layers import chosen_layers
+from flux_training.training.lint.rules.options import MAX_SEED, is_number, sample_prompts
+from flux_training.training.models.layers import MAX_LAYER_PARAMETERS, chosen_layers
 from flux_training.training.models.table import FLOWMATCH, TrainableModel
 from flux_training.training.names import below_job
 from flux_training.training.runs.run import NOISE_STAGES
@@ -47,8 +47,6 @@ RAW_CONTROL_ARCHS = (
 OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
 # Where a sample names the only image of a model that takes one: in its prompt, or as this key.
 ONE_IMAGE = ((), ("ctrl_img",))
-INTEGER_FLAGS = ("w", "h", "d", "seed", "s", "steps", "frames", "num_frames", "fps", "ctrl_idx")
-NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 # Days from which ai-toolkit allows combinations (257da9b5, b96476a8).
 CACHED_PRESERVATION_SINCE = "2026-08-09"
 BATCHED_FRAME_COUNT_SINCE = "2026-08-21"
@@ -108,6 +106,12 @@ def _layers(job: Subject) -> Iterator[Conflict]:
     is_known = not wrong and not uses_variable(only) and not uses_variable(ignored)
     if is_known and _trains_flux_blocks(job) and not chosen_layers(only, ignored):
         yield "only_if_contains and ignore_if_contains leave no layer of FLUX.1 to train", place
+    least = chosen.get("parameter_threshold")
+    if is_number(least) and _trains_flux_blocks(job) and least > MAX_LAYER_PARAMETERS:
+        yield (
+            f"parameter_threshold {least} leaves no layer of FLUX.1 to train: the largest has {MAX_LAYER_PARAMETERS} parameters",
+            (*place, "parameter_threshold"),
+        )
 
 
 def _are_parts(key: str, value: object) -> bool:
@@ -177,6 +181,11 @@ def _adapters_of_the_model(job: Subject) -> Iterator[Conflict]:
                 "model",
                 "inference_lora_path",
             ),
+        )
+    if str(model.get("qtype")).count("|") > 1:
+        yield (
+            f"model.qtype {model['qtype']} names more than one accuracy recovery adapter",
+            ("model", "qtype"),
         )
     if (assistant or inference) and model.get("lora_path"):
         yield "lora_path excludes assistant_lora_path and inference_lora_path", ("model", "lora_path")
@@ -332,6 +341,17 @@ def _start_step(job: Subject) -> Iterator[Conflict]:
         yield f"start_step {start} leaves none of the {steps} steps to train", ("train", "start_step")
 
 
+def _walking_seeds(job: Subject) -> Iterator[Conflict]:
+    """Each prompt has the seed after that of the one before."""
+    sample, count = job.section("sample"), len(sample_prompts(job))
+    seed = sample.get("seed", 0)
+    if not sample.get("walk_seed") or not isinstance(seed, int) or seed > MAX_SEED or not count:
+        return
+    if seed + count - 1 > MAX_SEED:
+        message = f"sample.seed {seed} with walk_seed and {count} prompts goes beyond {MAX_SEED}"
+        yield message, ("sample", "seed")
+
+
 def _log_folder(job: Subject) -> Iterator[Conflict]:
     """ai-toolkit takes everything in the output folder that begins with the job's name for a checkpoint, folders too."""
     folder = job.process.get("log_dir")
@@ -371,6 +391,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _few_step_types,
     _single_items,
     _start_step,
+    _walking_seeds,
     _log_folder,
     _wandb,
 )
@@ -385,34 +406,6 @@ def conflicting_keys(job: Subject) -> Iterator[Problem]:
     for conflicts in CONFLICTS if job.trains else ():
         for message, place in conflicts(job):
             yield job.in_config(message, *place)
-
-
-@AREA.error(
-    "prompt-flag",
-    "ai-toolkit reads `--w 512` and the like in a prompt as settings, and stops at the first sample if a value is not a number",
-    "correct the number after the flag, or write the prompt without `--`",
-)
-def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:
-    for place, prompt in sample_prompts(job):
-        for flag, content in _flags(prompt):
-            if not _is_flag_value(flag, content):
-                yield job.in_config(f"--{flag} {content}".rstrip() + " in a prompt", *place)
-
-
-def _flags(prompt: str) -> Iterator[tuple[str, str]]:
-    """(flag, value) of each setting in a prompt."""
-    for part in prompt.strip().split("--")[1:]:
-        flag = part.split(" ")[0]
-        yield flag.strip(), part[len(flag) :].strip()
-
-
-def _is_flag_value(flag: str, content: str) -> bool:
-    kind = int if flag in INTEGER_FLAGS else float if flag in NUMBER_FLAGS else str
-    try:
-        kind(content)
-    except ValueError:
-        return False
-    return True
 
 
 @AREA.error(

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import is_number, sample_prompts
-from flux_training.training.models.choice import ARCH_OF_FLAG, MODEL_FOLDER, downloaded_gb, is_in_image
+from flux_training.training.models.choice import (
+    ARCH_OF_FLAG,
+    DEFAULT_ARCH,
+    MODEL_FOLDER,
+    downloaded_gb,
+    is_in_image,
+)
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.key_values import HUB_ID
@@ -91,7 +97,7 @@ def _flags_of_another_architecture(job: Subject) -> Iterator[Problem]:
     """ai-toolkit's older models are loaded by the first flag that it looks for, whatever `arch` says."""
     choice = job.choice
     arch = LOADED_AS.get(choice.arch, choice.arch)
-    if not job.trains or not choice.key or arch not in ARCH_OF_FLAG.values():
+    if not job.trains or not choice.key or arch not in {*ARCH_OF_FLAG.values(), DEFAULT_ARCH}:
         return
     own = {flag for flag, name in ARCH_OF_FLAG.items() if name == arch}
     for family in (FLAGS_OF_SDXL, FLAGS_OF_PIXART):

@@ -20,6 +20,11 @@ MAX_SAVE_EVERY = 1000
 MAX_SAMPLES = 200
 # ai-toolkit splits a prompt at each `--`; the text up to the next space is the name of an option.
 NEGATIVE_FLAG = re.compile(r"--n(?: |\Z)")
+INTEGER_FLAGS = ("w", "h", "frames", "num_frames", "fps", "ctrl_idx")
+SEED_FLAGS, STEP_FLAGS, LIST_FLAGS = ("d", "seed"), ("s", "steps"), ("ev", "extra_values")
+# What torch.manual_seed takes.
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
+NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 # Before this day (ai-toolkit 0c3a5e69) a LoKr had the rank that is written.
 LOKR_FULL_RANK_SINCE = "2026-07-25"
 # These optimizers find the rate themselves, as a factor of lr.
@@ -220,6 +225,42 @@ def missing_negative_prompts(job: Subject) -> Iterator[Problem]:
         if not NEGATIVE_FLAG.search(prompt.strip()) and not (isinstance(entry, dict) and "neg" in entry):
             yield job.in_config("sample.neg is missing", "sample")
             return
+
+
+@AREA.error(
+    "prompt-flag",
+    "ai-toolkit reads `--w 512` and the like in a prompt as settings, and stops at the first sample if a value is not a number that it can use",
+    "correct the number after the flag, or write the prompt without `--`",
+)
+def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:
+    for place, prompt in sample_prompts(job):
+        for flag, content in _flags(prompt):
+            if not _is_flag_value(flag, content):
+                yield job.in_config(f"--{flag} {content}".rstrip() + " in a prompt", *place)
+
+
+def _flags(prompt: str) -> Iterator[tuple[str, str]]:
+    """(flag, value) of each setting in a prompt."""
+    for part in prompt.strip().split("--")[1:]:
+        flag = part.split(" ")[0]
+        yield flag.strip(), part[len(flag) :].strip()
+
+
+def _is_flag_value(flag: str, content: str) -> bool:
+    try:
+        if flag in INTEGER_FLAGS:
+            int(content)
+        elif flag in NUMBER_FLAGS:
+            float(content)
+        elif flag in LIST_FLAGS:
+            [float(part) for part in content.split(",")]
+        elif flag in STEP_FLAGS:
+            return int(content) >= 1
+        elif flag in SEED_FLAGS:
+            return MIN_SEED <= int(content) <= MAX_SEED
+    except ValueError:
+        return False
+    return True
 
 
 @AREA.warning(
