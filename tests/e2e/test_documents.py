@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.checkout import ROOT, Checkout, new_checkout
 from tests.support.documents import DOCUMENTS, Block, command_blocks
 from tests.support.openai_server import captioner
-from tests.support.photos import photo
+from tests.support.photos import SIZE, photo
 from tests.training.job_folders import make_job
 
 MORE_PARTS = ("flux", "docs", "schemas", "tests", "docker")
@@ -30,7 +30,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     photos = place / "home/photos/dog"
     photos.mkdir(parents=True)
     for number in range(1, 4):
-        photo(number).save(photos / f"IMG_{number}.jpg")
+        # The captioner tells images apart by their width.
+        photo(number, (SIZE[0] + number, SIZE[1])).save(photos / f"IMG_{number}.jpg")
     with captioner() as server, new_checkout(place / "checkout") as checkout:
         shutil.rmtree(checkout.root / "jobs")
         for seed, name in enumerate(("chelsea-cat", "coffee-cup")):
