@@ -41,7 +41,7 @@ def migrate(stack: StackServices, owner: str) -> tuple[str, ...]:
     queue = Queue(stack.connection.kelpie(), None)
     in_parallel(lambda keys: _keep_earlier(storage, queue, keys), forgotten)
     if crowded := [prefix for prefix, names in folders.items() if len(names) >= MAX_FOLDERS]:
-        # With the mark, runs beyond the end of a listing would be nobody's.
+        # Once the mark is set, runs that a cut listing leaves out would belong to nobody.
         return tuple(_crowded(storage, prefix) for prefix in crowded)
     if mark is not None and mark.owner == owner:
         with suppress(RateLimited):  # another update is writing the same

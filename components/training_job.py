@@ -156,7 +156,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             if run.reservation:
                 reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
             send_configuration(storage, args, run, is_new=new is not None)
-            # Last: nodes can write until the post.
+            # The last step before the post, because nodes can write until then.
             if new:
                 tell_deleted(args, new.clear(claims.renew), "before the run was queued")
                 first_posts.append(new)

@@ -402,7 +402,7 @@ class Salad:
 
     def reallocate_machine(self, name: str, machine_id: str) -> bool:
         """Replace the group's instance on this machine. Returns whether there is one. Raises NotFound for an unknown group."""
-        # An instance that waits for a machine has none.
+        # An instance that still waits for a machine has no machine id.
         there = self.instances(name) if machine_id else []
         found = [instance.id for instance in there if instance.machine_id == machine_id]
         for instance_id in found:

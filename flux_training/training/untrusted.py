@@ -38,7 +38,7 @@ MAX_STEPS = 10_000_000
 MAX_FILE_BYTES = 64 * 1024**3
 MAX_LOSS = 1e6
 MAX_USD = 100_000.0
-# SaladCloud's dearest class costs less than a tenth of it.
+# SaladCloud's most expensive class costs less than a tenth of this.
 MAX_USD_AN_HOUR = 10.0
 # The first release of the tool, and how far two clocks may differ.
 FIRST_TIME = datetime(2020, 1, 1, tzinfo=UTC)

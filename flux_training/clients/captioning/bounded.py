@@ -9,7 +9,7 @@ import httpx2
 from flux_training.clients.captioning.requests import NotACompletion
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# From the request to the last byte. The library's own limits are for each read, so a server that drips bytes never exceeds them.
+# From the request to the last byte. The library's own time-outs apply to each read, so a server that sends a byte now and then never exceeds them.
 ANSWER_SECONDS = 180.0
 SEE_LOG = "see the log of the server, or of a gateway before it"
 
@@ -25,7 +25,7 @@ class BoundedClient(httpx2.Client):
             content = _read(response, end)
         finally:
             response.close()
-        # They describe the content as it was sent.
+        # These headers describe the content as it was sent, before it was decompressed.
         sent = ("content-encoding", "content-length", "transfer-encoding")
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in sent]
         return httpx2.Response(response.status_code, headers=headers, content=content, request=request)

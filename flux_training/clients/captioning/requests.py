@@ -70,7 +70,7 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     return None
 
 
-# Nothing but what every server must know.
+# Only parameters that every server must know.
 PLAINEST = RequestForm(limit=None, structured=False)
 
 

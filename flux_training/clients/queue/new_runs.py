@@ -14,7 +14,7 @@ from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
-# So many are deleted in a minute, while the claim lasts for ten.
+# Deleting this many takes about a minute, and the claim lasts for ten.
 MAX_OUTPUTS = 20_000
 OPTIMIZER = "optimizer.pt"
 

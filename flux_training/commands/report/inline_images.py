@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 QUALITY = 82
 FORMATS = ("JPEG", "PNG", "WEBP")
-# A camera makes 60 million pixels, a trainer one or two million. More is an attack on the memory: decoding takes 12 bytes for each.
+# A camera makes 60 million pixels, a trainer one or two million. Larger images could exhaust the memory: decoding takes 12 bytes for each.
 MAX_PIXELS = 120_000_000
 MAX_SAMPLE_PIXELS = 4096 * 4096
 

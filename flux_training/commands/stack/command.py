@@ -17,16 +17,14 @@ from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
 from flux_training.commands.results.outputs import FetchResult, fetch_results
-from flux_training.commands.stack.access import connection_of, prepare_engine, run_or_exit
+from flux_training.commands.stack.access import prepare_engine, run_or_exit
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_root
+from flux_training.commands.watch.deployed import watcher_of
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.groups import stack_groups
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
-from flux_training.commands.watch.sweeps import sweeps_of
-from flux_training.commands.watch.trainer import assumed_trainers
-from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
@@ -206,14 +204,7 @@ def _collect(engine: Engine, stack: str) -> Collected:
     if not stack_jobs(outputs):
         say("No job is deployed: the stack declares none, or all of them wait for the budget.")
         return Collected()
-    root = project_root()
-    watcher = Watcher(
-        connection_of(engine, stack),
-        outputs,
-        stack,
-        assumed_trainers(root, stack),
-        sweeps_of(root, stack, outputs["jobs"]),
-    )
+    watcher = watcher_of(engine, stack, outputs)
     say_wrapped(
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )

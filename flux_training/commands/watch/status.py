@@ -9,13 +9,11 @@ import rich_click as click
 from rich.console import Console
 
 from flux_training.commands.cli import say, screen, stack_option
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.project import project_root
+from flux_training.commands.stack.access import deployed_outputs, read_only_engine
+from flux_training.commands.watch.deployed import watcher_of
 from flux_training.commands.watch.follow import follow, queue_silent_again
-from flux_training.commands.watch.sweeps import sweeps_of
 from flux_training.commands.watch.table import render, steps_done
-from flux_training.commands.watch.trainer import assumed_trainers
-from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.words import make_command
 
 # Wide enough for any table: nothing is cut off in a pipe.
@@ -45,14 +43,7 @@ def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
     if not outputs.get("jobs"):
         _say_no_jobs(stack, outputs, as_json)
         return
-    root = project_root()
-    watcher = Watcher(
-        connection_of(engine, stack),
-        outputs,
-        stack,
-        assumed_trainers(root, stack),
-        sweeps_of(root, stack, outputs["jobs"]),
-    )
+    watcher = watcher_of(engine, stack, outputs)
     found = follow(watcher) if watch else watcher.read()
     if requeue and (said := queue_silent_again(watcher, found)):
         click.echo("\n".join(said), err=as_json)

@@ -25,7 +25,7 @@ SEED_FLAGS, STEP_FLAGS, LIST_FLAGS = ("d", "seed"), ("s", "steps"), ("ev", "extr
 # What torch.manual_seed takes.
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
-# Before this day (ai-toolkit 0c3a5e69) a LoKr had the rank that is written.
+# Before this day (ai-toolkit 0c3a5e69) a LoKr used the rank in train.yml by default.
 LOKR_FULL_RANK_SINCE = "2026-07-25"
 # These optimizers find the rate themselves, as a factor of lr.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
