@@ -24,7 +24,7 @@ from flux_training.commands.ui.documents import expected_usd, stack_document
 from flux_training.commands.ui.live import DeployedStack, LiveStack
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_image, read_run
-from flux_training.commands.ui.server import UiServer
+from flux_training.commands.ui.server import MAX_STREAMS, UiServer
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, Watcher
 from flux_training.training.runs.progress import RunProgress
@@ -296,10 +296,13 @@ def events(server: UiServer) -> Iterator[dict[str, Any]]:
     connection.request("GET", f"/{server.token}/events", headers={"Host": f"127.0.0.1:{server.server_port}"})
     answer = connection.getresponse()
     assert answer.getheader("Content-Type") == "text/event-stream"
-    while line := answer.readline():
-        if line.startswith(b"data: "):
-            yield json.loads(line.removeprefix(b"data: "))
-    connection.close()
+    try:
+        while line := answer.readline():
+            if line.startswith(b"data: "):
+                yield json.loads(line.removeprefix(b"data: "))
+    finally:
+        answer.close()
+        connection.close()
 
 
 def test_all_open_pages_share_one_survey(watcher: CountedWatcher) -> None:
@@ -316,6 +319,15 @@ def test_all_open_pages_share_one_survey(watcher: CountedWatcher) -> None:
             watcher.permits.release()
             assert [next(stream)["jobs"][0]["step"] for stream in streams] == [step] * 3
         assert watcher.reads == 3
+
+
+def test_closed_pages_make_room_for_others(server: UiServer) -> None:
+    """Reloading often must not end in "the page is open 20 times"."""
+    for _ in range(MAX_STREAMS):
+        next(open_page := events(server))
+        open_page.close()
+    for _ in range(MAX_STREAMS):
+        assert server.streams.acquire(timeout=10)
 
 
 def test_offers_are_asked_for_when_the_page_is_opened(watcher: CountedWatcher, server: UiServer) -> None:

@@ -1,7 +1,9 @@
 """Serves the page of `flux ui`. It only reads: there is no other method than GET and HEAD."""
 
 import json
+import select
 import threading
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -26,6 +28,8 @@ STATIC = {
 }
 # Shows proxies and the browser that the connection is alive.
 KEEP_ALIVE_SECONDS = 15.0
+# How soon a closed page is noticed: it counts as open until then.
+CLOSED_CHECK_SECONDS = 0.5
 # A browser opens one for each tab.
 MAX_STREAMS = 20
 # Each picture needs up to 50 MB while it is decoded.
@@ -134,11 +138,18 @@ class UiHandler(PrivateHandler):
             self.server.streams.release()
 
     def _send_changes(self) -> None:
-        version = 0
-        while self.command != "HEAD" and not self.server.live.is_closed:
-            newer = self.server.live.newer(version, KEEP_ALIVE_SECONDS)
-            if newer is None:
-                self.wfile.write(b":\n\n")
-            else:
+        version, sent_at = 0, time.monotonic()
+        while self.command != "HEAD" and not self.server.live.is_closed and not self._is_page_closed():
+            newer = self.server.live.newer(version, CLOSED_CHECK_SECONDS)
+            if newer is not None:
                 version, document = newer
                 self.wfile.write(f"data: {json.dumps(document, allow_nan=False)}\n\n".encode())
+            elif time.monotonic() - sent_at < KEEP_ALIVE_SECONDS:
+                continue
+            else:
+                self.wfile.write(b":\n\n")
+            sent_at = time.monotonic()
+
+    def _is_page_closed(self) -> bool:
+        """A browser sends nothing after its request: its connection only becomes readable at its end."""
+        return bool(select.select([self.connection], [], [], 0)[0])
