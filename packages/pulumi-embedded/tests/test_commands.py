@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from engine_stack import PASSPHRASE, EngineStack, thing
+from pulumi_embedded.cli.main import run_command
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.config import StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter, Passphrase
@@ -204,17 +205,34 @@ def test_the_only_stack_needs_neither_selection_nor_an_empty_passphrase(stack: E
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("policy", "ls"), "`pulumi policy`"),
-        (("watch", "--anything"), "`pulumi watch`"),
-        (("stack", "tag", "ls"), "`pulumi stack tag`"),
-        (("up", "--target-replace", "urn"), "`pulumi up --target-replace urn`"),
+        ("policy ls", "command of `pulumi`: `policy`"),
+        ("watch --anything", "command of `pulumi`: `watch`"),
+        ("stack tag ls", "command of `pulumi stack`: `tag`"),
+        ("stack innit", "command of `pulumi stack`: `innit` (did you mean `init`?)"),
+        ("up --target-replace urn", "option of `pulumi up`: `--target-replace` (did you mean `--replace`?)"),
+        (
+            "up --tragets=x --yess --yes",
+            "options of `pulumi up`: `--tragets` (did you mean `--target`?), `--yess` (did you mean `--yes`?)",
+        ),
+        ("--stak=dev", "option of `pulumi`: `--stak` (did you mean `--stack`?)"),
+        ("up template", "argument of `pulumi up`: `template`"),
     ],
 )
-def test_unsupported_commands_and_options_are_refused_by_name(
-    stack: EngineStack, arguments: tuple[str, ...], what: str
+def test_unknown_commands_and_options_are_named_with_the_nearest_known_one(
+    arguments: str, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = stack.run(*arguments, code=None)
-    assert f"error: {what} needs the Pulumi CLI" in output
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run_command(arguments.split())
+    command = what.split("`")[1]
+    assert capsys.readouterr().err == (
+        f"error: unknown {what}. `{command} --help` lists what the embedded engine has; anything else needs the Pulumi CLI\n"
+    )
+
+
+def test_a_wrong_value_of_an_option_is_no_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        run_command(["up", "--color", "pink"])
+    assert "error: argument --color: invalid choice: 'pink'" in capsys.readouterr().err
 
 
 def test_other_backends_and_runtimes_are_refused(stack: EngineStack) -> None:

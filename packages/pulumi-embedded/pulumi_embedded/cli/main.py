@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from pulumi_embedded import VERSION
-from pulumi_embedded.errors import EngineError, NeedsCliError
+from pulumi_embedded.cli.parser import CommandParser, unknown_arguments
+from pulumi_embedded.errors import EngineError
 from pulumi_embedded.session import Session
 
 DEFAULT_PARALLEL: Final = 16
@@ -26,24 +27,15 @@ _FLAG_WITH_VALUE: Final = re.compile(
 _Option = tuple[tuple[str, ...], dict[str, Any]]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports unknown commands and options as features of the CLI."""
-
-    def error(self, message: str) -> NoReturn:
-        if "invalid choice: " in message:
-            name = message.partition("invalid choice: ")[2].split("'")[1]
-            message = str(NeedsCliError(f"`{self.prog} {name}`"))
-        self.exit(2, f"error: {message}\n")
-
-
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command, and return its exit status."""
     parser = make_parser()
     options, unknown = parser.parse_known_args(_without_values_of_flags(arguments))
     unknown = _without_late_value(options, unknown)
     if unknown:
-        line = " ".join([getattr(options, "command_line", parser.prog), *unknown])
-        parser.exit(2, f"error: {NeedsCliError(f'`{line}`')}\n")
+        command = getattr(options, "command_line", parser.prog)
+        known = getattr(options, "known_options", _names_of(_SHARED))
+        parser.exit(2, f"error: {unknown_arguments(command, unknown, known)}\n")
     if not hasattr(options, "function"):
         parser.print_help()
         return 0
@@ -89,14 +81,14 @@ def _without_late_value(options: argparse.Namespace, unknown: list[str]) -> list
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="pulumi",
         parents=[_shared_options()],
         description="Pulumi without the Pulumi CLI (python -m pulumi_embedded)",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"pulumi-embedded {VERSION}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands")
     _add_operations(commands)
     _add_stack(commands)
     _add_config(commands)
@@ -110,12 +102,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _shared_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
-    unset: Any = argparse.SUPPRESS  # so that the command does not reset an option given before it
-    shared.add_argument("-s", "--stack", default=unset, help="the stack (default: the selected one)")
-    shared.add_argument("-C", "--cwd", default=unset, help="run as if started in this folder")
-    shared.add_argument("--non-interactive", action="store_true", default=unset, help="never ask questions")
-    shared.add_argument("--color", choices=("auto", "always", "never", "raw"), default=unset)
+    for names, settings in _SHARED:
+        # Without a default, so that the command does not reset an option given before it.
+        shared.add_argument(*names, **settings, default=argparse.SUPPRESS)
     return shared
+
+
+def _names_of(options: Sequence[_Option]) -> list[str]:
+    """What `--help` lists of them."""
+    return [
+        name for names, settings in options if settings.get("help") != argparse.SUPPRESS for name in names
+    ]
 
 
 def _option(*names: str, **settings: Any) -> _Option:
@@ -126,6 +123,12 @@ def _flag(*names: str, **settings: Any) -> _Option:
     return names, {"action": "store_true", **settings}
 
 
+_SHARED: Final = (
+    _option("-s", "--stack", help="the stack (default: the selected one)"),
+    _option("-C", "--cwd", help="run as if started in this folder"),
+    _flag("--non-interactive", help="never ask questions"),
+    _option("--color", choices=("auto", "always", "never", "raw")),
+)
 _NAME: Final = _option("name", nargs="?")
 _JSON: Final = _flag("-j", "--json", help="print JSON")
 _SHOW_SECRETS: Final = _flag("--show-secrets", help="show secrets in plain text")
@@ -181,7 +184,7 @@ def _add_operations(commands: Any) -> None:
 def _add_stack(commands: Any) -> None:
     help_ = "manage stacks: init, ls, select, output, history, export, import, rename, rm"
     options = [_flag("-u", "--show-urns", help="show the URN of each resource")]
-    parts = _add(commands, "stack", "stacks.show_stack", help_, options).add_subparsers(metavar="COMMAND")
+    parts = _add(commands, "stack", "stacks.show_stack", help_, options).add_subparsers()
     file, force = _option("--file"), ("-f", "--force")
     no_select = _flag("--no-select", help="do not select the new stack")
     _add(parts, "init", "stacks.init_stack", "create a stack", [_NAME, no_select])
@@ -211,7 +214,7 @@ def _add_stack(commands: Any) -> None:
 def _add_config(commands: Any) -> None:
     help_ = "show the configuration, or manage it: set, set-all, get, rm"
     config = _add(commands, "config", "config_commands.show_config", help_, [_JSON, _SHOW_SECRETS])
-    parts = config.add_subparsers(metavar="COMMAND")
+    parts = config.add_subparsers()
     key, path = _option("key"), _flag("--path", help="the key is a path into an object")
     options = [
         key,
@@ -237,7 +240,7 @@ def _add_config(commands: Any) -> None:
 
 def _add_state(commands: Any) -> None:
     help_ = "edit the state: delete, rename, protect, unprotect"
-    parts = commands.add_parser("state", help=help_).add_subparsers(metavar="COMMAND", required=True)
+    parts = commands.add_parser("state", help=help_).add_subparsers(required=True)
     urns, every = _option("urns", nargs="*", metavar="URN"), _flag("--all", help="all resources")
     yes = _flag("-y", "--yes", help="has no effect: these commands do not ask")
     options = [
@@ -272,7 +275,7 @@ def _add_machine(commands: Any) -> None:
     add(commands, "logout", "log_out", "forget the chosen backend", url, _flag("--all"))
     add(commands, "install", "install_requirements", "make the project's virtual environment")
     plugins = commands.add_parser("plugin", help="show installed plugins: ls")
-    parts = plugins.add_subparsers(metavar="COMMAND", required=True)
+    parts = plugins.add_subparsers(required=True)
     add(parts, "ls", "list_plugins", "list installed plugins", _JSON)
 
 
@@ -283,7 +286,8 @@ def _add(
     added: argparse.ArgumentParser = where.add_parser(
         name, parents=[_shared_options()], help=help_, aliases=list(aliases), allow_abbrev=False
     )
-    added.set_defaults(function=function, command_line=added.prog)
+    known = _names_of([*options, *_SHARED])
+    added.set_defaults(function=function, command_line=added.prog, known_options=known)
     for names, settings in options:
         added.add_argument(*names, **settings)
     return added
