@@ -413,11 +413,18 @@ def test_a_thousand_past_runs_can_be_filtered_and_opened(
     }
     watcher.permits.release()
     with serving(watcher) as server, page_in_chromium(f"{server.address}#past", wait_until="load") as seen:
+        rows = seen.page.locator("tbody tr")
         expect(seen.page.get_by_role("status").last).to_have_text("1001 of 1001 runs")
+        expect(rows).to_have_count(100)
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        for count in (600, 1001):
+            seen.page.get_by_role("button", name="Show 500 more").press("Enter")
+            expect(rows).to_have_count(count)
+        expect(seen.page.get_by_role("button", name="Show 500 more")).to_be_hidden()
         seen.page.get_by_label("Job, run or state").fill("job-11")
         expect(seen.page.get_by_role("status").last).to_have_text("83 of 1001 runs")
-        seen.page.locator("tbody tr:visible a").first.click()
+        expect(rows).to_have_count(83)
+        seen.page.locator("tbody tr a").first.click()
         expect(seen.page.locator("h1")).to_have_text("job-11")
         expect(seen.page.locator("#samples")).to_have_text("There are no samples yet.")
     assert seen.console_errors == []

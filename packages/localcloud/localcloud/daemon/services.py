@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 from collections.abc import Coroutine
 from typing import Any
 
@@ -36,6 +37,7 @@ from localcloud.web import page
 from localcloud.web.expect_continue import ExpectMiddleware
 from localcloud.web.job_outputs import sample_path
 from localcloud.web.request_log import RequestLog, RequestLogMiddleware
+from localcloud.web.routing import Handler
 
 SALAD_PREFIX = "/salad/api/public"
 KELPIE_PREFIX = "/kelpie"
@@ -45,6 +47,18 @@ ONLY_THIS_MACHINE = Middleware(
     TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"], www_redirect=False
 )
 PREFIXES = {"salad": SALAD_PREFIX, "kelpie": KELPIE_PREFIX, "cloudflare": CLOUDFLARE_PREFIX}
+
+
+def for_own_pages(handler: Handler) -> Handler:
+    """Refuses requests of scripts of other sites: browsers name the origin of each."""
+
+    async def checked(request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if origin is not None and origin != f"http://{request.headers['host']}":
+            return PlainTextResponse("other sites may not use this page", 403)
+        return await handler(request)
+
+    return checked
 
 
 def connection_of(home: Home, state: HomeState) -> dict[str, Any]:
@@ -112,8 +126,8 @@ class LocalServices:
         cloudflare = CloudflareRoutes(self.database, self._storage(), keys, state).app()
         return Starlette(
             routes=[
-                Route("/", self._page, middleware=[ONLY_THIS_MACHINE]),
-                Route("/samples/{job}/{name}", self._sample, middleware=[ONLY_THIS_MACHINE]),
+                Route("/", for_own_pages(self._page), middleware=[ONLY_THIS_MACHINE]),
+                Route("/samples/{job}/{name}", for_own_pages(self._sample), middleware=[ONLY_THIS_MACHINE]),
                 Mount(CLOUDFLARE_PREFIX, cloudflare),
                 Mount(SALAD_PREFIX, InjectedFaults(salad, chaos, "salad", state.project)),
                 Mount(KELPIE_PREFIX, InjectedFaults(kelpie, chaos, "kelpie", state.project)),
@@ -139,10 +153,12 @@ class LocalServices:
 
     async def _page(self, _request: Request) -> HTMLResponse:
         data = page.read_page_data(self.database, read_json(self.home.chaos))
-        content = await asyncio.to_thread(page.render_page, data, self.home.objects)
-        return HTMLResponse(content, headers={"Content-Security-Policy": page.POLICY})
+        nonce = secrets.token_urlsafe(16)
+        content = await asyncio.to_thread(page.render_page, data, self.home.objects, nonce)
+        return HTMLResponse(content, headers=page.page_headers(nonce))
 
     async def _sample(self, request: Request) -> Response:
         row = self.database.first("SELECT body FROM jobs WHERE id = ?", request.path_params["job"])
         found = row and sample_path(json.loads(row["body"]), self.home.objects, request.path_params["name"])
-        return FileResponse(found) if found else PlainTextResponse("no such sample", 404)
+        headers = page.page_headers(secrets.token_urlsafe(16))
+        return FileResponse(found, headers=headers) if found else PlainTextResponse("no such sample", 404)
