@@ -1,5 +1,6 @@
 """A proxy in front of an S3 server that cuts, stalls, resets, delays, refuses or changes answers."""
 
+import gzip
 import http.client
 import random
 import socket
@@ -7,7 +8,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 PIECE_SECONDS = 0.05
+UNREPEATED_HEADERS = ("transfer-encoding", "connection", "date", "server")
 XML_ERROR = "<Error><Code>{code}</Code><Message>{message}</Message></Error>"
 
 
@@ -33,12 +35,49 @@ class DownloadFault(StrEnum):
     UNAVAILABLE = "503"
     TOO_MANY = "429"
     NO_ANSWER = "the connection is closed before the answer"
+    WRONG_RANGE = "206 with other bytes than were asked for"
+    LONGER = "a Content-Length of more than the body"
+    SHORTER = "a Content-Length of less than the body"
+    EMPTY = "200 without a body"
+    COMPRESSED = "a body that is compressed unasked"
+    LOGIN_PAGE = "200 with the login page of a network"
+    FOREIGN_404 = "404 of something that is not the bucket"
+    REDIRECT = "a redirect to itself"
+    NOT_SATISFIABLE = "416"
+    RETRY_TOMORROW = "503 with a Retry-After of a day"
 
 
-REFUSALS = {
-    DownloadFault.FORBIDDEN: (403, "AccessDenied", "Error Accessing Authentication Service"),
-    DownloadFault.UNAVAILABLE: (503, "SlowDown", "Please reduce your request rate."),
-    DownloadFault.TOO_MANY: (429, "TooManyRequests", "Reduce your concurrent request rate."),
+HTML = "<html><body>Log in to use this network</body></html>"
+# Status, body and headers.
+REFUSALS: dict[DownloadFault, tuple[int, str, dict[str, str]]] = {
+    DownloadFault.FORBIDDEN: (
+        403,
+        XML_ERROR.format(code="AccessDenied", message="Error Accessing Authentication Service"),
+        {},
+    ),
+    DownloadFault.UNAVAILABLE: (
+        503,
+        XML_ERROR.format(code="SlowDown", message="Please reduce your request rate."),
+        {},
+    ),
+    DownloadFault.TOO_MANY: (
+        429,
+        XML_ERROR.format(code="TooManyRequests", message="Reduce your concurrent request rate."),
+        {},
+    ),
+    DownloadFault.RETRY_TOMORROW: (
+        503,
+        XML_ERROR.format(code="ServiceUnavailable", message="Please try again."),
+        {"Retry-After": "86400"},
+    ),
+    DownloadFault.NOT_SATISFIABLE: (
+        416,
+        XML_ERROR.format(code="InvalidRange", message="The requested range is not satisfiable"),
+        {},
+    ),
+    DownloadFault.EMPTY: (200, "", {}),
+    DownloadFault.LOGIN_PAGE: (200, HTML, {"Content-Type": "text/html"}),
+    DownloadFault.FOREIGN_404: (404, HTML, {"Content-Type": "text/html"}),
 }
 
 
@@ -129,12 +168,13 @@ class _FaultHandler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         elif fault == DownloadFault.SLOW_HEADERS:
             self._send_headers_slowly()
+        elif fault == DownloadFault.REDIRECT:
+            self._send(302, {"Location": f"{proxy.url}{self.path}"}, b"")
         elif fault in REFUSALS:
-            status, code, message = REFUSALS[fault]
-            self._send(status, [], XML_ERROR.format(code=code, message=message).encode(), None)
+            status, text, headers = REFUSALS[fault]
+            self._send(status, headers, text.encode())
         else:
-            status, headers, body = self._ask()
-            self._send(status, headers, body, fault)
+            self._send(*changed(fault, *self._ask()), fault)
 
     def _send_headers_slowly(self) -> None:
         """Each byte comes in time."""
@@ -143,7 +183,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
             self.wfile.write(b"x")
             self.wfile.flush()
 
-    def _ask(self) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _ask(self) -> tuple[int, dict[str, str], bytes]:
         upstream = urlsplit(self.server.proxy.upstream)
         connection = http.client.HTTPConnection(upstream.hostname or "", upstream.port, timeout=30)
         try:
@@ -153,24 +193,22 @@ class _FaultHandler(BaseHTTPRequestHandler):
                     connection.putheader(name, value)
             connection.endheaders(self._body)
             answer = connection.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, headers, answer.read()
         finally:
             connection.close()
 
     def _send(
-        self, status: int, headers: list[tuple[str, str]], body: bytes, fault: DownloadFault | None
+        self, status: int, headers: Mapping[str, str], body: bytes, fault: DownloadFault | None = None
     ) -> None:
         self.send_response(status)
-        for name, value in headers:
-            if name.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
-                self.send_header(name, value)
-        length = next((value for name, value in headers if name.lower() == "content-length"), str(len(body)))
-        self.send_header("Content-Length", length)
+        lengths = {"Content-Length": str(len(body))} | {
+            name.title(): value for name, value in headers.items() if name.lower() not in UNREPEATED_HEADERS
+        }
         # Otherwise clients would send their next request into a closed connection.
-        self.send_header("Connection", "close")
+        for name, value in (lengths | {"Connection": "close"}).items():
+            self.send_header(name, value)
         self.end_headers()
-        if fault == DownloadFault.WRONG and body:
-            body = bytes([body[0] ^ 1]) + body[1:]
         self._send_body(body, fault)
 
     def _send_body(self, body: bytes, fault: DownloadFault | None) -> None:
@@ -192,6 +230,31 @@ class _FaultHandler(BaseHTTPRequestHandler):
             time.sleep(0.05)  # what was sent should arrive first
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+
+def changed(
+    fault: DownloadFault | None, status: int, headers: dict[str, str], body: bytes
+) -> tuple[int, dict[str, str], bytes]:
+    """The answer with a fault in its content or headers."""
+    match fault:
+        case DownloadFault.WRONG if body:
+            return status, headers, flipped(body)
+        case DownloadFault.WRONG_RANGE if status < 300:
+            content_range = f"bytes 7-{6 + len(body)}/{7 + len(body)}"
+            return 206, headers | {"content-range": content_range}, flipped(body)
+        case DownloadFault.LONGER:
+            return status, headers | {"content-length": str(len(body) + 1)}, body
+        case DownloadFault.SHORTER if body:
+            return status, headers | {"content-length": str(len(body) - 1)}, body
+        case DownloadFault.COMPRESSED:
+            data = gzip.compress(body)
+            sizes = {"content-encoding": "gzip", "content-length": str(len(data))}
+            return status, headers | sizes, data
+    return status, headers, body
+
+
+def flipped(body: bytes) -> bytes:
+    return bytes([body[0] ^ 1]) + body[1:] if body else body
 
 
 def at_random(

@@ -1,4 +1,4 @@
-"""A small S3 client: GET from any byte, HEAD, LIST and DELETE.
+"""A small S3 client: GET from any byte, LIST and DELETE.
 
 It reads the same environment as the Kelpie worker: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
 AWS_ENDPOINT_URL. Buckets are addressed by path (https://endpoint/bucket/key). Every request has a connection of its own.
@@ -29,7 +29,8 @@ MAX_LISTING_BYTES = 8 << 20  # one page: 1,000 keys, each of up to 1,024 bytes b
 MAX_ERROR_BYTES = 1 << 16
 MIN_BYTES_PER_SECOND = 1024  # a slower answer counts as stalled
 CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests that are 15 minutes off
-RETRYABLE_STATUS = (403, 408, 425, 429)  # and 5xx; R2 answers 403 for moments in which it cannot check a key
+# And 5xx. R2 answers 403 for moments in which it cannot check a key. A network that wants a login redirects.
+RETRYABLE_STATUS = (302, 303, 307, 308, 403, 408, 416, 425, 429)
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 
@@ -43,6 +44,13 @@ class BucketError(Exception):
 
 class ObjectMissingError(BucketError):
     """There is no such object."""
+
+
+class WrongContentError(BucketError):
+    """The object is not the expected one. Another try helps only if it was damaged on the way."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryable=True)
 
 
 @dataclass(frozen=True)
@@ -62,11 +70,18 @@ class ListedObject:
 
 
 class ObjectBody:
-    """The bytes of an object from `start` on; iterate once."""
+    """The bytes of an object from `start` on; iterate once. Raises BucketError for an answer that is not S3's."""
 
     def __init__(self, response: http.client.HTTPResponse, start: int, read_seconds: float) -> None:
-        self.start = start if response.status == 206 else 0
-        self.version = f"{response.headers.get('ETag', '')} {response.headers.get('Last-Modified', '')}"
+        headers = response.headers
+        # A login page or an empty answer has none, and would pass for a small object.
+        if "ETag" not in headers:
+            raise BucketError("the answer has no ETag, so it is not the bucket's", retryable=True)
+        encoding = headers.get("Content-Encoding", "identity")
+        if encoding not in ("identity", "aws-chunked"):  # some services store the encoding of the upload
+            raise BucketError(f"the answer is compressed ({encoding:.40})", retryable=True)
+        self.start = _range_start(response, start) if response.status == 206 else 0
+        self.version = f"{headers['ETag']} {headers.get('Last-Modified', '')}"
         self._response, self._read_seconds = response, read_seconds
         self._expected = _content_length(response)
         self.size = self.start + self._expected
@@ -122,10 +137,6 @@ class BucketClient:
             if body.size > max_bytes:
                 raise BucketError(f"{key} has {body.size} bytes, more than {max_bytes}", retryable=False)
             return b"".join(body)
-
-    def size(self, key: str) -> int:
-        with self._request("HEAD", key) as response:
-            return _content_length(response)
 
     def list_page(self, prefix: str, token: str = "") -> tuple[list[ListedObject], str]:
         """One page, and the token of the next page; empty: there is none."""
@@ -192,12 +203,18 @@ class BucketClient:
         if status in (200, 204, 206):
             return
         text = self._read(response, MAX_ERROR_BYTES).decode("utf-8", "replace")
-        if status == 404 and "<Code>NoSuchBucket</Code>" not in text:
+        if status == 404 and "<Code>NoSuchKey</Code>" in text:
             raise ObjectMissingError(f"there is no object {key}", retryable=False)
         if status == 403:
             self._correct_clock(response.headers.get("Date", ""))
-        reason = " ".join(re.findall(r"<(?:Code|Message)>([^<]{1,300})<", text)) or response.reason
-        raise BucketError(f"{status} {reason:.300}", retryable=status >= 500 or status in RETRYABLE_STATUS)
+        codes = re.findall(r"<(?:Code|Message)>([^<]{1,300})<", text)
+        reason = " ".join(codes) or response.reason
+        if location := response.headers.get("Location"):
+            reason = f"{reason:.100}, a redirect to {location}"
+        # Only the bucket itself is believed when it says that something does not exist.
+        is_foreign = status == 404 and not codes
+        is_retryable = status >= 500 or status in RETRYABLE_STATUS or is_foreign
+        raise BucketError(f"{status} {reason:.300}", retryable=is_retryable)
 
     def _correct_clock(self, date: str) -> None:
         """A signature is refused if the clock of this node is far off; the next one uses the server's clock."""
@@ -239,17 +256,25 @@ def network_errors() -> Iterator[None]:
         raise BucketError(f"no answer: {text:.200}", retryable=True) from None
 
 
+def _range_start(response: http.client.HTTPResponse, start: int) -> int:
+    text = response.headers.get("Content-Range", "")
+    if not re.match(f"bytes {start}-", text):
+        message = f"the answer's Content-Range is {text!r:.60} instead of one from byte {start}"
+        raise BucketError(message, retryable=True)
+    return start
+
+
 def _content_length(response: http.client.HTTPResponse) -> int:
     text = response.headers.get("Content-Length", "")
-    if not re.fullmatch("[0-9]{1,15}", text):
+    if not re.fullmatch("[0-9]{1,15}", text) or "Transfer-Encoding" in response.headers:
         raise BucketError(f"the answer has no usable Content-Length ({text!r:.40})", retryable=True)
     return int(text)
 
 
 def parse_listing(data: bytes) -> tuple[list[ListedObject], str]:
     """Raises BucketError."""
-    if len(data) > MAX_LISTING_BYTES or b"<!DOCTYPE" in data:
-        raise BucketError("the listing is too large or no listing of S3", retryable=False)
+    if len(data) > MAX_LISTING_BYTES or b"<!DOCTYPE" in data or b"<ListBucketResult" not in data:
+        raise BucketError("the listing is too large or no listing of S3", retryable=True)
     try:
         root = ElementTree.fromstring(data)  # noqa: S314 - entities need a DOCTYPE, which is refused above
         objects = [

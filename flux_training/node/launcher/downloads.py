@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_training.node.launcher.bucket import BucketClient, BucketError
+from flux_training.node.launcher.bucket import BucketClient, BucketError, WrongContentError
 from flux_training.node.launcher.errors import ExitCode, RunEndedError, code_of_os_error
 from flux_training.node.launcher.process import check_stopped, say
 from flux_training.node.launcher.retries import pause_seconds
 
 MAX_PARALLEL = 8
-MAX_WRONG_DIGESTS = 3
+MAX_WRONG_CONTENTS = 3
 # An attempt that brought this much counts as progress: the next break is the first one again.
 PROGRESS_BYTES = 1 << 20
 
@@ -116,18 +116,19 @@ class DownloadBatch:
     def _fetch(self, download: Download) -> None:
         """One object, through breaks. Raises BucketError and OSError."""
         partial = PartialFile(download)
-        failures = wrong_digests = 0
+        failures = wrong_contents = 0
         while not partial.is_complete:
             before = partial.received
             try:
                 self._attempt(download, partial)
                 if not partial.has_right_digest():
-                    wrong_digests += 1
                     partial.restart()
-                    raise BucketError("its content is not what the manifest says", retryable=True)
+                    raise WrongContentError("its content is not what the manifest says")
             except BucketError as error:
                 failures = 1 if partial.received - before >= PROGRESS_BYTES else failures + 1
-                if not error.retryable or failures >= self._attempts or wrong_digests >= MAX_WRONG_DIGESTS:
+                wrong_contents += isinstance(error, WrongContentError)
+                is_wrong = wrong_contents >= MAX_WRONG_CONTENTS
+                if not error.retryable or failures >= self._attempts or is_wrong:
                     raise
                 say(f"launch: {download.path}: {error}; try {failures + 1} of {self._attempts}")
                 if self._abandoned.wait(pause_seconds(failures)):
@@ -139,7 +140,7 @@ class DownloadBatch:
             return
         with self._client.get(download.key, partial.received) as body:
             if body.size != download.size:
-                raise BucketError(f"it has {body.size} bytes instead of {download.size}", retryable=False)
+                raise WrongContentError(f"it has {body.size} bytes instead of {download.size}")
             partial.begin(body.start, body.version)
             for chunk in body:
                 if self._abandoned.is_set():

@@ -215,10 +215,11 @@ class CheckpointRestore:
         self.unsound[name] = fault
 
     def _bring_optimizer(self, prefix: str) -> None:
-        path = self.settings.output_folder / OPTIMIZER
-        if (size := self.bucket.size(prefix + OPTIMIZER)) is None:
+        key, path = prefix + OPTIMIZER, self.settings.output_folder / OPTIMIZER
+        sizes = {item.key: item.size for item in self.bucket.list_objects(key)}
+        if key not in sizes:
             return
-        self.download([Download(prefix + OPTIMIZER, path, size)])
+        self.download([Download(key, path, sizes[key])])
         if not is_whole_zip(path):
             say(f"launch: {OPTIMIZER} is not used: it is damaged")
             path.unlink()

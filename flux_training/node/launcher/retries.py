@@ -41,13 +41,6 @@ class RetryingBucket:
         except ObjectMissingError:
             return None
 
-    def size(self, key: str) -> int | None:
-        """None when there is no such object. Raises BucketError."""
-        try:
-            return self._retry(lambda: self._client.size(key))
-        except ObjectMissingError:
-            return None
-
     def delete(self, key: str) -> None:
         self._retry(lambda: self._client.delete(key))
 
