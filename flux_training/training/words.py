@@ -5,6 +5,8 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from flux_training.training.environment import pulumi_command
+
 MAX_LINE_LENGTH = 400
 # Of several places with the same finding, so many are named.
 MAX_PLACES = 3
@@ -91,4 +93,5 @@ def rename_back(owner: str, other: str | None) -> str:
     )
     if not other_stack or other_project != project:
         return ""
-    return f"if this stack was renamed, `pulumi stack rename {other_stack} --stack {stack}` renames it back; otherwise "
+    command = pulumi_command(f"stack rename {other_stack}", stack)
+    return f"if this stack was renamed, {command} renames it back; otherwise "

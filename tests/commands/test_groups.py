@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flux_training.commands.stack.command import fixed_clusters, what_destroy_does
+from flux_training.commands.stack.command import fixed_clusters
 from flux_training.commands.watch.groups import StackGroup, stack_groups
 from flux_training.commands.watch.job_status import stack_jobs
 
@@ -33,29 +33,6 @@ SEVERAL = {
 def test_groups_of_a_stack(outputs: dict[str, Any], groups: dict[str, StackGroup], fixed: str) -> None:
     assert stack_groups(outputs) == groups
     assert fixed_clusters(outputs) == fixed
-
-
-def test_destroy_names_all_groups() -> None:
-    assert "among them container group mine-f, mine-v." in what_destroy_does("dev", SEVERAL)
-
-
-def test_destroy_names_jobs_costs_and_bucket() -> None:
-    outputs = {
-        "bucket": "loras",
-        "cost": {"actualUsd": 1.5},
-        "jobs": {"cat": {"status": "running"}, "dog": {"status": "completed"}},
-    }
-    assert what_destroy_does("prod", outputs).splitlines()[1:] == [
-        "It cancels the jobs that had not ended when the state was updated: cat.",
-        "The jobs had used about $1.50 of GPU time by then.",
-        "Trained weights stay in the bucket loras.",
-    ]
-
-
-def test_destroy_after_a_failed_first_update() -> None:
-    assert what_destroy_does("prod", {}) == (
-        "This deletes all resources of stack prod.\nTrained weights stay in the bucket."
-    )
 
 
 def test_jobs_know_their_cluster() -> None:

@@ -122,8 +122,14 @@ class RecordingEngine:
         return 0
 
     def outputs(self) -> dict[str, object]:
-        jobs = {"cat": {"status": "running"}, "dog": {"status": "completed"}}
-        return {"jobs": jobs, "containerGroup": {"name": "flux"}}
+        return {}
+
+    def export(self) -> dict[str, object]:
+        group = {"type": "pulumi-python:dynamic/flux:ContainerGroup", "outputs": {"name": "flux"}}
+        job = {"type": "pulumi-python:dynamic/flux:TrainingJob", "outputs": {"status": "running"}}
+        return {
+            "deployment": {"resources": [{"urn": "stack::cluster", **group}, {"urn": "stack::cat", **job}]}
+        }
 
 
 def settings(autoscale: bool) -> StackSettings:

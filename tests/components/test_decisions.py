@@ -51,6 +51,7 @@ from flux_training.node.bundle import launcher_bundle
 from flux_training.node.job import changed_limits, launch_limits
 from flux_training.node.launcher.settings import config_digest
 from flux_training.training.cluster_settings import ClusterSettings
+from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from tests.components.groups import GROUP, group, spec
@@ -384,7 +385,7 @@ def test_the_owner_of_a_group() -> None:
 def test_the_former_name_of_a_renamed_stack() -> None:
     former = group(environment={"FLUX_OWNER": "p/old"})
     assert (
-        "; if this stack was renamed, `pulumi stack rename old --stack new` renames it back; otherwise choose "
+        f"; if this stack was renamed, {pulumi_command('stack rename old', 'new')} renames it back; otherwise choose "
         in str(foreign_group(former, "p/new"))
     )
     assert "renamed" not in str(foreign_group(former, "q/new"))

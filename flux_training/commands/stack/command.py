@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
 from flux_training.commands.results.outputs import FetchResult, fetch_results
 from flux_training.commands.stack.access import prepare_engine, run_or_exit
+from flux_training.commands.stack.destroy import StackResources, resources_of, what_destroy_does
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.deployed import watcher_of
 from flux_training.commands.watch.follow import follow
-from flux_training.commands.watch.groups import stack_groups
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
+from flux_training.commands.watch.watcher import StackStatus
 from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
@@ -96,15 +98,15 @@ def refresh(stack: str) -> None:
 @stack_option
 @yes_option
 def destroy(stack: str, yes: bool) -> None:
-    """Delete all resources of the stack. Results stay in the bucket and in outputs/<stack>/."""
+    """Delete all resources of the stack. Results stay in outputs/<stack>/, and in the bucket unless the stack has `results: delete`."""
     must_ask = _must_ask(stack, yes, "destroy")
     engine = prepare_engine(stack)
-    outputs = engine.outputs()
+    resources = resources_of(engine.export() or {})
     if must_ask:
-        say(what_destroy_does(stack, outputs))
+        say_wrapped(what_destroy_does(stack, resources, _status_now(engine, stack, resources.outputs)))
         _confirm(f"Destroy stack {stack}?")
     run_or_exit(engine, "destroy", "--yes", "--skip-preview")
-    _say_where_results_are(stack, outputs)
+    _say_where_results_are(stack, resources)
 
 
 @click.command(name="cloud")
@@ -162,23 +164,13 @@ def fixed_clusters(outputs: Mapping[str, Any]) -> str:
     return f"Cluster {', '.join(fixed)} does not scale" if fixed else ""
 
 
-def what_destroy_does(stack: str, outputs: Mapping[str, Any]) -> str:
-    """In words, from the stack's outputs."""
-    jobs = outputs.get("jobs") or {}
-    unfinished = [name for name, job in jobs.items() if not RunState(job.get("status")).has_ended]
-    groups = ", ".join(group.name for group in stack_groups(outputs).values())
-    lines = [
-        f"This deletes all resources of stack {stack}{f', among them container group {groups}' if groups else ''}."
-    ]
-    if unfinished:
-        lines.append(
-            f"It cancels the jobs that had not ended when the state was updated: {', '.join(unfinished)}."
-        )
-    spent = (outputs.get("cost") or {}).get("actualUsd")
-    if spent is not None:
-        lines.append(f"The jobs had used about {show_dollars(spent)} of GPU time by then.")
-    bucket = f" {outputs['bucket']}" if outputs.get("bucket") else ""
-    return "\n".join([*lines, f"Trained weights stay in the bucket{bucket}."])
+def _status_now(engine: Engine, stack: str, outputs: Mapping[str, Any]) -> StackStatus | None:
+    """None if the services do not answer: what is known from the state must do."""
+    if not outputs.get("jobs") or not outputs.get("bucket"):
+        return None
+    with suppress(FluxError):
+        return watcher_of(engine, stack, outputs).read()
+    return None
 
 
 def _refresh(engine: Engine, *options: str) -> None:
@@ -303,10 +295,14 @@ def _next_steps(stack: str, collected: Collected, images: Path) -> str:
     )
 
 
-def _say_where_results_are(stack: str, outputs: Mapping[str, Any]) -> None:
-    bucket, prefix = outputs.get("bucket"), outputs.get("prefix") or ""
-    jobs = (outputs.get("jobs") or {}).values()
-    if not bucket or not any(job.get("status") == RunState.COMPLETED for job in jobs):
+def _say_where_results_are(stack: str, resources: StackResources) -> None:
+    bucket, prefix = resources.bucket, resources.outputs.get("prefix") or ""
+    if not bucket or not resources.has_results:
+        return
+    if resources.deletes_results:
+        say_wrapped(
+            f"\nResults in the bucket are deleted (`results: delete`); those fetched are in {outputs_of(stack)}/."
+        )
         return
     say_wrapped(
         f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {outputs_of(stack)}/."
