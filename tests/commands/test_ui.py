@@ -23,7 +23,7 @@ from flux_training.commands.design.private_server import HEADERS
 from flux_training.commands.ui.documents import expected_usd, stack_document
 from flux_training.commands.ui.live import DeployedStack, LiveStack
 from flux_training.commands.ui.past_runs import list_runs
-from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_image, read_run
+from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_curves, read_image, read_run
 from flux_training.commands.ui.server import MAX_STREAMS, UiServer
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, Watcher
@@ -41,7 +41,7 @@ KEYS = LAYOUT.run("cat", run_id(MANIFEST, CONFIG))
 SAMPLE = "1795392457384__000000010_0.jpg"
 # Every address of the server.
 PATHS = (
-    *("", "ui.js", "shared.js", "ui.css", "icon.svg", "events", "past", "offers"),
+    *("", "ui.js", "shared.js", "ui.css", "icon.svg", "events", "losses", "past", "offers"),
     *(f"run/cat/{KEYS.run}", f"image/cat/{KEYS.run}/{SAMPLE}", "log/cat"),
 )
 
@@ -234,6 +234,18 @@ def test_a_run_is_read_from_the_bucket() -> None:
     assert (len(found["curve"]["points"]), found["findings"]) == (2, [])
 
 
+def test_the_losses_of_all_jobs_are_read_once_each() -> None:
+    """Of spoiled losses, only the readable lines count."""
+    dog = LAYOUT.run("dog", KEYS.run)
+    objects = sound_run() | {f"{dog.output}loss.csv": b"step,loss\n1,nan\n<b>,1\n3,0.25\n"}
+    waiting = LAYOUT.run("fox", KEYS.run)
+    curves = read_curves(as_storage(objects), [dog, KEYS, waiting])
+    assert [(curve["label"], curve["points"]) for curve in curves] == [
+        ("dog", [(3, 0.25)]),
+        ("cat", [(1, 1.0), (2, 0.5)]),
+    ]
+
+
 def test_prompts_of_another_train_yml_are_not_shown() -> None:
     other = {f"{KEYS.config}train.yml": CONFIG.replace(b"a photo of", b"send money to")}
     found = read_run(as_storage(sound_run() | other), KEYS, "dev")
@@ -370,6 +382,8 @@ def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
         expect(page.locator("#findings")).to_contain_text("step is not valid")
         expect(page.locator("#samples img").first).to_be_visible()
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        page.get_by_role("link", name="Losses").press("Enter")
+        expect(page.locator(".legend")).to_have_text("cat")
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
         page.get_by_role("link", name="GPU classes").press("Enter")
         expect(page.locator("tbody th").last).to_have_text(HOSTILE)
@@ -377,6 +391,23 @@ def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
         assert page.locator("script").count() == 2
     assert seen.console_errors == []
     assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
+
+
+@pytest.mark.long
+@NEEDS_CHROMIUM
+def test_the_losses_of_all_jobs_follow_the_training(watcher: CountedWatcher) -> None:
+    from playwright.sync_api import expect
+
+    watcher.permits.release()
+    with serving(watcher) as server, page_in_chromium(f"{server.address}#losses", wait_until="load") as seen:
+        chart = seen.page.get_by_role("slider", name="Loss by step")
+        expect(chart).to_have_attribute("aria-valuemax", "2")
+        chart.focus()
+        watcher.objects[f"{KEYS.output}loss.csv"] += b"3,0.4\n"
+        watcher.permits.release()
+        expect(chart).to_have_attribute("aria-valuemax", "3", timeout=30_000)
+        expect(chart).to_be_focused()
+    assert seen.console_errors == []
 
 
 def test_past_runs_are_listed_newest_first(tmp_path: Path) -> None:

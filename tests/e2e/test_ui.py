@@ -127,6 +127,8 @@ def test_twelve_jobs_are_followed_while_two_train(tmp_path: Path, virtualenv: Pa
                 page.get_by_role("link", name="All jobs").click()
                 expect(page.locator("#summary")).to_contain_text("12 of 12 jobs have ended", timeout=120_000)
                 expect(page.locator(".jobs .state.good")).to_have_text(["completed"] * 12)
+                page.get_by_role("link", name="Losses").click()
+                expect(page.locator(".legend li")).to_have_count(12)
                 assert page.evaluate("window.isSamePage") is True
                 assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
                 assert ui.peak_mb() < MAX_MB

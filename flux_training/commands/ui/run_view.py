@@ -2,17 +2,19 @@
 
 import io
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import CHANGED_CONFIG, stored_inputs
 from flux_training.clients.storage import Storage
+from flux_training.clients.waiting import in_parallel
 from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
 from flux_training.commands.report.run_commands import run_commands
 from flux_training.commands.report.times import cost_parts, restart_words
-from flux_training.training.runs.loss_curve import parse_losses
+from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
@@ -34,12 +36,10 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
     """Seven reads, however many samples there are. `stack` is named in commands. Raises ServiceError."""
     progress = read_record(storage, keys.progress, RunProgress)
     record = read_record(storage, keys.record, RunRecord)
-    csv = read_bounded(storage, f"{keys.output}loss.csv", MAX_LOSS_BYTES) or b""
     inputs = stored_inputs(storage, keys)
     is_own = inputs is not None and inputs.run_id == keys.run
     config = document_of(inputs.raw_config if inputs and is_own else b"")
     reported, queued = progress.value or RunProgress(), record.value or RunRecord()
-    points = parse_losses(csv.decode("utf-8", "replace"))
     idle = queued.estimate.idle_seconds if queued.estimate else None
     return {
         "job": keys.job,
@@ -50,9 +50,15 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
         "commands": run_commands(keys.job, keys.run, stack, is_finished=reported.state == "finished"),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
-        "curve": chart_curve(keys.job, points, marks_of(config, reported)),
+        "curve": chart_curve(keys.job, _losses(storage, keys), marks_of(config, reported)),
         "prompts": _prompts(storage, keys, prompts_of(config)),
     }
+
+
+def read_curves(storage: Storage, runs: Sequence[RunKeys]) -> list[dict[str, Any]]:
+    """The loss curves of the runs, labelled with their jobs; one read for each. Runs without losses are left out. Raises ServiceError."""
+    curves = in_parallel(lambda keys: chart_curve(keys.job, _losses(storage, keys)), runs)
+    return [curve for curve in curves if curve["points"]]
 
 
 def read_image(storage: Storage, keys: RunKeys, name: str) -> bytes | None:
@@ -62,6 +68,11 @@ def read_image(storage: Storage, keys: RunKeys, name: str) -> bytes | None:
     raw = read_bounded(storage, f"{keys.output}samples/{name}", MAX_IMAGE_BYTES)
     image = encode_image(io.BytesIO(raw), IMAGE_SIDE, MAX_SAMPLE_PIXELS) if raw else None
     return image.data if image else None
+
+
+def _losses(storage: Storage, keys: RunKeys) -> list[Point]:
+    csv = read_bounded(storage, f"{keys.output}loss.csv", MAX_LOSS_BYTES) or b""
+    return parse_losses(csv.decode("utf-8", "replace"))
 
 
 def _figures(progress: RunProgress) -> list[tuple[str, str]]:

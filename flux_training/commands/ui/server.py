@@ -14,7 +14,7 @@ from flux_training.commands.design.private_server import PrivateHandler, Private
 from flux_training.commands.design.style import shared_script, style_with
 from flux_training.commands.ui.live import LiveStack
 from flux_training.commands.ui.past_runs import list_runs
-from flux_training.commands.ui.run_view import read_image, read_run
+from flux_training.commands.ui.run_view import read_curves, read_image, read_run
 from flux_training.commands.watch.logs import LogReader
 from flux_training.training.errors import FluxError
 from flux_training.training.names import JOB_NAME, RUN_ID
@@ -35,6 +35,8 @@ MAX_STREAMS = 20
 # Each picture needs up to 50 MB while it is decoded.
 MAX_PARALLEL_IMAGES = 1
 MAX_LOG_LINES = 200
+# As many as a comparison has.
+MAX_CURVES = 12
 
 
 class UiServer(PrivateServer):
@@ -78,6 +80,8 @@ class UiHandler(PrivateHandler):
             self._stream()
         elif path == "offers":
             self._answer_json(self.server.read_offers())
+        elif path == "losses":
+            self._answer_losses()
         elif path == "past":
             self._answer_past_runs()
         else:
@@ -96,6 +100,14 @@ class UiHandler(PrivateHandler):
             self._answer_log(job)
         else:
             self.refuse(404, "not found")
+
+    def _answer_losses(self) -> None:
+        """Of the jobs that have trained a step, those that run first."""
+        live = self.server.live
+        rows = [row for row in (live.status.rows if live.status else ()) if row.status.progress.step]
+        runs = [row.status.job.keys for row in sorted(rows, key=lambda row: row.status.has_ended)]
+        curves = read_curves(live.deployed.watcher.storage, runs[:MAX_CURVES]) if live.deployed else []
+        self._answer_json({"curves": curves, "left_out": max(0, len(runs) - MAX_CURVES)})
 
     def _answer_past_runs(self) -> None:
         deployed, outputs = self.server.live.deployed, outputs_of(self.server.live.stack)

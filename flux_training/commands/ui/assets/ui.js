@@ -238,6 +238,44 @@ function logButton(job, run) {
   return place;
 }
 
+// The losses of all jobs.
+
+// At most one read of all curves in this time, however often the steps change.
+const LOSSES_MILLISECONDS = 10_000;
+let lossesTimer = 0;
+
+function openLosses() {
+  main.replaceChildren(make("p", { class: "soft" }, "Reading the losses …"));
+  readLosses();
+}
+
+function updateLosses() {
+  lossesTimer ||= setTimeout(() => {
+    lossesTimer = 0;
+    if (shown === "losses") readLosses();
+  }, LOSSES_MILLISECONDS);
+}
+
+async function readLosses() {
+  const found = await ask("losses");
+  if (shown !== "losses") return;
+  const chart = main.querySelector(".loss-chart");
+  if (found.failure) main.replaceChildren(make("p", { class: "alarm" }, found.failure));
+  else if (!found.curves.length) main.replaceChildren(make("p", { class: "soft" }, "No job has recorded a loss yet."));
+  else if (chart) chart.show(found.curves);
+  else main.replaceChildren(make("div", { class: "card" }, lossChart(found.curves), make("ul", { class: "legend" })), make("p", { class: "soft", id: "left-out" }));
+  if (!main.querySelector(".legend")) return;
+  main.querySelector(".legend").replaceChildren(...found.curves.map(legendEntry));
+  setText("left-out", found.left_out ? `${found.left_out} more jobs have losses: open a job to see them.` : "");
+}
+
+function legendEntry(curve, number) {
+  const job = stack?.jobs.find((one) => one.name === curve.label);
+  const key = make("svg", { class: "key", viewBox: "0 0 28 8", "aria-hidden": "true" }, make("line", { class: `smooth c${number % 8}`, x1: 0, x2: 28, y1: 4, y2: 4 }));
+  const name = job ? make("a", { href: `#run/${job.name}/${job.run_id}` }, curve.label) : curve.label;
+  return make("li", {}, key, " ", name, job?.differs ? ` (${job.differs})` : "");
+}
+
 // Past runs.
 
 // A thousand rows would take the browser half a second.
@@ -326,23 +364,29 @@ async function ask(address) {
 function show() {
   const wanted = location.hash.slice(1);
   const [kind, job, run] = wanted.split("/");
-  const titles = { run: job, past: "Past runs", offers: "GPU classes" };
+  const titles = { run: job, losses: "Losses of all jobs", past: "Past runs", offers: "GPU classes" };
   const title = titles[kind] ?? (stack ? `Jobs of ${stack.stack}` : "Jobs");
   setText("title", title);
-  document.title = stack && !kind ? overviewTitle() : title;
+  document.title = tabTitle(kind, job, run, title);
   const isNew = wanted !== shown;
   shown = wanted;
   if (isNew && kind === "run") openRun(job, run);
   else if (isNew) main.replaceChildren();
   if (kind === "run") updateRun(job, run);
+  else if (kind === "losses") isNew ? openLosses() : updateLosses();
   else if (kind === "past" || kind === "offers") {
     if (isNew) kind === "past" ? openPast() : openOffers();
   } else if (stack) showJobs();
 }
 
-function overviewTitle() {
-  const running = stack.jobs.filter((job) => job.state === "running").length;
-  return running ? `${running} running, ${stack.stack}` : `Jobs of ${stack.stack}`;
+/** What the browser's tab shows: how far a job, or the stack, is. */
+function tabTitle(kind, job, run, title) {
+  const row = stack?.jobs.find((one) => one.name === job && one.run_id === run);
+  if (kind === "run" && row) return row.phase === "training" ? `${row.step} of ${row.steps}, ${job}` : `${row.phase}, ${job}`;
+  if (kind || !stack?.jobs.length) return title;
+  const running = stack.jobs.filter((one) => one.state === "running").length;
+  const ended = stack.jobs.filter((one) => one.ended).length;
+  return running ? `${running} running, ${stack.stack}` : `${ended} of ${stack.jobs.length} ended, ${stack.stack}`;
 }
 
 function summary() {
