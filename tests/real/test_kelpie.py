@@ -216,12 +216,12 @@ def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
         say_lost("failed on the only machine", run.gpu_seconds)
 
 
-@pytest.mark.long
-def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_doubled_nor_lost(
-    services: NodeServices, tmp_path: Path
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_doubled_nor_lost(
+    services: NodeServices, tmp_path: Path, count: int
 ) -> None:
     """A tenth of the requests to Kelpie fails, also of the nodes', three of a hundred downloads break, and every few seconds a node loses its power."""
-    names, dice = [f"many-{number}" for number in range(20)], random.Random(1)
+    names, dice = [f"many-{count}-{number}" for number in range(count)], random.Random(1)
     faults = at_random(1, 0.03, (DownloadFault.CUT, DownloadFault.RESET))
 
     def broken(request: ProxiedRequest) -> DownloadFault | None:
@@ -236,7 +236,7 @@ def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_do
         FaultProxy(s3, broken) as storage,
         running_group(
             services.connection,
-            "many",
+            f"many-{count}",
             **node_variables(AWS_ENDPOINT_URL=storage.url, NODE_KELPIE_URL=proxy.url + urlsplit(kelpie).path),
         ) as group,
     ):
@@ -245,18 +245,20 @@ def test_20_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_do
         faulty.write_text(json.dumps(services.connection | {"kelpie": {"url": url}}), encoding="utf-8")
         client = connect("local", {}, {"FLUX_LOCAL_CLOUD": str(faulty)})
         with salad_client(services.connection) as salad:
-            salad.patch("/containers/many", json={"replicas": 4}, headers=MERGE_PATCH).raise_for_status()
+            salad.patch(
+                f"/containers/many-{count}", json={"replicas": 4}, headers=MERGE_PATCH
+            ).raise_for_status()
         for name in names:
             upload(services, name)
         with ThreadPoolExecutor(5) as pool:
             posted = list(pool.map(lambda name: post(services, client, name, group), names))
         ids = dict(zip(names, (job.id for job in posted), strict=True))
-        outputs = stack_outputs(ids, group, "many", services.pace.silent_minutes * 4)
+        outputs = stack_outputs(ids, group, f"many-{count}", services.pace.silent_minutes * 4)
         requeued, kills = 0, 0
         for line in until_all_completed(Watcher(client, outputs), services.pace.poll):
             requeued += len(line)
             running = [folder for folder in services.home.glob("nodes/*") if (folder / "output").exists()]
-            if running and kills < 6 and dice.random() < 0.3:
+            if running and kills < count / 3 and (not kills or dice.random() < 0.3):
                 kill_node(dice.choice(sorted(running)))
                 kills += 1
         jobs = [job for job in services.client.kelpie().list_jobs(group) if job.status != "canceled"]

@@ -7,11 +7,11 @@ import pytest
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.runs.run_state import RunState
+from tests.life.conftest import virtualenv  # noqa: F401 - a fixture of this module: its interpreters start faster
 from tests.life.stacks import new_stack
 from tests.real.training import NodeServices
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_up_trains_each_job_once_and_a_second_up_trains_nothing(
     services: NodeServices, tmp_path: Path
