@@ -103,7 +103,7 @@ def _section_schema(name: str) -> Schema:
 def _key_schema(spec: KeySpec) -> Schema:
     """What an editor offers for a key. Stricter than ai-toolkit where it would take any text for true."""
     limits = {
-        "minimum": spec.min,
+        "minItems" if spec.type == KeyType.LIST else "minimum": spec.min,
         "maximum": spec.max,
         "exclusiveMinimum": spec.over,
         "exclusiveMaximum": spec.below,

@@ -413,6 +413,7 @@ MISTAKES: dict[str, Spoil] = {
             edit("in the rain", "in the rain --ctrl_img /rain.jpg")(folder),
         )
     ),
+    "control-unused": edit("tr1gger in the rain", "tr1gger in the rain --ctrl_img /rain.jpg"),
     "alpha-mask": edit("caption_ext: txt", "caption_ext: txt\n          alpha_mask: true"),
     "result-not-lora": edit("      network:", "      embedding: {trigger: tr1gger}\n      network:"),
     "model-unknown": edit("is_flux: true", "arch: fluxx"),

@@ -136,7 +136,7 @@ def _has_type(spec: KeySpec, value: Any) -> bool:
         case KeyType.INTEGER:
             return isinstance(value, int) or (spec.or_text and _is_whole(value))
         case KeyType.NUMBER:
-            return _is_number(value)
+            return _is_number(value) or (spec.or_text and _is_whole(value))
         case KeyType.NUMERIC:
             return _is_numeric(value)
         case KeyType.TEXT:
@@ -181,6 +181,8 @@ def _is_list_of(spec: KeySpec, value: Any) -> bool:
 
 
 def _range_fault(spec: KeySpec, value: Any) -> ValueFault | None:
+    if spec.type == KeyType.LIST and isinstance(value, list) and len(value) < (spec.min or 0):
+        return ValueFault(FaultKind.RANGE, "must not be empty")
     if isinstance(value, str | list | Mapping):
         return None
     if spec.over is not None and not value > spec.over:

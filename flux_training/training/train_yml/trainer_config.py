@@ -221,7 +221,7 @@ def _parse(raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader) -> _Parse
         raise _Fault("config-encoding", describe_encoding(raw, error.start)) from error
     except yaml.YAMLError as error:
         raise _Fault("config-yaml", *describe_yaml_error(raw.decode(), error)) from error
-    except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, AttributeError) as error:
         raise _Fault("config-value", f"contains a value that cannot be read ({error})") from error
     return _as_json(document), lines, tuple(repeated)
 

@@ -46,7 +46,7 @@ class KeySpec:
     """One key. `when`: conditions, one of which must hold for it to be used: a key of its section, or of another one with its path
     (`use_ema`, `arch=flux2`, `num_frames>1`, `datasets[].is_reg`).
 
-    `why`: the reason why any value is fine. `values`: those that ONLY allows, apart from leaving the key out. `below`: an exclusive maximum.
+    `min`, of a list: how many entries it needs. `why`: the reason why any value is fine. `values`: those that ONLY allows, apart from leaving the key out. `below`: an exclusive maximum.
     `rule`: the lint rule that reports a bad value, if it is not one of the rules about values. `misread`: what an unknown
     choice silently becomes. `hub`: a path may also be `owner/name` on Hugging Face.
     """

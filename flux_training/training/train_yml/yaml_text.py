@@ -114,7 +114,8 @@ def quote_yaml(text: str) -> str:
     """The text as a YAML scalar, without quotes where that is safe in every YAML version."""
     try:
         plain = yaml.safe_load(text) == text and yaml.safe_load(f"{{{text}: [{text}]}}") == {text: [text]}
-    except (yaml.YAMLError, TypeError, ValueError):
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
+        # PyYAML raises any of these for a tag with a value that does not fit, such as `!!bool 1`.
         plain = False
     # YAML 1.2 and ai-toolkit read `1e-4` as a number, PyYAML does not.
     if plain and not _is_number(text):

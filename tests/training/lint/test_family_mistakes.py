@@ -120,17 +120,11 @@ def mistakes_for(model: TrainableModel) -> list[FamilyMistake]:
     if kinds.first_frame:
         found.append(FamilyMistake("control-image", {"sample.samples": [{"prompt": "tr1gger"}]}))
     first = {"prompt": "tr1gger", "ctrl_img_1": "dataset/00001.jpg"}
+    absent = {"prompt": "tr1gger", "ctrl_img": "dataset/00099.jpg"}
     if kinds.first_frame or kinds.control_images == (1, 1):
         found.append(FamilyMistake("control-image", {"sample.samples": [first]}))
-    else:
-        absent = {"prompt": "tr1gger", "ctrl_img": "dataset/00099.jpg"}
+    elif kinds.control_images[1] or model.arch in ("wan22_5b", "ltx2", "flex2", "qwen_image"):
         found.append(FamilyMistake("control-image", {"sample.samples": [absent]}))
-    if (
-        not kinds.control_images[1]
-        and not kinds.first_frame
-        and model.arch not in ("wan22_5b", "ltx2", "flex2")
-    ):
-        found.append(FamilyMistake("control-image", {"sample.samples": [first]}))
     if kinds.videos:
         found.append(FamilyMistake("video-ignored", {"datasets[0].num_frames": 1}))
         found.append(FamilyMistake("video-options", {"datasets[0].buckets": False}))

@@ -161,6 +161,20 @@ def test_forgotten_control_images_are_found(model: TrainableModel) -> None:
     assert codes(for_model(model, {"datasets[0].control_path": "<absent>"})) == {"control-count"}
 
 
+@pytest.mark.parametrize("name", ["flux1-dev", "z-image", "sdxl"])
+def test_an_image_that_the_model_ignores_is_a_warning(name: str) -> None:
+    job = for_model(
+        MODELS[name], {"sample.samples": [{"prompt": "[trigger]", "neg": "", "ctrl_img": "x.jpg"}]}
+    )
+    assert codes(job) == set()
+    assert "control-unused" in codes(job, "warning")
+
+
+def test_qwen_image_stops_at_a_control_image() -> None:
+    image = {"prompt": "[trigger]", "neg": "", "ctrl_img": "dataset/00001.jpg"}
+    assert codes(for_model(MODELS["qwen-image"], {"sample.samples": [image]})) == {"control-image"}
+
+
 @pytest.mark.parametrize("model", [*EDITING, MODELS["wan21-i2v"]], ids=name_of)
 def test_samples_without_their_image_are_found(model: TrainableModel) -> None:
     change = {"sample.samples": [{"prompt": "[trigger]"}]}

@@ -96,7 +96,6 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
         [
             "train.yml: datasets[0] has 1 folder of control images; flux1-dev takes 0 [control-count]",
             "train.yml: datasets[1] has 1 folder of control images; flux1-dev takes 0 [control-count]",
-            "train.yml: the sample names control/00001.png, but flux1-dev takes no control image [control-image]",
         ],
     ),
     (

@@ -220,6 +220,9 @@ def test_numbers_after_a_flag_in_a_prompt_are_those_the_trainer_can_use(prompt: 
     assert bool(messages("prompt-flag", configured({"sample": {"prompts": [prompt]}}))) == reported
 
 
+SWAPPING = {"do_paramiter_swapping": True}
+
+
 @pytest.mark.parametrize(
     ("process", "code"),
     [
@@ -228,6 +231,9 @@ def test_numbers_after_a_flag_in_a_prompt_are_those_the_trainer_can_use(prompt: 
         ({"sample": {"seed": 2**64 - 1}}, ""),
         ({"sample": {"seed": 2**64}}, "value-range"),
         ({"sample": {"samples": [{"prompt": "a", "seed": -(2**63) - 1}]}}, "value-range"),
+        ({"sample": {"samples": [{"prompt": "a", "seed": "42"}]}}, ""),
+        ({"sample": {"samples": [{"prompt": "a", "seed": "4.2"}]}}, "value-type"),
+        ({"sample": {"seed": "42"}}, "value-type"),
         ({"sample": {"seed": 2**64 - 2, "walk_seed": True, "prompts": ["a", "b"]}}, ""),
         ({"sample": {"seed": 2**64 - 1, "walk_seed": True, "prompts": ["a", "b"]}}, "config-conflict"),
         ({"sample": {"seed": 2**64 - 1, "prompts": ["a", "b"]}}, ""),
@@ -236,6 +242,14 @@ def test_numbers_after_a_flag_in_a_prompt_are_those_the_trainer_can_use(prompt: 
         ({"model": {"quantize": True, "qtype": "uint3|owner/adapter"}}, ""),
         ({"model": {"quantize": True, "qtype": "int8|a|b"}}, "config-conflict"),
         ({"model": {"qtype": "int8|a|b"}}, "config-conflict"),
+        (
+            {"train": {"validation_config": {"validation_items": [{}], "validation_sigmas": []}}},
+            "value-range",
+        ),
+        ({"train": {"validation_config": {"validation_items": [], "validation_sigmas": []}}}, ""),
+        ({"train": {**SWAPPING, "optimizer": "automagic", "paramiter_swapping_factor": 0.1}}, ""),
+        ({"train": {**SWAPPING, "optimizer": "automagic", "paramiter_swapping_factor": 0}}, "value-range"),
+        ({"train": {**SWAPPING, "optimizer": "automagic2"}}, "config-conflict"),
         ({"network": {"network_kwargs": {"parameter_threshold": 56_641_536}}}, ""),
         ({"network": {"network_kwargs": {"parameter_threshold": 56_641_537}}}, "config-conflict"),
     ],

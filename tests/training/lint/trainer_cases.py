@@ -28,7 +28,6 @@ REFUSED_HERE = {
     "device": "a node has one GPU",
     "network-missing": "it trains the whole model",
     "result-not-lora": "it does not leave one file with a LoRA",
-    "control-image": "it ignores the image of a sample for a model that takes none",
     "steps-invalid": "it takes `true` for 1",
     "learning-rate-invalid": "it takes `true` for 1",
     "save-every-invalid": "the launcher counts whole steps",

@@ -51,6 +51,9 @@ def test_a_value_is_what_the_trainer_makes_of_it(text: str, value: Any) -> None:
     [
         ("2024-01-01", "config-value"),
         ("!!set {a}", "config-value"),
+        ("!!bool 1", "config-value"),
+        ("!!int ''", "config-value"),
+        ("!!timestamp a", "config-value"),
         ("{[1]: a}", "config-yaml"),
         ("*missing", "config-yaml"),
         ("=", "config-yaml"),

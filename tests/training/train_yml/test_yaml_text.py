@@ -185,6 +185,9 @@ def test_an_entry_that_cannot_be_removed_separately_is_reported(text: str, error
         ("a: b", '"a: b"'),
         ("a #b", '"a #b"'),
         ("é: 🐈", '"é: 🐈"'),
+        ("!!bool 1", '"!!bool 1"'),
+        ("!!int ''", "\"!!int ''\""),
+        ("!!timestamp a", '"!!timestamp a"'),
     ],
 )
 def test_a_text_is_quoted_where_yaml_would_read_something_else(text: str, quoted: str) -> None:

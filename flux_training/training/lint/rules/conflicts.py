@@ -9,17 +9,14 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.options import MAX_SEED, is_number, sample_prompts
 from flux_training.training.models.layers import MAX_LAYER_PARAMETERS, chosen_layers
-from flux_training.training.models.table import FLOWMATCH, TrainableModel
-from flux_training.training.names import below_job
+from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.train_yml.augmentations import augmentation_faults
 from flux_training.training.train_yml.dataset_folders import (
     PAIRED_KEYS,
     FolderKind,
     paired_paths,
-    sample_controls,
 )
-from flux_training.training.train_yml.key_values import is_on_node
 from flux_training.training.train_yml.optimizer_parameters import parameter_faults
 from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, uses_variable
 from flux_training.training.values import mapping
@@ -43,10 +40,6 @@ RAW_CONTROL_ARCHS = (
     "mageflow_edit",
     "minimax_h3_ref2va",
 )
-# They open an image if a sample names one, and need none.
-OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
-# Where a sample names the only image of a model that takes one: in its prompt, or as this key.
-ONE_IMAGE = ((), ("ctrl_img",))
 # Days from which ai-toolkit allows combinations (257da9b5, b96476a8).
 CACHED_PRESERVATION_SINCE = "2026-08-09"
 BATCHED_FRAME_COUNT_SINCE = "2026-08-21"
@@ -287,7 +280,7 @@ def _optimizer(job: Subject) -> Iterator[Conflict]:
     package = next((package for start, package in MISSING_PACKAGES.items() if re.fullmatch(start, name)), "")
     if package:
         yield f"optimizer {name} needs the package {package}, which ai-toolkit does not install", place
-    if train.get("do_paramiter_swapping") and not name.startswith(SWAPPING_OPTIMIZERS):
+    if train.get("do_paramiter_swapping") and name not in SWAPPING_OPTIMIZERS:
         yield f"optimizer {name} cannot swap parameters", ("train", "do_paramiter_swapping")
 
 
@@ -406,45 +399,6 @@ def conflicting_keys(job: Subject) -> Iterator[Problem]:
     for conflicts in CONFLICTS if job.trains else ():
         for message, place in conflicts(job):
             yield job.in_config(message, *place)
-
-
-@AREA.error(
-    "control-image",
-    "the model opens it for the first sample, and the run ends if it is not there; a model that takes none ignores it, or stops",
-    "name an image of the job, such as `ctrl_img: control/00001.png` in an entry of sample.samples",
-)
-def missing_control_images(job: Subject) -> Iterator[Problem]:
-    if job.model is not None:
-        yield from _samples_without_an_image(job, job.model)
-        yield from _ignored_images(job, job.model)
-    known = {below_job(name) for name in job.all_images}
-    for place, path in sample_controls(job.process):
-        if not is_on_node(path):
-            yield job.in_config(f"the control image {path} is not on the node", *place)
-        elif job.dataset and path.removeprefix("./") not in known:
-            yield job.in_config(f"the control image {path} does not exist", *place)
-
-
-def _samples_without_an_image(job: Subject, model: TrainableModel) -> Iterator[Problem]:
-    kinds = model.datasets
-    is_needed = kinds.control_images[0] or kinds.first_frame
-    if not is_needed or job.section("train").get("disable_sampling"):
-        return
-    what = "first frame" if kinds.first_frame else "control image"
-    places = [place for place, _ in sample_controls(job.process)]
-    named = {place[:3] for place in places if kinds.control_images[1] > 1 or place[3:] in ONE_IMAGE}
-    for place, _ in sample_prompts(job):
-        if place not in named:
-            hint = " as ctrl_img" if any(one[:3] == place for one in places) else ""
-            yield job.in_config(f"the sample names no {what}{hint}, which {model.name} needs", *place)
-
-
-def _ignored_images(job: Subject, model: TrainableModel) -> Iterator[Problem]:
-    kinds = model.datasets
-    if kinds.control_images[1] or kinds.first_frame or model.arch in OPTIONAL_IMAGE:
-        return
-    for place, path in sample_controls(job.process):
-        yield job.in_config(f"the sample names {path}, but {model.name} takes no control image", *place)
 
 
 @AREA.error(

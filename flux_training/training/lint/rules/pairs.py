@@ -10,6 +10,8 @@ from pathlib import PurePath
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.rules.options import sample_prompts
+from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
 from flux_training.training.train_yml.dataset_folders import (
     NUMBERED_CONTROLS,
@@ -27,6 +29,12 @@ AREA = Area("control images and masks")
 # Both are scaled to the same size, so that a mask of another shape is stretched.
 MAX_STRETCH = 1.02
 FOUR_CHANNELS = ("RGBA", "CMYK")
+# They open an image if a sample names one, and need none.
+OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
+# It raises NotImplementedError.
+STOPS_AT_IMAGES = "qwen_image"
+# Where a sample names the only image of a model that takes one: in its prompt, or as this key.
+ONE_IMAGE = ((), ("ctrl_img",))
 
 
 @AREA.error(
@@ -173,6 +181,59 @@ def ignored_control_paths(job: Subject) -> Iterator[Problem]:
         if entry.get("control_path") and any(entry.get(key) for key in NUMBERED_CONTROLS):
             message = f"datasets[{number}] has both control_path and numbered control paths"
             yield job.in_config(message, "datasets", str(number), "control_path")
+
+
+@AREA.error(
+    "control-image",
+    "the model opens it for the first sample, and the run ends if it is not there, or if the model stops at control images",
+    "name an image of the job, such as `ctrl_img: control/00001.png` in an entry of sample.samples",
+)
+def missing_control_images(job: Subject) -> Iterator[Problem]:
+    if job.model and _ignores_images(job.model):
+        return
+    if job.model:
+        yield from _samples_without_an_image(job, job.model)
+    known = {below_job(name) for name in job.all_images}
+    for place, path in sample_controls(job.process):
+        if job.model and job.model.arch == STOPS_AT_IMAGES:
+            yield job.in_config(f"the sample names {path}, at which {job.model.name} stops", *place)
+        elif not is_on_node(path):
+            yield job.in_config(f"the control image {path} is not on the node", *place)
+        elif job.dataset and path.removeprefix("./") not in known:
+            yield job.in_config(f"the control image {path} does not exist", *place)
+
+
+def _samples_without_an_image(job: Subject, model: TrainableModel) -> Iterator[Problem]:
+    kinds = model.datasets
+    is_needed = kinds.control_images[0] or kinds.first_frame
+    if not is_needed or job.section("train").get("disable_sampling"):
+        return
+    what = "first frame" if kinds.first_frame else "control image"
+    places = [place for place, _ in sample_controls(job.process)]
+    named = {place[:3] for place in places if kinds.control_images[1] > 1 or place[3:] in ONE_IMAGE}
+    for place, _ in sample_prompts(job):
+        if place not in named:
+            hint = " as ctrl_img" if any(one[:3] == place for one in places) else ""
+            yield job.in_config(f"the sample names no {what}{hint}, which {model.name} needs", *place)
+
+
+@AREA.warning(
+    "control-unused",
+    "ai-toolkit ignores the image of a sample if the model takes none",
+    "delete it, or choose a model that takes control images (`./flux models`)",
+)
+def unused_control_images(job: Subject) -> Iterator[Problem]:
+    model = job.model
+    if model is None or not _ignores_images(model):
+        return
+    for place, path in sample_controls(job.process):
+        yield job.in_config(f"the sample names {path}, but {model.name} takes no control image", *place)
+
+
+def _ignores_images(model: TrainableModel) -> bool:
+    if model.arch in (STOPS_AT_IMAGES, *OPTIONAL_IMAGE):
+        return False
+    return not model.datasets.control_images[1] and not model.datasets.first_frame
 
 
 @AREA.error(
