@@ -170,6 +170,11 @@ def test_an_image_that_the_model_ignores_is_a_warning(name: str) -> None:
     assert "control-unused" in codes(job, "warning")
 
 
+@pytest.mark.parametrize("name", ["flux1-dev", "sdxl"])
+def test_without_a_sampler_the_trainer_keeps_its_scheduler(name: str) -> None:
+    assert codes(for_model(MODELS[name], {"sample.sampler": None})) == set()
+
+
 def test_qwen_image_stops_at_a_control_image() -> None:
     image = {"prompt": "[trigger]", "neg": "", "ctrl_img": "dataset/00001.jpg"}
     assert codes(for_model(MODELS["qwen-image"], {"sample.samples": [image]})) == {"control-image"}

@@ -207,8 +207,11 @@ def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
     "set sample.sampler as docs/models.md says for the model, such as flowmatch",
 )
 def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
-    value = job.section("sample").get("sampler")
-    if job.model and _draws_samples(job) and _is_unsuitable(job, value):
+    sample = job.section("sample")
+    value = sample.get("sampler")
+    # With null, it keeps the scheduler of the training.
+    is_null = "sampler" in sample and value is None
+    if job.model and not is_null and _draws_samples(job) and _is_unsuitable(job, value):
         yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
 
 
