@@ -240,10 +240,11 @@ GRID = ("sweep-me", "--set", "train.lr=1e-4,2e-4", "--set", "network.linear=4,8"
 
 
 def test_training_values_go_into_the_new_train_yml(checkout: Path, tmp_path: Path, run: Run) -> None:
-    source, values = photos(tmp_path / "photos", 1), ("--steps", 500, "--rank", 32, "--lr", 0.0004)
+    source, values = photos(tmp_path / "photos", 1), ("--steps", 300, "--rank", 32, "--lr", 0.0004)
     run(new, "cat", "--from", source, "--trigger", "ohwx", *values, "--resolution", 512, "--resolution", 768)
     process = read_config(checkout / "jobs/cat").raw_config.decode()
-    for line in ("linear: 32", "linear_alpha: 32", "steps: 500", "lr: 0.0004", "resolution: [512, 768]"):
+    expected = ("linear: 32", "linear_alpha: 32", "steps: 300", "lr: 0.0004", "resolution: [512, 768]")
+    for line in (*expected, "save_every: 150", "sample_every: 150"):
         assert f" {line}\n" in process
     with pytest.raises(click.UsageError, match="--add only adds photos"):
         run(new, "cat", "--add", "--from", source, "--steps", 500)

@@ -17,6 +17,8 @@ from flux_training.training.train_yml.yaml_text import set_value
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 # The first image of a new job.
 FIRST_IMAGE = "00001.jpg"
+# Steps from one checkpoint, and its samples, to the next.
+TEMPLATE_DISTANCE = 250
 
 
 def new_train_yml(
@@ -47,12 +49,24 @@ def new_train_yml(
 def training_values(
     steps: int | None, rank: int | None, lr: float | None, resolutions: Sequence[int]
 ) -> dict[str, str]:
-    """The `values` for new_train_yml; what is None or empty keeps the template's value."""
+    """The `values` for new_train_yml; what is None or empty keeps the template's value.
+
+    Checkpoints and samples are spread evenly over the steps, so that the last ones are those of the result.
+    """
+    every = steps and checkpoint_distance(steps)
     given: dict[str, object] = {
         "train.steps": steps,
+        "save.save_every": every,
+        "sample.sample_every": every,
         "network.linear": rank,
         "network.linear_alpha": rank,
         "train.lr": lr,
         "datasets.0.resolution": list(resolutions) or None,
     }
     return {key: str(value) for key, value in given.items() if value is not None}
+
+
+def checkpoint_distance(steps: int) -> int | None:
+    """The largest divisor of `steps` that is at most the template's distance; None if all are too small to be useful."""
+    divisors = range(min(steps, TEMPLATE_DISTANCE), TEMPLATE_DISTANCE // 5, -1)
+    return next((distance for distance in divisors if steps % distance == 0), None)

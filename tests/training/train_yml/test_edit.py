@@ -11,7 +11,7 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.train_yml import trainer_config
-from flux_training.training.train_yml.edit import new_train_yml
+from flux_training.training.train_yml.edit import checkpoint_distance, new_train_yml
 from flux_training.training.train_yml.templates import COMMON, PROMPTS
 from flux_training.training.train_yml.trainer_config import (
     MAX_BYTES,
@@ -257,3 +257,11 @@ def test_the_name_placeholder_is_replaced_if_the_name_is_a_text(name: str, told:
 )
 def test_positive_int_rejects_other_values(value: object, number: int | None) -> None:
     assert positive_int(value) == number
+
+
+@pytest.mark.parametrize(
+    ("steps", "distance"),
+    [(2000, 250), (500, 250), (300, 150), (350, 175), (1200, 240), (100, 100), (997, None), (20, None)],
+)
+def test_checkpoints_are_spread_evenly_over_the_steps(steps: int, distance: int | None) -> None:
+    assert checkpoint_distance(steps) == distance
