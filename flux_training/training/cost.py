@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import floor, sqrt
 
 from flux_training.training.estimates.calibration import (
     MAX_CORRECTION,
@@ -46,6 +47,7 @@ class CloudTimes:
     `autoscaler_seconds`: how often Kelpie evaluates its rules. `download`: the node's bytes per second. `around_seconds`: what a job
     takes on its node besides download and training: the launcher's checks, its last 3 s, and the upload of the weights. `stand_in`: the
     stand-in trainer is equally fast on every GPU class. `interruptions`: how often a node leaves in an hour of training, by priority.
+    `least_interruptions`: so many of them does each job's high end have.
     """
 
     autoscaler_seconds: float
@@ -53,16 +55,18 @@ class CloudTimes:
     around_seconds: float
     stand_in: bool = False
     interruptions: Mapping[str, float] | None = None
+    least_interruptions: int = 0
 
 
 # SaladCloud publishes no rates of interruption: these are assumptions.
 SALAD_INTERRUPTIONS = {"high": 0.02, "medium": 0.05, "low": 0.1, "batch": 0.2}
 MAX_INTERRUPTIONS_FACTOR = 3.0
+MAX_INTERRUPTIONS = 1e6
 # Kelpie's 5 minutes are measured (docs/services.md). 40 Mbit/s down and a minute for 170 MB up are assumptions about home connections.
-# The local cloud's values are measured.
+# The local cloud's values are measured. Its nodes leave when somebody wants to try that (`localcloud chaos`), so each job may lose one.
 CLOUDS = {
     "salad": CloudTimes(300.0, 5e6, 60.0, interruptions=SALAD_INTERRUPTIONS),
-    "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True),
+    "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True, least_interruptions=1),
 }
 
 
@@ -359,7 +363,7 @@ def _parts(work: Work, times: TrainerTimes, rate: Rate, cloud: CloudTimes) -> tu
         Part(PartName.UPLOAD, "checks and final weights", spread.times(cloud.around_seconds)),
     ]
     rate_an_hour = (cloud.interruptions or {}).get(rate.priority, 0.0)
-    lost = _interruptions(work, times, rate_an_hour)
+    lost = _interruptions(work, times, rate_an_hour, cloud.least_interruptions)
     return (*found, Part(PartName.INTERRUPTIONS, f"assumed {rate_an_hour:g} an hour", lost))
 
 
@@ -369,12 +373,17 @@ def _loading_words(workload: Workload) -> str:
     return f"{words}, {workload.downloaded_gb:.0f} GB downloaded" if workload.downloaded_gb else words
 
 
-def _interruptions(work: Work, times: TrainerTimes, an_hour: float) -> Range:
-    """Each one repeats the start and, on average, half of the steps between two checkpoints."""
+def _interruptions(work: Work, times: TrainerTimes, an_hour: float, least: int) -> Range:
+    """Each one repeats the start and the steps since the last checkpoint: half of those between two checkpoints on average, at most all.
+
+    The high end has two standard deviations more of them than expected, and not fewer than `least`.
+    """
     if not work.steps_left:
         return NONE
-    share = min(1.0, work.workload.save_every / work.steps_left) / 2
+    share = min(1.0, work.workload.save_every / work.steps_left)
     training, start = times.training, times.start
-    likely = an_hour * training.likely / HOUR_SECONDS * (share * training.likely + start.likely)
-    most = an_hour * MAX_INTERRUPTIONS_FACTOR * training.high / HOUR_SECONDS
+    likely = an_hour * training.likely / HOUR_SECONDS * (share / 2 * training.likely + start.likely)
+    expected = min(MAX_INTERRUPTIONS, an_hour * MAX_INTERRUPTIONS_FACTOR * training.high / HOUR_SECONDS)
+    # Interruptions are independent of each other: the standard deviation is the square root of the expected number.
+    most = max(least, expected, floor(expected + 2 * sqrt(expected)))
     return Range(0.0, likely, most * (share * training.high + start.high))

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from math import pow as power
 
+from flux_training.training.estimates.speed import SPEED, SpeedFit
 from flux_training.training.estimates.workload import Mode, Workload
 from flux_training.training.models.choice import largest_of, models_of
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TokenShape, TrainableModel
 
 MATRICES_PER_BLOCK = 12
-# Norms, activations and positions cost time in proportion to a token's width, matrices in proportion to its square: at this width, both
-# cost the same. Fitted to the public figures of models from 1,536 to 6,144 wide (docs/costs.md); 3,000 to 5,000 fit equally well.
-EQUAL_WIDTH = 3800
-# A second image in the same step costs less than the first: batches of 4 take 3.4 times as long as single images (ai-toolkit issue
-# 145, A40), and of 8 six times (SimpleTuner's page on Krea 2). 4 ** 0.9 is 3.5, and 8 ** 0.9 is 6.5.
-BATCH_EXPONENT = 0.9
 # LoKr builds whole matrices in each step. No public figure is known: this is an assumption.
 LOKR_WORK = 1.1
 
@@ -31,7 +26,9 @@ class ModelWork:
     passes: int
     known: bool = True
 
-    def forward(self, width: float, height: float, frames: int = 1, controls: int = 0) -> float:
+    def forward(
+        self, width: float, height: float, frames: int = 1, controls: int = 0, speed: SpeedFit = SPEED
+    ) -> float:
         """TFLOP of a forward pass for one image or video, with everything that takes as long as that.
 
         `width` and `height` in pixels. `controls`: control images of the same size, whose tokens are added to the image's.
@@ -41,7 +38,7 @@ class ModelWork:
         count = width * height / shape.side**2 * layers + shape.text
         matrices = 2 * MATRICES_PER_BLOCK * shape.width**2 * count
         attention = 4 * count**2 * shape.width
-        narrow = 1 + EQUAL_WIDTH / shape.width
+        narrow = 1 + speed.equal_width / shape.width
         return (shape.blocks or 0) * (matrices + attention) * narrow / 1e12
 
 
@@ -65,23 +62,21 @@ def passes_of(mode: Mode) -> int:
     return 3 if mode.checkpointing else 2
 
 
-def launches(workload: Workload) -> int:
+def launches(workload: Workload, model: ModelWork) -> int:
     """How often a step starts a block of the model."""
-    tokens = model_work(workload.mode.model).tokens
-    return (tokens.blocks or 0) * passes_of(workload.mode) * workload.accumulation
+    return (model.tokens.blocks or 0) * passes_of(workload.mode) * workload.accumulation
 
 
-def step_work(workload: Workload) -> float:
+def step_work(workload: Workload, model: ModelWork, speed: SpeedFit = SPEED) -> float:
     """TFLOP of a step: each resolution is trained equally often."""
-    model, mode = model_work(workload.mode.model), workload.mode
-    sides = workload.resolutions
-    forward = sum(model.forward(side, side, workload.frames, workload.controls) for side in sides) / len(
-        sides
-    )
+    mode, sides = workload.mode, workload.resolutions
+    forward = sum(
+        model.forward(side, side, workload.frames, workload.controls, speed) for side in sides
+    ) / len(sides)
     passes = passes_of(mode)
     # Two thin matrices of the rank beside each matrix of the model's width.
     adapter = LOKR_WORK if mode.network == "lokr" else 1 + 2 * workload.rank / model.tokens.width
-    images = power(workload.batch, BATCH_EXPONENT) * workload.accumulation
+    images = power(workload.batch, speed.batch_exponent) * workload.accumulation
     return forward * passes * adapter * images
 
 

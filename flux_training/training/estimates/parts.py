@@ -1,26 +1,20 @@
 """The parts of a job's time on its node, before any finished run corrects them.
 
-The rate of a GPU is its peak in TFLOPS (flux_training/training/gpu.py). A step takes longer than that by STEP_FACTOR, which is the
-spread of public figures (docs/costs.md); all other constants here are assumptions and have wide ranges.
-Small steps are limited by the CPU, which starts the GPU's work.
+The rate of a GPU is its peak in TFLOPS (flux_training/training/gpu.py). How much longer than that a step takes is fitted to public
+figures (speed.py); the constants here are assumptions with wide ranges, unless a source is named.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flux_training.training.estimates.model_work import image_work, launches, model_work, step_work
+from flux_training.training.estimates.model_work import ModelWork, image_work, launches, model_work, step_work
 from flux_training.training.estimates.ranges import Range
-from flux_training.training.estimates.workload import Workload
+from flux_training.training.estimates.speed import SPEED, SpeedFit
+from flux_training.training.estimates.workload import Mode, Workload
 
-# Between the median of all public figures (0.52) and that of ai-toolkit's four (0.67, of an A40 and an A100), because SaladCloud's recipe
-# trains on an RTX 5090 in an hour. A factor of 1.4 in both directions covers most figures of each trainer (docs/costs.md).
-STEP_FACTOR = Range(0.424, 0.6, 0.848)
-# A sampler step has no backward pass, no optimizer and no checkpointing. Assumption.
-SAMPLE_FACTOR = Range(0.31, 0.45, 0.63)
-# Seconds in which the CPU starts a block: the spread of the public figures of small steps, which are of three models.
-BLOCK_SECONDS = Range(0.0025, 0.0035, 0.005)
-# With layer_offloading, weights travel over the bus in each step. One public figure: 4 times (ai-toolkit issue 148).
-OFFLOADING_FACTOR = Range(1.2, 2.5, 5.0)
+# Like SpeedFit.step, for samples with their decoding. An A40 (8.9 s an image) and an A100 (4.5 s and 5.2 s) give 0.34 to 0.42, by the
+# times in the names of the samples in https://github.com/ladukaraniket/596-final-project. No GeForce GPU is known: the low end is an assumption.
+SAMPLE_FACTOR = Range(0.2, 0.35, 0.53)
 # For models without a row in MODELS.
 UNKNOWN_MODEL_FACTOR = Range(0.3, 1.0, 3.0)
 LOAD_SECONDS = Range(60.0, 120.0, 240.0)
@@ -88,15 +82,15 @@ def stand_in_times(steps: int) -> TrainerTimes:
 
 def trainer_times(workload: Workload, begun: int, steps: int, images: int, tflops: float) -> TrainerTimes:
     """The times from step `begun` to the end of `steps`, with `images` in the dataset, on a GPU with this peak in TFLOPS."""
-    one = step_work(workload) / tflops
-    drawing = SAMPLE_FACTOR.times(image_work(workload) / tflops)
+    model = model_work(workload.mode.model)
+    drawing = SAMPLE_FACTOR.times(_quantized_factor(workload.mode) * image_work(workload) / tflops)
     first = workload.sampling.images if workload.sampling.before_training else 0
     encoded = images * len(workload.resolutions) * workload.frames if workload.encoded_first else 0
     return TrainerTimes(
         _loading(workload),
         ENCODE_SECONDS.times(encoded),
         drawing.times(first),
-        _step_time(workload, one).times(max(0, steps - begun)),
+        step_time(workload, model, tflops).times(max(0, steps - begun)),
         drawing.times(workload.sampling.count_after(begun, steps)),
         SAVE_SECONDS.times(saves_between(workload, begun, steps)),
     )
@@ -107,16 +101,20 @@ def _loading(workload: Workload) -> Range:
     return weights + SECONDS_PER_GB.times(workload.downloaded_gb)
 
 
-def _step_time(workload: Workload, peak_seconds: float) -> Range:
-    """Seconds of a step that takes `peak_seconds` at the GPU's rate."""
-    return _step_factor(workload).times(peak_seconds).at_least(BLOCK_SECONDS.times(launches(workload)))
-
-
-def _step_factor(workload: Workload) -> Range:
-    factor = STEP_FACTOR
+def step_time(workload: Workload, model: ModelWork, tflops: float, speed: SpeedFit = SPEED) -> Range:
+    """Seconds of a step on a GPU with this peak in TFLOPS."""
+    peak_seconds = step_work(workload, model, speed) / tflops
+    factor = speed.step.times(_quantized_factor(workload.mode, speed))
     if workload.mode.offloaded:
-        factor = factor * OFFLOADING_FACTOR
-    return factor if model_work(workload.mode.model).known else factor * UNKNOWN_MODEL_FACTOR
+        factor = factor * speed.offloaded
+    if not model.known:
+        factor = factor * UNKNOWN_MODEL_FACTOR
+    return factor.times(peak_seconds).at_least(speed.block_seconds.times(launches(workload, model)))
+
+
+def _quantized_factor(mode: Mode, speed: SpeedFit = SPEED) -> float:
+    """Weights are dequantized in each pass: ai-toolkit quantizes weights, not activations."""
+    return speed.quantized if mode.quantized else 1.0
 
 
 def saves_between(workload: Workload, begun: int, steps: int) -> int:
