@@ -20,7 +20,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.results import CHANGED_CONFIG
 from flux_training.clients.salad import Instance
 from flux_training.commands.design.private_server import HEADERS
-from flux_training.commands.ui.documents import expected_usd, stack_document
+from flux_training.commands.ui.documents import MAX_CURVES, expected_usd, rows_with_curves, stack_document
 from flux_training.commands.ui.live import DeployedStack, LiveStack
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_curves, read_image, read_run
@@ -244,6 +244,15 @@ def test_the_losses_of_all_jobs_are_read_once_each() -> None:
         ("dog", [(3, 0.25)]),
         ("cat", [(1, 1.0), (2, 0.5)]),
     ]
+
+
+def test_running_jobs_come_first_into_the_chart_of_losses() -> None:
+    states = [RunState.STALLED, RunState.RUNNING] * MAX_CURVES
+    rows = [row("waiting", RunState.PENDING, step=0)]
+    rows += [row(f"job-{number}", state) for number, state in enumerate(states)]
+    shown, left_out = rows_with_curves(rows)
+    assert [one.name for one in shown] == [f"job-{number}" for number in range(1, 2 * MAX_CURVES, 2)]
+    assert left_out == MAX_CURVES
 
 
 def test_prompts_of_another_train_yml_are_not_shown() -> None:

@@ -11,6 +11,8 @@ from flux_training.training.bill import FREE
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import make_command
 
+# As many as a comparison has.
+MAX_CURVES = 12
 BAD = (RunState.FAILED, RunState.WITHOUT_WEIGHTS, RunState.STALLED, RunState.LOST)
 
 
@@ -53,6 +55,14 @@ def _row_document(row: JobRow) -> dict[str, Any]:
         "loss_name": row.status.progress.loss_name,
         "expected_usd": rounded_usd(expected_usd(row)),
     }
+
+
+def rows_with_curves(rows: Sequence[JobRow]) -> tuple[list[JobRow], int]:
+    """The jobs in the chart of losses, and how many are left out: if too many have trained a step, those that run come first."""
+    trained = [row for row in rows if row.status.progress.step]
+    chosen = sorted(trained, key=lambda row: row.status.has_ended)[:MAX_CURVES]
+    # In the order of the rows, so that a job keeps its colour when another ends.
+    return [row for row in trained if row in chosen], len(trained) - len(chosen)
 
 
 def style_of(status: JobStatus, has_problem: bool) -> str:

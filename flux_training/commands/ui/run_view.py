@@ -9,7 +9,6 @@ from typing import Any
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import CHANGED_CONFIG, stored_inputs
 from flux_training.clients.storage import Storage
-from flux_training.clients.waiting import in_parallel
 from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
 from flux_training.commands.report.run_commands import run_commands
@@ -57,7 +56,8 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
 
 def read_curves(storage: Storage, runs: Sequence[RunKeys]) -> list[dict[str, Any]]:
     """The loss curves of the runs, labelled with their jobs; one read for each. Runs without losses are left out. Raises ServiceError."""
-    curves = in_parallel(lambda keys: chart_curve(keys.job, _losses(storage, keys)), runs)
+    # One after the other: all losses of one run may need 20 MB until they are reduced to a curve.
+    curves = [chart_curve(keys.job, _losses(storage, keys)) for keys in runs]
     return [curve for curve in curves if curve["points"]]
 
 

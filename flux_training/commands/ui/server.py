@@ -12,6 +12,7 @@ from typing import Any
 from flux_training.commands.cli import outputs_of
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
 from flux_training.commands.design.style import shared_script, style_with
+from flux_training.commands.ui.documents import rows_with_curves
 from flux_training.commands.ui.live import LiveStack
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import read_curves, read_image, read_run
@@ -35,8 +36,6 @@ MAX_STREAMS = 20
 # Each picture needs up to 50 MB while it is decoded.
 MAX_PARALLEL_IMAGES = 1
 MAX_LOG_LINES = 200
-# As many as a comparison has.
-MAX_CURVES = 12
 
 
 class UiServer(PrivateServer):
@@ -102,12 +101,11 @@ class UiHandler(PrivateHandler):
             self.refuse(404, "not found")
 
     def _answer_losses(self) -> None:
-        """Of the jobs that have trained a step, those that run first."""
         live = self.server.live
-        rows = [row for row in (live.status.rows if live.status else ()) if row.status.progress.step]
-        runs = [row.status.job.keys for row in sorted(rows, key=lambda row: row.status.has_ended)]
-        curves = read_curves(live.deployed.watcher.storage, runs[:MAX_CURVES]) if live.deployed else []
-        self._answer_json({"curves": curves, "left_out": max(0, len(runs) - MAX_CURVES)})
+        shown, left_out = rows_with_curves(live.status.rows if live.status else ())
+        runs = [row.status.job.keys for row in shown]
+        curves = read_curves(live.deployed.watcher.storage, runs) if live.deployed else []
+        self._answer_json({"curves": curves, "left_out": left_out})
 
     def _answer_past_runs(self) -> None:
         deployed, outputs = self.server.live.deployed, outputs_of(self.server.live.stack)
