@@ -166,6 +166,7 @@ def test_a_stack_file_stands_for_all_declared_jobs(checkout: Path) -> None:
     assert "2 jobs, 0 errors" in lint(checkout, "Pulumi.dev.yaml", "jobs/dog/train.yml")[1]
 
 
+@pytest.mark.long
 def test_several_stack_files_are_checked_separately(checkout: Path) -> None:
     MISTAKES["model-path"](checkout / "jobs/dog")
     declare(checkout, "prod", dog={})

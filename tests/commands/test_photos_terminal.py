@@ -27,8 +27,6 @@ from tests.support.openai_server import captioner, make_images
 from tests.support.photos import photo
 from tests.training.job_folders import make_job
 
-COMMANDS = ("new", "caption", "rename", "sweep")
-
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,20 +39,15 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_is_coloured_in_a_terminal_and_plain_elsewhere(code: Path, command: str) -> None:
-    shown = in_terminal(code, command, "--help")
+def test_help_is_coloured_in_a_terminal_and_plain_elsewhere(code: Path) -> None:
+    shown = in_terminal(code, "caption", "--help")
     assert (shown.code, bool(COLOUR.search(shown.output))) == (0, True)
-    plain = in_terminal(code, command, "--help", env=environment(NO_COLOR="1"))
+    plain = in_terminal(code, "caption", "--help", env=environment(NO_COLOR="1"))
     assert (plain.code, COLOUR.search(plain.output)) == (0, None)
-    piped = in_pipe(code, command, "--help")
+    piped = in_pipe(code, "caption", "--help")
     assert (piped.code, ESCAPE in piped.output) == (0, False)
     for printed in (shown, plain, piped):
-        assert (
-            "Usage: flux" in printed.output.replace("\x1b[1m", "").replace("\x1b[0m", "")
-            or "flux" in printed.output
-        )
-        assert "--help" in printed.output or "help" in printed.output
+        assert "--base-url" in printed.output
 
 
 def runs(name: str, url: str) -> dict[str, tuple[str, ...]]:
@@ -79,7 +72,10 @@ def url(code: Path) -> Iterator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    ["new", "caption", *(pytest.param(name, marks=pytest.mark.long) for name in ("rename", "sweep"))],
+)
 def test_progress_bars_appear_only_on_a_terminal(code: Path, url: str, command: str) -> None:
     shown = in_terminal(code, *runs("terminal", url)[command])
     assert shown.code == 0, shown.output

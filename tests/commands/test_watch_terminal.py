@@ -42,7 +42,7 @@ COMMANDS = {
     "plan": ["plan"],
 }
 COLOURED = {"status", "cancel", "doctor"}
-SHORT = {"status", "logs --follow", "doctor", "plan"}
+SHORT = {"status", "logs --follow"}
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,7 @@ def test_colours_appear_only_in_a_terminal(trained: Checkout, name: str) -> None
     assert "\r" not in piped.output
 
 
+@pytest.mark.long
 def test_no_color_disables_colours(trained: Checkout) -> None:
     shown = in_terminal(trained.root, "status", env=env(trained, NO_COLOR="1"))
     assert (shown.code, COLOUR.search(shown.output), "cat" in shown.output) == (0, None, True)
@@ -103,6 +104,7 @@ def test_every_command_has_a_help_text(name: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_plan_has_the_same_words_in_a_narrow_terminal_and_in_a_pipe(trained: Checkout) -> None:
     caption = next((trained.root / "jobs/cat/dataset").glob("*.txt"))
     kept = caption.read_bytes()
@@ -140,6 +142,7 @@ def test_status_of_a_stack_that_was_never_deployed(trained: Checkout) -> None:
     assert (facts["deployed"], facts["jobs"]) == (False, [])
 
 
+@pytest.mark.long
 def test_lost_weights_make_the_exit_code_1_and_can_be_trained_again(trained: Checkout) -> None:
     outputs = trained.outputs()["jobs"]["dog"]
     weights = trained.bucket / outputs["folder"] / "model" / "dog.safetensors"
@@ -238,6 +241,7 @@ def test_a_stopped_local_cloud_is_reported_with_the_command_that_starts_it(train
         )
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_the_watching_and_not_the_training(tmp_path: Path) -> None:
     """The queue holds a job that no node takes: there are none."""
     with new_checkout(tmp_path / "checkout", cloud="--port 0 --nodes 0 --boot-seconds 0") as checkout:

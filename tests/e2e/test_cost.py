@@ -20,6 +20,7 @@ def checkout(tmp_path: Path, virtualenv: Path) -> Iterator[Checkout]:
         yield fresh
 
 
+@pytest.mark.long
 def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
     checkout.configure("budget", {"maxUsd": 0.01, "maxUsdPerJob": 0.002})
     for target in ("preview", "up"):
@@ -52,6 +53,7 @@ def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
     assert checkout.resources() == []
 
 
+@pytest.mark.long
 def test_the_chosen_gpu_is_kept_while_runs_are_unfinished_even_if_prices_change(checkout: Checkout) -> None:
     checkout.configure("cluster", {"gpu": ">= 24 GB", "maxReplicas": 2})
     checkout.make("cloud")

@@ -4,11 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.checkout import asked, new_checkout
 from tests.e2e.test_main_job import assert_results_are_whole, results
 from tests.training.job_folders import OTHER_WEIGHTS, add_folders, make_job
 
 
+@pytest.mark.long
 def test_a_job_with_control_images_is_trained_and_reported(tmp_path: Path) -> None:
     with new_checkout(tmp_path / "checkout") as checkout:
         job = make_job(checkout.root / "jobs", "edit")

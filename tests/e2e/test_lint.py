@@ -60,6 +60,7 @@ def test_one_preview_reports_ten_mistakes_and_creates_nothing(checkout: Checkout
     assert [entry for entry in checkout.requests() if entry["method"] != "GET"] == []
 
 
+@pytest.mark.long
 def test_each_warning_is_printed_once_and_stops_nothing(checkout: Checkout) -> None:
     folder = make_clean_job(checkout.root / "jobs", "bird")
     (folder / "dataset/00001.txt").write_text("no such word", encoding="utf-8")

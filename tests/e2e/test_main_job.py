@@ -157,6 +157,7 @@ def test_only_edited_jobs_are_trained_again(trained: Checkout) -> None:
     assert old["dog"] in runs_in_bucket(trained, "dog")
 
 
+@pytest.mark.long
 def test_destroy_leaves_the_results_and_up_adopts_them(trained: Checkout) -> None:
     runs = runs_in_bucket(trained, "cat")
     printed = trained.make("destroy")
@@ -267,12 +268,14 @@ def test_an_occupied_port_is_reported_with_a_fix(tmp_path: Path, virtualenv: Pat
     assert "Traceback" not in printed
 
 
+@pytest.mark.long
 def test_the_program_starts_a_stopped_local_cloud(trained: Checkout) -> None:
     trained.make("down")
     assert "local cloud running" in trained.engine("preview")
     assert lifecycle.cloud_status(Home(trained.root / ".localcloud"))["pid"]
 
 
+@pytest.mark.long
 def test_the_same_commands_work_for_a_stack_on_saladcloud(tmp_path: Path) -> None:
     """`make up STACK=prod`; the environment gives the addresses and keys of a local cloud in place of the real ones."""
     home = tmp_path / "elsewhere"

@@ -64,6 +64,7 @@ def has_trained(project: Path, job: str) -> None:
     assert git(project / "flux-training", "status", "--porcelain") == ""
 
 
+@pytest.mark.long
 def test_a_project_of_ones_own(own_projects: tuple[Path, Path], tmp_path: Path) -> None:
     one, other = own_projects
     tool = git(one, "ls-files", "--stage", "flux-training").split()

@@ -4,6 +4,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.checkout import FAST_CLOUD, Checkout, new_checkout
 from tests.training.job_folders import make_job, write_image
 
@@ -12,6 +14,7 @@ def plan(checkout: Checkout, *options: str) -> subprocess.CompletedProcess[str]:
     return checkout.run_flux("plan", *options)
 
 
+@pytest.mark.long
 def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(
     tmp_path: Path, engine: str, virtualenv: Path
 ) -> None:

@@ -20,6 +20,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Story:
     return play(tmp_path_factory.mktemp("undisturbed") / "story", None)
 
 
+@pytest.mark.long
 def test_without_faults_each_run_is_posted_once_in_requests_that_the_services_document(
     undisturbed: Story,
 ) -> None:

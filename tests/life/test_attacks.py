@@ -222,6 +222,7 @@ def test_an_attack_on_a_finished_run(name: str, scene_of: Attacked) -> None:
     check(scene_of, FINISHED, ON_FINISHED[name])
 
 
+@pytest.mark.long
 def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
     """One after the other they are above and in tests/components; here a real `up` and `refresh` meet all of them."""
     attacked, stack = scene_of, scene_of.stack

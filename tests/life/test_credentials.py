@@ -111,6 +111,7 @@ def assert_no_key_of_the_stack_is_in(group: ContainerGroup, stack: Stack) -> Non
     assert connection.s3_access_key_id not in values
 
 
+@pytest.mark.long
 def test_an_up_without_a_change_issues_no_keys(cloud: Path, tmp_path: Path) -> None:
     """New keys would restart every replica."""
     stack = new_stack(tmp_path / "a", cloud, "calm", {"cat": 1})
@@ -206,6 +207,7 @@ def test_new_keys_while_jobs_run_lose_and_duplicate_no_job(
     assert {job["status"] for job in stack.outputs()["jobs"].values()} == {RunState.COMPLETED}
 
 
+@pytest.mark.long
 def test_old_keys_stay_valid_until_the_group_has_new_ones(cloud: Path, tmp_path: Path, engine: str) -> None:
     stack = new_stack(tmp_path / "a", cloud, "order", {"cat": 1}, engine)
     stack.configure({"cat": {}}, storage_settings(stack, credentials="token"))
@@ -232,6 +234,7 @@ def names(stack: Stack) -> list[str]:
     return [token["name"] for token in answer.json()["result"]]
 
 
+@pytest.mark.long
 def test_a_changed_key_from_the_environment_reaches_the_nodes_and_keeps_the_jobs(
     cloud: Path, tmp_path: Path
 ) -> None:

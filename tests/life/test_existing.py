@@ -82,6 +82,7 @@ def test_an_adopted_group_is_announced_and_survives_destroy(stack: Stack) -> Non
     assert bucket_of(stack).get_bytes(f"{stack.place}/theirs") == b"x"
 
 
+@pytest.mark.long
 def test_an_adopted_group_survives_a_lost_state(stack: Stack) -> None:
     """The second `create` recognises the group by its `FLUX_OWNER`."""
     somebodys_group(stack)
@@ -150,6 +151,7 @@ def test_lifecycle_rules_of_others_stay(stack: Stack) -> None:
     assert "updated" not in stack.up()
 
 
+@pytest.mark.long
 def test_lifecycle_rules_changed_by_hand_are_restored(stack: Stack) -> None:
     name = f"{stack.place}-b"
     stack.configure({"cat": {}}, {"storage": {"bucket": name, "prefix": "p"}, "keep": {"datasetsDays": 5}})

@@ -512,7 +512,14 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=[pytest.mark.long] if number % 5 else [])
+        for number, fault in enumerate(FAULTS)
+    ],
+    ids=lambda fault: fault.name.replace(" ", "-"),
+)
 def test_fault(fault: Fault, tmp_path: Path) -> None:
     check_fault(fault, Node(tmp_path, *fault.words, **fault.launch))
 

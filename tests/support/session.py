@@ -105,7 +105,7 @@ if _is_first():
 _accept_interrupts()
 sys.dont_write_bytecode = False
 # The same examples in every run: a failure can be repeated, and a change is judged by itself.
-hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None, max_examples=30)
 hypothesis.settings.load_profile("suite")
 
 

@@ -205,6 +205,7 @@ def test_a_sample_without_a_negative_prompt_ends_the_run(sample: dict[str, Any],
     assert (code, "text input must be of type `str`" in out) == (1, True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "kind"), [("bf16", "BF16"), ("float32", "F32")])
 def test_precision(dtype: str, kind: str, tmp_path: Path) -> None:
     output = prepare(tmp_path, steps=2, save={"dtype": dtype}, sample={"prompts": []})
@@ -240,6 +241,7 @@ def test_truncated_checkpoints_end_the_run_with_an_error(tmp_path: Path) -> None
     assert (code, "Error running job" in out) == (1, True)
 
 
+@pytest.mark.long
 def test_a_cancelled_run_exits_with_zero(tmp_path: Path) -> None:
     output = prepare(tmp_path, steps=1000, sample={"prompts": []})
     process = start(tmp_path, STEP_SECONDS="0.02")

@@ -1,6 +1,7 @@
 """Lint agrees with the real trainer: what it refuses or fails on is an error, what it trains with is none."""
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,17 +97,19 @@ def test_what_was_only_read_is_judged_with_a_reason(case: TrainerCase) -> None:
 @pytest.mark.parametrize("name", EXPLAINED)
 def test_lint_and_the_trainer_agree(name: str) -> None:
     """For the few changes about which they do not, there is a reason."""
-    cases = tried_cases(name)
-    found = {case.name: agreement(case, lint_errors(changed(base_document(), case.change))) for case in cases}
-    assert [name for name, how in found.items() if how == Agreement.UNEXPLAINED] == []
-    assert list(found.values()).count(Agreement.EXPLAINED) <= EXPLAINED[name]
+    found = agreements(name)
+    assert [case.name for case, how in found if how == Agreement.UNEXPLAINED] == []
+    assert [how for _, how in found].count(Agreement.EXPLAINED) <= EXPLAINED[name]
 
 
 def test_each_explanation_is_needed() -> None:
-    cases = [*tried_cases("trainer_mutations.json"), *tried_cases("trainer_trials.json")]
-    places = {place for case in cases if _is_explained(case) for place in case.change}
-    assert {*FAILS_BY_CHANCE, *RUNS_BY_CHANCE} <= places
+    explained = [case for name in EXPLAINED for case, how in agreements(name) if how == Agreement.EXPLAINED]
+    assert {*FAILS_BY_CHANCE, *RUNS_BY_CHANCE} <= {place for case in explained for place in case.change}
 
 
-def _is_explained(case: TrainerCase) -> bool:
-    return agreement(case, lint_errors(changed(base_document(), case.change))) == Agreement.EXPLAINED
+@cache
+def agreements(name: str) -> list[tuple[TrainerCase, Agreement]]:
+    return [
+        (case, agreement(case, lint_errors(changed(base_document(), case.change))))
+        for case in tried_cases(name)
+    ]
