@@ -115,6 +115,24 @@ def test_a_pair_of_two_trainings_is_not_resumed(recorded: tuple[str, ...], tmp_p
     assert [name for name, size in found_checkpoints(node) if size] == pair
 
 
+def test_a_first_pair_without_digests_is_trained_again_and_its_gpu_seconds_are_kept(tmp_path: Path) -> None:
+    """Its node died between the upload of the pair and that of the progress.json that records it."""
+    node = Node(tmp_path, "steps:0-20", "stages:20")
+    store(node.stored, 8)
+    earlier = {"run_id": RUN_ID, "restarts": 0, "gpu_seconds": 100, "begun": [0, 1], "checkpoints": {}}
+    (node.stored / "progress.json").write_text(json.dumps(earlier))
+    ended = node.run()
+    assert ended.published
+    assert f"{saved(8, HIGH)} is not used: no SHA-256 of both noise stages was recorded" in ended.out
+    assert f"{saved(8, LOW)} is deleted: it is trained again" in ended.out
+    assert ended.progress["gpu_seconds"] >= 100
+    assert {key: ended.progress[key] for key in ("restarts", "resumed", "begun")} == {
+        "restarts": 1,
+        "resumed": [0],
+        "begun": [0, 2],
+    }
+
+
 def test_a_final_pair_of_two_trainings_is_never_published(tmp_path: Path) -> None:
     node = Node(tmp_path, "exit:1")
     for stage, values in ((HIGH, OTHER_VALUES), (LOW, (0.5, -1.0, 2.0, 0.0))):
