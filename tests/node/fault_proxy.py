@@ -38,6 +38,7 @@ class DownloadFault(StrEnum):
     WRONG_RANGE = "206 with other bytes than were asked for"
     LONGER = "a Content-Length of more than the body"
     SHORTER = "a Content-Length of less than the body"
+    CHUNKED = "a body in chunks, longer than its Content-Length"
     EMPTY = "200 without a body"
     COMPRESSED = "a body that is compressed unasked"
     LOGIN_PAGE = "200 with the login page of a network"
@@ -193,7 +194,8 @@ class _FaultHandler(BaseHTTPRequestHandler):
                     connection.putheader(name, value)
             connection.endheaders(self._body)
             answer = connection.getresponse()
-            headers = {name.lower(): value for name, value in answer.getheaders()}
+            named = {name.lower(): value for name, value in answer.getheaders()}
+            headers = {name: value for name, value in named.items() if name not in UNREPEATED_HEADERS}
             return answer.status, headers, answer.read()
         finally:
             connection.close()
@@ -202,11 +204,9 @@ class _FaultHandler(BaseHTTPRequestHandler):
         self, status: int, headers: Mapping[str, str], body: bytes, fault: DownloadFault | None = None
     ) -> None:
         self.send_response(status)
-        lengths = {"Content-Length": str(len(body))} | {
-            name.title(): value for name, value in headers.items() if name.lower() not in UNREPEATED_HEADERS
-        }
+        lengths = {"content-length": str(len(body))} | dict(headers)
         # Otherwise clients would send their next request into a closed connection.
-        for name, value in (lengths | {"Connection": "close"}).items():
+        for name, value in (lengths | {"connection": "close"}).items():
             self.send_header(name, value)
         self.end_headers()
         self._send_body(body, fault)
@@ -246,6 +246,9 @@ def changed(
             return status, headers | {"content-length": str(len(body) + 1)}, body
         case DownloadFault.SHORTER if body:
             return status, headers | {"content-length": str(len(body) - 1)}, body
+        case DownloadFault.CHUNKED:
+            data = f"{len(body) + 1:x}\r\n".encode() + body + b"x\r\n0\r\n\r\n"
+            return status, headers | {"transfer-encoding": "chunked"}, data
         case DownloadFault.COMPRESSED:
             data = gzip.compress(body)
             sizes = {"content-encoding": "gzip", "content-length": str(len(data))}

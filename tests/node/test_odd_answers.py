@@ -35,6 +35,7 @@ ODD_ANSWERS = {
     DownloadFault.WRONG_RANGE: "the answer's Content-Range is 'bytes 7-3006/3007' instead of one from byte 0",
     DownloadFault.LONGER: "it has 3001 bytes instead of 3000",
     DownloadFault.SHORTER: "it has 2999 bytes instead of 3000",
+    DownloadFault.CHUNKED: "the answer has no usable Content-Length ('chunked')",
     DownloadFault.EMPTY: "the answer has no ETag, so it is not the bucket's",
     DownloadFault.COMPRESSED: "the answer is compressed (gzip)",
     DownloadFault.LOGIN_PAGE: "the answer has no ETag, so it is not the bucket's",
