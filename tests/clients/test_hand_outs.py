@@ -18,6 +18,7 @@ from flux_training.clients.queue.hand_outs import (
 )
 from flux_training.clients.results import RunResults, run_status
 from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.commands.results.trusted_weights import choose_weights
 from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems
 from flux_training.training.runs.handout import REQUEUES_VARIABLE
 from flux_training.training.runs.run import Layout
@@ -47,8 +48,8 @@ def job(status: str, started: datetime | None = STARTED) -> Job:
         ([job("canceled", None)], TRAINING, True, TOO_EARLY),
         ([job("running")], TRAINING, True, ""),
         ([job("running")], WAITING, True, TOO_EARLY),
-        # An earlier node of the job may have left them.
-        ([job("failed")], WAITING, False, ""),
+        # The node that had the job last would have published them again.
+        *(([job(status)], WAITING, True, TOO_EARLY) for status in ("failed", "completed", "canceled")),
         ([job("completed", None)], WAITING, False, ""),
         ([job("completed")], BEFORE, True, TOO_EARLY),
         # A run that was queued again: its first node finished after all.
@@ -113,9 +114,14 @@ def test_objects_that_were_not_examined_are_a_finding() -> None:
     assert findings == (f"{KEYS.output} has more than 1,000 objects, of which only the first were examined",)
 
 
-def test_weights_from_after_the_end_of_a_job_are_a_problem_with_a_way_out() -> None:
-    results = RunResults(Evidence(done=True, problems=(TOO_LATE,)))
-    status = JobStatus(StackJob("cat", KEYS.run, "j", 20, KEYS), RunState.FAILED, "failed", results=results)
-    problem = find_problems([status], ENDED)["cat"]
-    assert TOO_LATE in problem
-    assert "`./flux fetch cat --accept-changed-weights` verifies and accepts" in problem
+@pytest.mark.parametrize("doubt", [TOO_EARLY, TOO_LATE])
+def test_weights_that_an_ended_job_cannot_have_are_a_problem_with_a_way_out(doubt: str) -> None:
+    results = RunResults(Evidence(done=True, problems=(doubt,)))
+    ended = job("failed")
+    status = JobStatus(
+        StackJob("cat", KEYS.run, "j", 20, KEYS), RunState.FAILED, "failed", queue_job=ended, results=results
+    )
+    unverified = choose_weights(status, as_storage({}), accept_changed=False, stack="dev").problem
+    for problem in (find_problems([status], ENDED)["cat"], unverified):
+        assert doubt in problem
+        assert "`./flux fetch cat --accept-changed-weights` verifies and accepts" in problem

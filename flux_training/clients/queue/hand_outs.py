@@ -63,8 +63,8 @@ def _doubt_about(job: Job, weights: StoredWeights | None) -> str:
     written = [file.modified for file in weights.files if file.modified] if weights else []
     if not written:
         return ""
-    # An earlier node of a job that has ended may have left them; a running job's node is going to write its own.
-    since = job.started if job.status == RunState.RUNNING else job.created
+    # The node that got the job last publishes weights again, also if an earlier node had finished them.
+    since = job.started or job.created
     if since is not None and min(written) + CLOCK_DIFFERENCE < since:
         return TOO_EARLY
     ended = {RunState.FAILED: job.failed, RunState.CANCELED: job.canceled}.get(RunState(job.status))

@@ -1,12 +1,12 @@
 """The deployed jobs of a stack, the status of each, and what is wrong with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from flux_training.clients.kelpie import Job, Kelpie
-from flux_training.clients.queue.hand_outs import TOO_LATE
+from flux_training.clients.queue.hand_outs import TOO_EARLY, TOO_LATE
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.requeue import job_of_run
 from flux_training.clients.results import NO_RESULTS, RunResults, inspect_run, run_status
@@ -210,6 +210,11 @@ def replaced_weights(jobs: Sequence[StackJob], storage: Storage, stack: str) -> 
     return [found for found in in_parallel(check, jobs) if found]
 
 
+def doubt_in(problems: Iterable[str]) -> str:
+    """Why no node of the run can have written its weights, which are sound; empty if that is not among the problems."""
+    return next((problem for problem in problems if problem in (TOO_EARLY, TOO_LATE)), "")
+
+
 def accept_hint(job: str, stack: str) -> str:
     """What to do about weights that are not those that were verified first."""
     accept = flux_command(f"fetch {job} --accept-changed-weights", stack)
@@ -251,8 +256,8 @@ def find_problems(statuses: Sequence[JobStatus], now: datetime, stack: str = DEF
 def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str:
     if status.changed_weights:
         return f"{status.changed_weights}; {accept_hint(status.job.name, stack)}"
-    if TOO_LATE in status.results.evidence.problems:
-        return f"{status.state}: {TOO_LATE}; {accept_hint(status.job.name, stack)}"
+    if status.has_ended and (doubt := doubt_in(status.results.evidence.problems)):
+        return f"{status.state}: {doubt}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
         return _failure(status, stack)
     if status.planted or status.is_untrained:
