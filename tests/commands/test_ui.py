@@ -404,6 +404,30 @@ def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
 
 @pytest.mark.long
 @NEEDS_CHROMIUM
+def test_many_tabs_share_one_stream(watcher: CountedWatcher) -> None:
+    """A browser has six connections to a server at most."""
+    from playwright.sync_api import expect
+
+    watcher.permits.release()
+    with serving(watcher) as server, page_in_chromium(server.address, wait_until="load") as seen:
+        tabs = [seen.page, *(seen.page.context.new_page() for _ in range(7))]
+        for tab in tabs[1:]:
+            tab.goto(server.address)
+        for step in (1, 2, 3):
+            for tab in tabs:
+                expect(tab.locator("#job-cat .numbers")).to_contain_text(f"step {step} of")
+                expect(tab.locator("#connection")).to_have_text("live")
+            if step == 2:
+                # It reads the stream.
+                tabs.pop(0).close()
+            watcher.permits.release()
+        taken = [server.streams.acquire(blocking=False) for _ in range(MAX_STREAMS)]
+        assert taken.count(True) == MAX_STREAMS - 1
+    assert seen.console_errors == []
+
+
+@pytest.mark.long
+@NEEDS_CHROMIUM
 def test_the_losses_of_all_jobs_follow_the_training(watcher: CountedWatcher) -> None:
     from playwright.sync_api import expect
 

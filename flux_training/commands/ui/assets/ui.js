@@ -401,17 +401,41 @@ function connection(text, style) {
   document.getElementById("connection").className = `state ${style}`;
 }
 
-const events = new EventSource("events");
-events.addEventListener("open", () => connection("live", "good"));
-events.addEventListener("error", () => connection(`not connected: start \`./flux ui${onStack()}\` again`, "bad"));
-events.addEventListener("message", (event) => {
-  stack = JSON.parse(event.data);
+// A browser has six connections to a server at most: one tab reads the stream for all, and another takes over when it is closed.
+
+const tabs = new BroadcastChannel(location.pathname);
+let received = {};
+
+function receive(message) {
+  const isNew = message.data !== received.data;
+  received = message;
+  if (message.isConnected) connection("live", "good");
+  else connection(`not connected: start \`./flux ui${onStack()}\` again`, "bad");
+  if (!message.data || !isNew) return;
+  stack = JSON.parse(message.data);
   setText("summary", summary());
   const error = document.getElementById("error");
   error.textContent = stack.error;
   error.hidden = !stack.error;
   show();
-});
+}
+
+function readStream() {
+  const pass = (change) => {
+    receive({ ...received, ...change });
+    tabs.postMessage(received);
+  };
+  const events = new EventSource("events");
+  events.addEventListener("open", () => pass({ isConnected: true }));
+  events.addEventListener("error", () => pass({ isConnected: false }));
+  events.addEventListener("message", (event) => pass({ data: event.data }));
+  tabs.addEventListener("message", (event) => event.data === "opened" && received.data && tabs.postMessage(received));
+}
+
+tabs.addEventListener("message", (event) => event.data !== "opened" && receive(event.data));
+tabs.postMessage("opened");
+// The promise never ends, so that this tab keeps the lock until it is closed.
+navigator.locks.request(location.pathname, () => new Promise(readStream));
 addEventListener("hashchange", () => {
   show();
   document.getElementById("title").focus();
