@@ -23,7 +23,7 @@ from flux_training.clients.local_cloud import connect_started
 from flux_training.clients.reachability import require_network
 from flux_training.clients.stack.pricing import unavailable_classes
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import Survey, survey_stack, write_survey
+from flux_training.clients.stack.survey import Survey, findings_of, survey_stack, write_survey
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import each_thousand
 from flux_training.training.environment import pulumi_command
@@ -66,13 +66,14 @@ def main() -> None:
         refuse(file_error(error) or FluxError(str(error)))
 
     connection = stack.connection
+    findings = findings_of(survey, stack.layout, pulumi.get_stack())
     notes = [
         describe_stack_bill(bill, local=connection.cloud == "local"),
         waiting_in_words(survey),
         *changes_in_words(survey),
         *existing.notes,
     ]
-    for warning in (*existing.warnings, *moved, *repaired, *survey.warnings):
+    for warning in (*existing.warnings, *moved, *repaired, *findings, *survey.warnings):
         pulumi.log.warn(warning)
     for note in filter(None, notes):
         pulumi.log.info(note)

@@ -50,7 +50,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import LAUNCHER_CONTRACT, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.words import counted, flux_command
+from flux_training.training.words import counted
 
 IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes", "weights")
 
@@ -151,7 +151,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             own = queue_of(self.connection, None).own_jobs(args.place)
             new = None if was_queued(storage, args.keys, own) else NewRun(storage, args.keys)
             if new:
-                new.refuse_results(args.steps, accept_command(args))
+                tell_set_aside(args, new.set_aside_results(args.steps))
             check_parent(storage, args, is_new=new is not None)
             if run.reservation:
                 reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
@@ -282,10 +282,10 @@ def check_parent(storage: Storage, args: TrainingJobArgs, *, is_new: bool) -> No
     """The launcher downloads the parent's checkpoint, unless the run has one of its own. A new one has none: see NewRun."""
     if args.parent_keys is None or (not is_new and newest_sound(storage, args.keys)):
         return
-    found = newest_sound(storage, args.parent_keys)
+    found = newest_sound(storage, args.parent_keys, before=args.steps)
     if found is None:
         raise FluxError(
-            f"{args.job}: there is no valid checkpoint below {args.parent_keys.output} any more",
+            f"{args.job}: there is no valid checkpoint from before step {args.steps} below {args.parent_keys.output} any more",
             "a resumed run continues from one",
             "remove `resume` to train from the start",
         )
@@ -299,10 +299,12 @@ def tell_deleted(args: TrainingJobArgs, count: int, when: str) -> None:
         )
 
 
-def accept_command(args: TrainingJobArgs) -> str:
-    """Accepts the weights in the run's model/, whoever wrote them."""
-    stack = args.owner.rpartition("/")[2]
-    return flux_command(f"fetch {args.job} --run {args.run_id} --accept-changed-weights", stack)
+def tell_set_aside(args: TrainingJobArgs, folder: str) -> None:
+    if folder:
+        inform(
+            f"{args.job}: {args.keys.model} had finished weights, but there is no record that run {args.run_id} was ever queued; "
+            f"they were moved to {folder}, and the run is trained"
+        )
 
 
 def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun, *, is_new: bool) -> None:

@@ -20,7 +20,7 @@ from flux_training.clients.results import (
     run_status,
     stored_inputs,
 )
-from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.clients.storage import Folders, ObjectInfo, Storage
 from flux_training.commands.report.chart import chart_curve
 from flux_training.node.job import changed_limits
 from flux_training.training.bill import cost_of
@@ -168,14 +168,14 @@ def test_a_checkpoint_that_vanishes_after_it_was_listed_stops_nothing() -> None:
 
 
 def test_a_folder_that_a_node_made_is_no_past_run() -> None:
-    class Folders(CountingBucket):
-        def list_folders(self, _prefix: str) -> list[str]:
-            return ["", "..", "0123456789ab", "0123456789ab\n", "a\x1b[2J"]
+    class BucketOfFolders(CountingBucket):
+        def list_folders(self, _prefix: str) -> Folders:
+            return Folders(["", "..", "0123456789ab", "0123456789ab\n", "a\x1b[2J"])
 
     record = json.dumps({"created_at": "2026-01-01T00:00:00Z"}).encode()
     names = ["", "..", "0123456789ab", "0123456789ab\n", "a\x1b[2J"]
     made = {Layout("").run("cat", name).record: record for name in names}
-    found = past_runs(cast(Storage, Folders(made)), Layout(""), "cat")
+    found = past_runs(cast(Storage, BucketOfFolders(made)), Layout(""), "cat")
     assert [run.run_id for run in found] == ["0123456789ab"]
 
 

@@ -302,8 +302,10 @@ def _created(storage: Storage, keys: RunKeys) -> str:
     return created.isoformat(timespec="seconds") if created else ""
 
 
-def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
+def newest_sound(storage: Storage, keys: RunKeys, before: int | None = None) -> tuple[str, int] | None:
     """(key, step) of the run's valid checkpoint with the most steps, of the newest MAX_CHECKPOINTS by their names.
+
+    `before`: only of those with fewer steps than this.
 
     Lists only names that begin with the job's, as the trainer's do, and at most MAX_LISTED_CHECKPOINTS of them. Of a LoRA for
     two noise stages, the checkpoint is valid if both files are, and the key is that of one of them.
@@ -324,7 +326,8 @@ def newest_sound(storage: Storage, keys: RunKeys) -> tuple[str, int] | None:
         if (header := _sound_header(storage, item)) is not None and header.step is not None
     }
     whole = [(key, step) for key, step in sound.items() if sound.get(_other_stage(key, beginning)) == step]
-    return max(whole, key=lambda found: found[1], default=None)
+    usable = whole if before is None else [found for found in whole if found[1] < before]
+    return max(usable, key=lambda found: found[1], default=None)
 
 
 def _other_stage(key: str, beginning: str) -> str:

@@ -29,6 +29,8 @@ MAX_KEYS_PER_DELETE = 1000
 MAX_READS = 3
 # Nodes can make folders. More than jobs in a stack, and than runs of a job.
 MAX_FOLDERS = 10_000
+# Of a thousand folders and objects each: objects that nodes put beside the folders are on these pages too.
+MAX_FOLDER_PAGES = 20
 # XML 1.0 has no notation for these characters, so such keys cannot stand in a list of keys to delete.
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 REGIONS_WITHOUT_LOCATION = frozenset({"auto", "us-east-1"})
@@ -42,6 +44,14 @@ class ObjectInfo:
     size: int
     etag: str
     modified: datetime | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Names, sorted. `is_cut`: there are more than a listing reads."""
+
+    names: Sequence[str] = ()
+    is_cut: bool = False
 
 
 class Storage:
@@ -219,15 +229,16 @@ class Storage:
             for item in page.get("Contents", []):
                 yield ObjectInfo(item["Key"], item["Size"], item["ETag"].strip('"'), item.get("LastModified"))
 
-    def list_folders(self, prefix: str = "") -> Sequence[str]:
-        """The first MAX_FOLDERS names of folders directly below `prefix`, which is empty or ends with a slash."""
-        folders = (
-            entry["Prefix"]
-            for page in self._pages(Prefix=prefix, Delimiter="/")
-            for entry in page.get("CommonPrefixes", [])
-        )
-        first = itertools.islice(folders, MAX_FOLDERS)
-        return sorted(folder.removeprefix(prefix).rstrip("/") for folder in first)
+    def list_folders(self, prefix: str = "") -> Folders:
+        """The folders directly below `prefix`, which is empty or ends with a slash. Reads at most MAX_FOLDER_PAGES pages."""
+        names: list[str] = []
+        for number, page in enumerate(self._pages(Prefix=prefix, Delimiter="/"), start=1):
+            found = (entry["Prefix"] for entry in page.get("CommonPrefixes", []))
+            names += (folder.removeprefix(prefix).rstrip("/") for folder in found)
+            has_more = bool(page.get("IsTruncated"))
+            if len(names) > MAX_FOLDERS or (has_more and number == MAX_FOLDER_PAGES):
+                return Folders(sorted(names[:MAX_FOLDERS]), is_cut=True)
+        return Folders(sorted(names))
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; missing ones are ignored. Raises ServiceError naming an object that was not deleted."""

@@ -21,13 +21,15 @@ from flux_training.clients.stack import run_states
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.run_states import run_states_of, state_in
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import Survey, survey_stack
+from flux_training.clients.stack.survey import Survey, findings_of, survey_stack
 from flux_training.clients.verified import CACHE_FILE, Verified
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
+from flux_training.training.errors import BadInput
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
+from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
@@ -408,6 +410,43 @@ def test_a_resumed_run_keeps_its_id_without_run_json(
     past = results.past_runs(ground.storage, layout, "finished")
     assert {run.run_id for run in past} == {parent.run, own.run}
     assert all(run.created_at for run in past)
+
+
+@pytest.mark.parametrize("step", [STEPS, 10 * STEPS])
+def test_a_planted_checkpoint_stops_neither_its_job_nor_others(ground: Ground, step: int) -> None:
+    resuming(ground)
+    layout = Layout("")
+    ground.storage.put_bytes(layout.owner, new_mark("flux/me", True).to_json())
+    parent = layout.run("finished", "0" * 12)
+    begun(ground, parent, 5)
+    ground.storage.put_bytes(parent.claim, b"{}")
+    ground.storage.put_bytes(f"{parent.output}finished_{step:09}.safetensors", weights(step))
+    survey, _ = survey_stack(ground.stack, ground.jobs, LintReport(["finished"], []), with_changes=False)
+    assert surveyed(ground).parent == parent.run
+    assert set(survey.states) == set(NAMES)
+    (finding,) = survey.findings
+    assert finding.startswith(
+        f"finished: `resume: true` does not continue from step {step} of run {parent.run},"
+    )
+
+    # The record of its verified weights shows that the run has finished.
+    pin = PinnedWeights.of(("0" * 64,), 1, step, "e")
+    ground.storage.put_bytes(parent.results, pin.to_json())
+    with pytest.raises(BadInput, match=r"raise train\.steps"):
+        surveyed(ground)
+
+
+def test_finished_weights_of_a_run_that_was_never_queued_are_announced(ground: Ground) -> None:
+    layout = Layout("")
+    ground.storage.put_bytes(layout.owner, new_mark("flux/me", True).to_json())
+    ground.finish("new")
+    keys = layout.run("new", ground.job("new").run_id)
+    ground.storage.delete_many([keys.posted])
+    survey, _ = survey_stack(ground.stack, ground.jobs, LintReport(["new"], []), with_changes=False)
+    assert survey.states["new"] is RunState.NEW
+    (finding,) = findings_of(survey, layout, "dev")
+    assert f"moves them to {keys.set_aside} and trains the run" in finding
+    assert f"`./flux fetch new --run {keys.run} --accept-changed-weights` records them first" in finding
 
 
 def resuming(ground: Ground) -> None:

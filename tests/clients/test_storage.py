@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from flux_training.clients import storage as storage_module
 from flux_training.clients.errors import Conflict, Invalid, NotFound, ServiceError, Unauthorized, Unavailable
-from flux_training.clients.storage import Storage
+from flux_training.clients.storage import Folders, Storage
 from tests.support.s3_server import Reply, Server
 
 SECRET = "canary-s3-secret-0d2b"
@@ -119,13 +119,18 @@ def test_an_object_that_grew_since_it_was_listed_is_not_downloaded(server: Serve
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_beyond_the_limit_are_not_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("names", "pages"), [("abc", 1), ("", 3)], ids=["folders", "other objects"])
+def test_folders_beyond_the_limit_are_not_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch, names: str, pages: int
+) -> None:
+    """A node can put any number of folders, and of objects beside them."""
     monkeypatch.setattr(storage_module, "MAX_FOLDERS", 2)
+    monkeypatch.setattr(storage_module, "MAX_FOLDER_PAGES", 3)
     more = "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
-    folders = "".join(f"<CommonPrefixes><Prefix>x/{name}/</Prefix></CommonPrefixes>" for name in "abc")
+    folders = "".join(f"<CommonPrefixes><Prefix>x/{name}/</Prefix></CommonPrefixes>" for name in names)
     server.reply = lambda *_: (200, f"<ListBucketResult>{folders}{more}</ListBucketResult>".encode())
-    assert storage(server.url).list_folders("x/") == ["a", "b"]
-    assert len(server.seen) == 1
+    assert storage(server.url).list_folders("x/") == Folders([*names[:2]], is_cut=True)
+    assert len(server.seen) == pages
 
 
 def test_a_key_that_xml_cannot_hold_is_deleted_alone(server: Server) -> None:

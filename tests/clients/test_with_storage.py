@@ -100,10 +100,10 @@ def test_objects_are_copied_inside_the_bucket(storage: Storage) -> None:
 def test_folders_are_listed(storage: Storage) -> None:
     for key in ("runs/cat/1/a", "runs/cat/2/a", "runs/dog/1/a", "runs/note.txt", "other/x"):
         storage.put_bytes(key, b"1")
-    assert storage.list_folders() == ["other", "runs"]
-    assert storage.list_folders("runs/") == ["cat", "dog"]
-    assert storage.list_folders("runs/cat/") == ["1", "2"]
-    assert storage.list_folders("none/") == []
+    assert storage.list_folders().names == ["other", "runs"]
+    assert storage.list_folders("runs/").names == ["cat", "dog"]
+    assert storage.list_folders("runs/cat/").names == ["1", "2"]
+    assert storage.list_folders("none/").names == []
     assert [item.key for item in storage.list("runs/cat/")] == ["runs/cat/1/a", "runs/cat/2/a"]
 
 

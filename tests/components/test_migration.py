@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from components import migration
 from components.migration import migrate
 from flux_training.clients import connection as connections
+from flux_training.clients import storage as storage_module
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from flux_training.clients.pins import read_pin
@@ -146,10 +146,25 @@ def test_only_weights_of_runs_without_a_job_are_recorded(old: OldBucket) -> None
     assert [run for run in RUNS if read_pin(old.storage, old.keys(run))] == [NEVER_POSTED]
 
 
+@pytest.mark.parametrize("record", [None, b"{", b'{"steps": 0}'])
+def test_a_forgotten_run_keeps_its_weights_without_run_json(old: OldBucket, record: bytes | None) -> None:
+    """A node can delete run.json. Without the record of its weights, the run would be trained and paid for again."""
+    keys = old.keys(NEVER_POSTED)
+    old.storage.put_bytes(keys.weights, weights_file(step=20))
+    old.storage.put_bytes(keys.done, b"{}")
+    old.storage.delete_many([keys.record])
+    if record is not None:
+        old.storage.put_bytes(keys.record, record)
+    migrate(old.stack(), OWNER)
+    pin = read_pin(old.storage, keys)
+    assert pin is not None
+    assert pin.step == 20
+
+
 def test_a_listing_that_was_cut_moves_no_bucket(old: OldBucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migration, "MAX_FOLDERS", len(RUNS))
+    monkeypatch.setattr(storage_module, "MAX_FOLDERS", len(RUNS) - 1)
     (warning,) = migrate(old.stack(), OWNER)
-    assert f"{BUCKET}/{old.layout.runs} has 4 folders or more" in warning
+    assert f"{BUCKET}/{old.layout.runs} has more folders and objects than are listed" in warning
     assert old.mark()["layout"] == 1
     monkeypatch.undo()
     assert migrate(old.stack(), OWNER) == ()

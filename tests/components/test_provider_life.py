@@ -27,6 +27,7 @@ from flux_training.training.jobs.folder import read_images
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
 from tests.components.groups import new_name
+from tests.life.attacks import weights_file
 from tests.life.nodes import STEPS, begin_job, leave_weights, report
 from tests.training.job_folders import make_job, write_image
 
@@ -326,7 +327,8 @@ def test_no_job_is_queued_that_could_not_run(
 
 def test_a_resumed_run_needs_a_checkpoint_of_its_parent(declared: Declared) -> None:
     with pytest.raises(
-        FluxError, match="there is no valid checkpoint below p/runs/cat/0123/output/ any more"
+        FluxError,
+        match="there is no valid checkpoint from before step 20 below p/runs/cat/0123/output/ any more",
     ):
         training_job.check_parent(declared.storage, declared.prepare(parent="0123"), is_new=True)
 
@@ -371,6 +373,14 @@ def test_nothing_is_deleted_below_a_run_that_has_a_record(declared: Declared, re
     assert all(is_there(declared, key) for key in kept)
 
 
+class InterruptedUpdateError(Exception):
+    """Stands for a budget, a 503 or Ctrl-C."""
+
+
+def fail(*_args: object, **_more: object) -> None:
+    raise InterruptedUpdateError
+
+
 def test_nothing_is_deleted_below_a_run_whose_job_was_canceled(
     declared: Declared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,24 +395,36 @@ def test_nothing_is_deleted_below_a_run_whose_job_was_canceled(
     assert all(is_there(declared, key) for key in kept)
 
 
-def test_finished_weights_without_a_record_are_neither_deleted_nor_replaced(declared: Declared) -> None:
-    """Somebody copied runs/ without `.flux/`."""
+def test_finished_weights_without_a_record_are_set_aside_and_the_run_is_queued(
+    declared: Declared, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node wrote them to keep the job from being trained, or somebody copied runs/ without `.flux/`."""
     args = declared.prepare()
     leave_weights(declared.storage, args.keys)
-    planted = plant(declared, args)
-    with pytest.raises(FluxError) as refused:
-        declared.runs.create_or_adopt(args)
-    command = f"`./flux fetch cat --run {args.run_id} --accept-changed-weights`"
-    assert f"if you trust them, {command} records them" in str(refused.value)
-    assert all(is_there(declared, key) for key in (*planted, args.keys.weights, args.keys.done))
+    weights = declared.storage.get_bytes(args.keys.weights)
+    with monkeypatch.context() as once:
+        once.setattr(training_job, "send_configuration", fail)
+        with pytest.raises(InterruptedUpdateError):
+            declared.runs.create_or_adopt(args)
+    declared.storage.put_bytes(args.keys.weights, weights_file(tensor=b"evil"))
+    declared.storage.put_bytes(args.keys.done, b"{}")
+    _, state = declared.queue()
+    assert state.status is RunState.PENDING
+    assert not is_there(declared, args.keys.weights)
+    assert not is_there(declared, args.keys.done)
+    kept = [item.key for item in declared.storage.list(args.keys.set_aside)]
+    assert [key.rpartition("/")[2] for key in kept] == ["cat.safetensors", "done.json"] * 2
+    assert weights in [declared.storage.get_bytes(key) for key in kept]
+    assert [f"they were moved to {args.keys.set_aside}" in text for text in told] == [True, True]
+
+
+def test_weights_that_the_user_accepts_before_the_first_post_are_adopted(declared: Declared) -> None:
+    args = declared.prepare()
+    leave_weights(declared.storage, args.keys)
     weights = inspect_run(declared.storage, args.keys, STEPS).weights
     assert weights is not None
     accept_weights(declared.storage, args.keys, weights, STEPS, None)
     assert declared.runs.create_or_adopt(args)[1].status is RunState.COMPLETED
-
-
-class InterruptedUpdateError(Exception):
-    """Stands for a budget, a 503 or Ctrl-C."""
 
 
 @pytest.mark.parametrize(
@@ -411,9 +433,6 @@ class InterruptedUpdateError(Exception):
 def test_what_is_planted_after_a_failed_update_is_deleted_by_the_next(
     declared: Declared, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def fail(*_args: object, **_more: object) -> None:
-        raise InterruptedUpdateError
-
     monkeypatch.setattr(posting, "SETTLE_SECONDS", 0.1)
     monkeypatch.setattr(posting, "CLAIM_POLL_SECONDS", 0.05)
     args = declared.prepare()

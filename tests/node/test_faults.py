@@ -641,6 +641,17 @@ def test_a_checkpoint_of_the_continued_run_needs_the_digest_that_was_recorded(
     assert [name for name, _ in found_checkpoints(node)] == [save_name(step)]
 
 
+def test_a_checkpoint_of_the_continued_run_leaves_steps_to_train(tmp_path: Path) -> None:
+    """Somebody wrote one of the last step below the continued run, so that its successor would publish it."""
+    node = Node(tmp_path)
+    folder = node.run_files.base.with_name("parent") / "output"
+    folder.mkdir(parents=True)
+    node.run_files.parent_prefix = "runs/job/parent/"
+    for step in (8, 20):
+        (folder / save_name(step)).write_bytes(weights(step))
+    assert [name for name, _ in found_checkpoints(node)] == [save_name(8)]
+
+
 def test_checkpoints_are_recorded_until_they_are_trained_again(tmp_path: Path) -> None:
     node = Node(tmp_path, "steps:0-9", "save:8", "steps:9-17", "save:16", "kill:17")
     recorded = {save_name(step): sha256_of(weights(step)) for step in (8, 16)}

@@ -4,12 +4,12 @@ import hashlib
 import json
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from flux_training.clients.errors import Conflict, NotFound, WrongContent
-from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.clients.storage import Folders, ObjectInfo, Storage
 from flux_training.training.runs.run import RunKeys
 
 NUMBERS = [
@@ -88,9 +88,9 @@ class HostileBucket:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         return (self._info(key) for key in sorted(self.objects) if key.startswith(prefix))
 
-    def list_folders(self, prefix: str = "") -> Sequence[str]:
+    def list_folders(self, prefix: str = "") -> Folders:
         below = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
-        return sorted({rest.split("/")[0] for rest in below if "/" in rest})
+        return Folders(sorted({rest.split("/")[0] for rest in below if "/" in rest}))
 
     def put_bytes(self, key: str, data: bytes, if_none_match: bool = False, **_conditions: object) -> str:
         if if_none_match and key in self.objects:

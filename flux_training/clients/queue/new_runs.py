@@ -3,6 +3,7 @@
 Only what a node would continue from is deleted. Everything else may be results that somebody copied or restored without `.flux/`.
 """
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from flux_training.training.runs.run_state import RunState
 # Deleting this many takes about a minute, and the claim lasts for ten.
 MAX_OUTPUTS = 20_000
 OPTIMIZER = "optimizer.pt"
+# What a storage copies with one request. No LoRA has so many.
+MAX_COPIED_BYTES = 5 * 10**9
 
 
 def was_queued(storage: Storage, keys: RunKeys, jobs: Iterable[Job]) -> bool:
@@ -36,16 +39,22 @@ class NewRun:
     keys: RunKeys
     kept: dict[str, str] = field(default_factory=dict)
 
-    def refuse_results(self, steps: int, accept: str) -> None:
-        """Raises FluxError if model/ has weights of so many steps, which training would replace. `accept`: the command that accepts them."""
+    def set_aside_results(self, steps: int) -> str:
+        """Move weights of so many steps out of model/, where training would replace them. Returns the folder; empty if there are none.
+
+        They may be a copy of earlier results. Raises ServiceError.
+        """
         weights = stored_results(self.storage, self.keys, steps).weights
-        if weights is None or weights_problems(self.storage, weights, steps):
-            return
-        raise FluxError(
-            f"{self.keys.job}: {self.keys.model} has finished weights, but there is no record that run {self.keys.run} was ever queued",
-            "they may be a copy of earlier results, or from somebody else, and training would replace them; nothing was deleted",
-            f"if you trust them, {accept} records them, and the next update adopts them; otherwise give the job another `attempt`",
-        )
+        if weights is None or weights.size > MAX_COPIED_BYTES:
+            return ""
+        if weights_problems(self.storage, weights, steps):
+            return ""
+        # Others may be set aside later, if this update fails before its post.
+        folder = f"{self.keys.set_aside}{hashlib.sha256(weights.etag.encode()).hexdigest()[:12]}/"
+        found = [*(file.key for file in weights.files), self.keys.done]
+        self.storage.copy_many([(key, f"{folder}{key.removeprefix(self.keys.model)}") for key in found])
+        self.storage.delete_many(found)
+        return folder
 
     def clear(self, renew: Callable[[], None]) -> int:
         """Delete what the run's node would continue from. Returns how many objects. `renew` is called before each part.

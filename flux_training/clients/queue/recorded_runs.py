@@ -1,10 +1,10 @@
 """Which runs the stack has queued. Nodes can make folders below runs/, but not the records of a run below `.flux/`."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from flux_training.clients.stack.owner import read_mark
-from flux_training.clients.storage import Storage
+from flux_training.clients.storage import Folders, Storage
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.run import Layout
 
@@ -29,21 +29,21 @@ def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple
 
 def run_folders(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
     """(job, run id) of the folders below runs/, which nodes can make too. Raises ServiceError."""
-    return runs_in(layout, folder_names(storage, layout, job))
+    return runs_in(layout, folders_of_runs(storage, layout, job))
 
 
-def folder_names(storage: Storage, layout: Layout, job: str = "") -> Mapping[str, Sequence[str]]:
-    """The folders of jobs and those of their runs, by the prefix that was listed; at most MAX_FOLDERS of each."""
+def folders_of_runs(storage: Storage, layout: Layout, job: str = "") -> Mapping[str, Folders]:
+    """The folders of jobs and those of their runs, by the prefix that was listed."""
     found = {} if job else {layout.runs: storage.list_folders(layout.runs)}
-    for name in filter(JOB_NAME.fullmatch, [job] if job else found[layout.runs]):
+    for name in filter(JOB_NAME.fullmatch, [job] if job else found[layout.runs].names):
         below = f"{layout.runs}{name}/"
         found[below] = storage.list_folders(below)
     return found
 
 
-def runs_in(layout: Layout, folders: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """(job, run id) of what `folder_names` has found, sorted."""
-    below = {prefix.removeprefix(layout.runs): names for prefix, names in folders.items()}
+def runs_in(layout: Layout, folders: Mapping[str, Folders]) -> list[tuple[str, str]]:
+    """(job, run id) of what `folders_of_runs` has found, sorted."""
+    below = {prefix.removeprefix(layout.runs): found.names for prefix, found in folders.items()}
     return _places(f"{job}{run}/" for job, names in below.items() for run in names)
 
 

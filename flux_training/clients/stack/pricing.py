@@ -247,7 +247,8 @@ class ClusterPricing:
 
 def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     """The work of a run; a resumed one has only the steps after its parent's newest valid checkpoint."""
-    checkpoint = newest_sound(stack.storage, stack.layout.run(job.name, job.parent)) if job.parent else None
+    parent = stack.layout.run(job.name, job.parent) if job.parent else None
+    checkpoint = newest_sound(stack.storage, parent, before=job.folder.steps) if parent else None
     return Work(
         job.name,
         job.folder.steps,

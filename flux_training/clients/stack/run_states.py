@@ -22,13 +22,15 @@ from flux_training.training.runs.run_state import Evidence, RunState, run_state
 class RunStates:
     """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the queues of the stack's groups.
 
-    `failing`: those of them that have failed on a node. `pinned`: the keys of the records of verified weights.
+    `failing`: those of them that have failed on a node. `pinned`: the keys of the records of verified weights. `unproven`: names of
+    jobs whose run has sound weights, although nothing shows that it was ever queued.
     """
 
     by_job: Mapping[str, RunState]
     unfinished: frozenset[str] = frozenset()
     failing: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
+    unproven: frozenset[str] = frozenset()
 
 
 def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
@@ -46,6 +48,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     pinned = frozenset[str]() if stack.nodes_reach_records else pinned_keys(storage, layout)
 
     everywhere = Queue(kelpie, None)
+    sound = set[str]()
 
     def is_finished(job: DeclaredJob, fresh: bool = False) -> bool:
         keys = layout.run(job.name, job.run_id)
@@ -54,6 +57,8 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
         found = _sound_results(storage, keys, job, verified)
         if not found.finished:
             return False
+        if not stack.nodes_reach_records:
+            sound.add(job.name)
         own = everywhere.own_jobs(RunPlace.at(storage.bucket, keys), fresh)
         return believed(found, own, not stack.nodes_reach_records and was_queued(keys)).finished
 
@@ -65,7 +70,8 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     verified.save()
     left = [job for job in jobs if not finished[job.name]]
     queued = group_jobs(stack) if left else []
-    posted = posted_in_layout_1(storage, layout, kelpie) if left and stack.has_earlier_layout else {}
+    places = [layout.run(job.name, job.run_id) for job in left]
+    posted = posted_in_layout_1(storage, kelpie, places) if stack.has_earlier_layout else {}
 
     def state_of(job: DeclaredJob) -> RunState:
         listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
@@ -79,7 +85,8 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
     runs = {job.id: job.environment.get(RUN_ID_VARIABLE, "") for job in queued if job.unfinished}
     failing = frozenset(runs[job.id] for job in queued if job.id in runs and job.num_failures)
-    return RunStates(states, frozenset(runs.values()), failing, pinned)
+    unproven = frozenset(name for name in sound if states[name] is RunState.NEW)
+    return RunStates(states, frozenset(runs.values()), failing, pinned, unproven)
 
 
 def _sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: Verified) -> RunResults:

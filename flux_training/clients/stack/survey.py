@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from flux_training.clients.pins import read_pin
+from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.recorded_runs import recorded_runs
-from flux_training.clients.results import inputs_of_run, newest_sound, past_runs
+from flux_training.clients.results import inputs_of_run, inspect_run, newest_sound, past_runs
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.spending import read_spending, today
-from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.budget.entries import recorded_today, run_mark, spent_on
 from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
@@ -25,9 +27,10 @@ from flux_training.training.cost import StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, with_datasets
 from flux_training.training.runs.changes import Changes, Inputs, find_changes
-from flux_training.training.runs.lineage import choose_parent, made_before
-from flux_training.training.runs.run import Layout, run_id
+from flux_training.training.runs.lineage import Checkpoints, Parent, choose_parent, made_before
+from flux_training.training.runs.run import Layout, RunKeys, run_id
 from flux_training.training.runs.run_state import RunState
+from flux_training.training.words import flux_command, make_command
 
 SURVEY_VARIABLE = "FLUX_SURVEY_FILE"
 
@@ -45,7 +48,8 @@ class Survey:
     """`states` and `changes` are by job name; `changes` has only jobs that will be queued and have an earlier run.
 
     `jobs` and `bill` are without the jobs that wait for the budget. `unfinished`: ids of all unfinished runs in the queues of the stack's
-    container groups. `warnings`: of a preview, about what lets jobs wait.
+    container groups. `findings`: about what nodes may have written for single jobs. `unproven`: see RunStates. `warnings`: of a
+    preview, about what lets jobs wait.
     """
 
     lint: LintReport
@@ -58,6 +62,8 @@ class Survey:
     pinned: frozenset[str] = frozenset()
     waiting: tuple[WaitingJob, ...] = ()
     bucket_exists: bool = False
+    findings: tuple[str, ...] = ()
+    unproven: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
     def unfinished_by_cluster(self, clusters: Iterable[str]) -> dict[str, int]:
@@ -70,7 +76,8 @@ def survey_stack(
     stack: StackServices, declared: Sequence[DeclaredJob], lint: LintReport, with_changes: bool
 ) -> tuple[Survey, StackBill]:
     """Raises BadInput, ServiceError."""
-    jobs = in_parallel(lambda job: _as_trained_before(stack, job) or _with_parent(stack, job), declared)
+    chosen = in_parallel(lambda job: _as_queued(stack, job), declared)
+    jobs = [job for job, _ in chosen]
     runs = run_states_of(stack, jobs)
     states = runs.by_job
     whole = price_stack(stack, jobs, states)
@@ -91,7 +98,23 @@ def survey_stack(
         runs.pinned,
         waiting,
         stack.bucket_exists,
+        findings=tuple(finding for _, finding in chosen if finding),
+        unproven=runs.unproven,
     ), bill
+
+
+def findings_of(survey: Survey, layout: Layout, stack: str) -> tuple[str, ...]:
+    """What nodes may have written for single jobs. `stack`: its name."""
+    unproven = [job for job in survey.jobs if job.name in survey.unproven]
+    return (*survey.findings, *(_unproven(layout.run(job.name, job.run_id), stack) for job in unproven))
+
+
+def _unproven(keys: RunKeys, stack: str) -> str:
+    accept = flux_command(f"fetch {keys.job} --run {keys.run} --accept-changed-weights", stack)
+    return (
+        f"{keys.job}: {keys.model} has finished weights, but there is no record that run {keys.run} was ever queued: "
+        f"{make_command('up', stack)} moves them to {keys.set_aside} and trains the run; if they are yours, {accept} records them first"
+    )
 
 
 def waiting_jobs(
@@ -139,27 +162,47 @@ def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | 
     return own if is_recorded else None
 
 
-def _with_parent(stack: StackServices, job: DeclaredJob) -> DeclaredJob:
-    """The job; with `resume: true`, it has the run that it continues."""
-    resumes = job.settings.resume and stack.bucket_exists
-    return replace(job, parent=_parent_of(stack.storage, stack.layout, job)) if resumes else job
+def _as_queued(stack: StackServices, job: DeclaredJob) -> tuple[DeclaredJob, str]:
+    """The job; with `resume: true`, it has the run that it continues. Also a finding about that run; empty if there is none."""
+    if before := _as_trained_before(stack, job):
+        return before, ""
+    if not job.settings.resume or not stack.bucket_exists:
+        return job, ""
+    parent = _parent_of(stack, job)
+    return replace(job, parent=parent.run_id), parent.finding
 
 
 def _run_id_of(job: DeclaredJob) -> Callable[[str | None], str]:
     return partial(run_id, job.image_set.manifest, job.folder.raw_config, job.settings.attempt)
 
 
-def _parent_of(storage: Storage, layout: Layout, job: DeclaredJob) -> str | None:
-    past = past_runs(storage, layout, job.name)
+def _parent_of(stack: StackServices, job: DeclaredJob) -> Parent:
+    past = past_runs(stack.storage, stack.layout, job.name)
     made, parent = made_before(_run_id_of(job), past)
     if made:
-        return parent
+        return Parent(parent)
+    steps = job.folder.steps
+    return choose_parent(
+        job.name, steps, past, lambda run: _checkpoints_of(stack, stack.layout.run(job.name, run), steps)
+    )
 
-    def newest_checkpoint(run: str) -> int | None:
-        found = newest_sound(storage, layout.run(job.name, run))
-        return found[1] if found else None
 
-    return choose_parent(job.name, job.folder.steps, past, newest_checkpoint)
+def _checkpoints_of(stack: StackServices, keys: RunKeys, steps: int) -> Checkpoints:
+    newest = newest_sound(stack.storage, keys)
+    if newest is None or newest[1] < steps:
+        step = newest[1] if newest else None
+        return Checkpoints(step, step)
+    usable = newest_sound(stack.storage, keys, before=steps)
+    return Checkpoints(newest[1], usable[1] if usable else None, _has_finished(stack, keys, newest[1]))
+
+
+def _has_finished(stack: StackServices, keys: RunKeys, step: int) -> bool:
+    """Whether the run has a result of so many steps that its own node has made, by the queue or by the record of its weights."""
+    pin = None if stack.nodes_reach_records else read_pin(stack.storage, keys)
+    if pin is not None:
+        return pin.step == step
+    job = Queue(stack.connection.kelpie(), None).find(RunPlace.at(stack.storage.bucket, keys))
+    return job is not None and inspect_run(stack.storage, keys, step, job).finished
 
 
 def _changes_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, JobChanges]:

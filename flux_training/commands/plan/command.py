@@ -13,7 +13,13 @@ from flux_training.clients.datasets import ImageIndex, StoredImage, differing, r
 from flux_training.clients.stack.pricing import unavailable_classes
 from flux_training.clients.stack.run_states import state_of_run
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import SURVEY_VARIABLE, Survey, changes_since, read_survey
+from flux_training.clients.stack.survey import (
+    SURVEY_VARIABLE,
+    Survey,
+    changes_since,
+    findings_of,
+    read_survey,
+)
 from flux_training.commands.cli import UserPath, no_cache_option, say_wrapped, stack_option
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import as_comment
@@ -138,7 +144,10 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     return replace(
         found,
         alarms=alarms(services, survey, steps, stack),
-        warnings=warnings_about(services, survey.bill, stack),
+        warnings=(
+            *findings_of(survey, services.layout, stack),
+            *warnings_about(services, survey.bill, stack),
+        ),
         jobs=jobs,
         models=_models(trained, survey, services.settings),
         variants=find_variants(survey.jobs, trained),

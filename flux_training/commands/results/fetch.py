@@ -11,7 +11,7 @@ import rich_click as click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from flux_training.clients.queue.recorded_runs import recorded_runs
-from flux_training.clients.records import read_record
+from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import past_runs, posted_id
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import OUTPUTS, UserPath, outputs_of, say, screen, stack_option
@@ -23,6 +23,7 @@ from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.groups import prices_of
 from flux_training.commands.watch.job_status import StackJob, job_status, stack_jobs
 from flux_training.training.errors import BadInput
+from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
 from flux_training.training.words import counted, make_command, nearest
@@ -76,7 +77,8 @@ def fetch_command(
     bucket, prefix = results_location(outputs, stack)
     storage = connection.storage(bucket)
     deployed = stack_jobs(outputs, connection.nodes_reach_records)
-    runs = select_runs(storage, Layout(prefix), deployed, job, run_id, stack, all_runs=all_runs)
+    runs = chosen_by_id(storage, Layout(prefix), job, run_id) if accept_changed else []
+    runs = runs or select_runs(storage, Layout(prefix), deployed, job, run_id, stack, all_runs=all_runs)
     prices = prices_of(connection, outputs)
     results = []
     for run in runs:
@@ -127,6 +129,14 @@ def results_location(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:
         return str(outputs["bucket"]), str(outputs.get("prefix") or "")
     storage = stack_settings(project_root(), stack).storage
     return storage.bucket, storage.key_prefix
+
+
+def chosen_by_id(storage: Storage, layout: Layout, job: str | None, run_id: str | None) -> list[StackJob]:
+    """The run with this whole id if its weights are in the bucket, also without a record: the user says that it is one of the stack's."""
+    if not (job and run_id and JOB_NAME.fullmatch(job) and RUN_ID.fullmatch(run_id)):
+        return []
+    is_there = storage.exists() and listed(storage, layout.run(job, run_id).done) is not None
+    return [_past_run(storage, layout, job, run_id)] if is_there else []
 
 
 def select_runs(

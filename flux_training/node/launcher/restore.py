@@ -259,12 +259,16 @@ class CheckpointRestore:
         for checkpoint in self._checkpoints(prefix):
             folder = self.settings.output_folder
             paths = [folder / f".parent{file.ending}{WEIGHTS_SUFFIX}" for file in checkpoint.files]
-            if (step := parent._fetch_sound(checkpoint, paths)) is not None:
-                self._bring_optimizer(prefix)
-                for file, path in zip(checkpoint.files, paths, strict=True):
-                    ending = f"_{file.ending}" if file.ending else ""
-                    path.rename(folder / f"{self.settings.job}_{step:09}{ending}{WEIGHTS_SUFFIX}")
-                return ResumePoint(step)
+            if (step := parent._fetch_sound(checkpoint, paths)) is None:
+                continue
+            if step == self.settings.steps:
+                say(f"launch: {checkpoint.files[0].name} is not used: it leaves no step to train")
+                continue
+            self._bring_optimizer(prefix)
+            for file, path in zip(checkpoint.files, paths, strict=True):
+                ending = f"_{file.ending}" if file.ending else ""
+                path.rename(folder / f"{self.settings.job}_{step:09}{ending}{WEIGHTS_SUFFIX}")
+            return ResumePoint(step)
         raise RunEndedError(
             ExitCode.FILES_MISSING, f"there is no sound checkpoint below {prefix} to go on from"
         )

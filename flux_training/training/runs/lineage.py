@@ -26,23 +26,53 @@ def made_before(run_of: Callable[[str | None], str], past: Iterable[PastRun]) ->
     return False, None
 
 
-def choose_parent(
-    job: str, steps: int, past: Sequence[PastRun], newest_checkpoint: Callable[[str], int | None]
-) -> str | None:
-    """The newest run with a valid checkpoint; None if there is none and training starts from scratch.
+@dataclass(frozen=True)
+class Checkpoints:
+    """A run's valid checkpoints: the steps of the newest one, and of the newest before the last step of the run that would continue.
 
-    `newest_checkpoint` returns the step of a run's newest valid checkpoint. Raises BadInput if no step would be left.
+    None if there is none. `has_finished`: whether its result is known to be its own; a node can write the other checkpoints.
     """
+
+    newest: int | None = None
+    usable: int | None = None
+    has_finished: bool = False
+
+
+@dataclass(frozen=True)
+class Parent:
+    """`run_id` is None if training starts from scratch. `finding`: which checkpoints are not continued from; empty if there are none."""
+
+    run_id: str | None = None
+    finding: str = ""
+
+
+def choose_parent(
+    job: str, steps: int, past: Sequence[PastRun], checkpoints_of: Callable[[str], Checkpoints]
+) -> Parent:
+    """The newest run with a valid checkpoint that leaves steps to train. Raises BadInput if it has finished and leaves none."""
+    finding = ""
     for run in sorted(past, key=lambda run: (run.created_at, run.run_id), reverse=True):
-        step = newest_checkpoint(run.run_id)
-        if step is None:
+        found = checkpoints_of(run.run_id)
+        if found.newest is None:
             continue
-        if step >= steps:
-            raise BadInput(
-                [
-                    f"job `{job}`: `resume: true` would continue from step {step} of run {run.run_id}, but train.steps is {steps}; "
-                    "raise train.steps"
-                ]
-            )
-        return run.run_id
-    return None
+        if found.newest >= steps:
+            if found.has_finished:
+                raise BadInput([_no_step_left(job, steps, run.run_id, found.newest)])
+            finding = finding or _too_late(job, steps, run.run_id, found.newest)
+        if found.usable is not None:
+            return Parent(run.run_id, finding)
+    return Parent(None, finding)
+
+
+def _no_step_left(job: str, steps: int, run: str, step: int) -> str:
+    return (
+        f"job `{job}`: `resume: true` would continue from step {step} of run {run}, but train.steps is {steps}; "
+        "raise train.steps"
+    )
+
+
+def _too_late(job: str, steps: int, run: str, step: int) -> str:
+    return (
+        f"{job}: `resume: true` does not continue from step {step} of run {run}, because train.steps is {steps} and nothing shows "
+        "that this run has finished: somebody may have written that checkpoint; if it is yours, raise train.steps"
+    )

@@ -106,6 +106,8 @@ class RunKeys:
         self.requeue = f"{own}requeue.json"
         # Marks a run of layout 1 whose job the queue had forgotten when the bucket was migrated.
         self.earlier = f"{own}earlier.json"
+        # Weights that were below a run when it was queued for the first time.
+        self.set_aside = f"{self.layout.own}set-aside/{job}/{self.run}/"
         # The weights that were verified first.
         self.results = f"{own}results.json"
         self.record = f"{self.output}run.json"

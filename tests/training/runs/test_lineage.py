@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_training.training.errors import BadInput
-from flux_training.training.runs.lineage import PastRun, choose_parent, made_before
+from flux_training.training.runs.lineage import Checkpoints, Parent, PastRun, choose_parent, made_before
 from flux_training.training.runs.run import run_id
 
 declarations = st.tuples(st.binary(max_size=8), st.binary(max_size=8), st.integers(1, 3))
@@ -61,18 +61,40 @@ PAST = [PastRun("a", "2026-01"), PastRun("b", "2026-02"), PastRun("c", "2026-03"
 def test_the_newest_run_with_a_valid_checkpoint_is_the_parent(
     checkpoints: dict[str, int], parent: str | None
 ) -> None:
-    assert choose_parent("cat", 10, PAST, checkpoints.get) == parent
+    found = {run: Checkpoints(step, step) for run, step in checkpoints.items()}
+    assert choose_parent("cat", 10, PAST, lambda run: found.get(run, Checkpoints())) == Parent(parent)
 
 
-def test_resuming_without_steps_left_is_rejected() -> None:
+def test_resuming_a_finished_run_without_steps_left_is_rejected() -> None:
+    found = {"a": Checkpoints(5, 5), "b": Checkpoints(10, 8, has_finished=True), "c": Checkpoints()}
     with pytest.raises(BadInput) as caught:
-        choose_parent("cat", 10, PAST, {"a": 5, "b": 10}.get)
+        choose_parent("cat", 10, PAST, found.__getitem__)
     assert caught.value.findings == [
         "job `cat`: `resume: true` would continue from step 10 of run b, but train.steps is 10; raise train.steps"
     ]
-    assert choose_parent("cat", 11, PAST, {"a": 5, "b": 10}.get) == "b"
+    assert choose_parent("cat", 11, PAST, found.__getitem__) == Parent("b")
+
+
+@pytest.mark.parametrize(
+    ("planted_in", "found", "parent"),
+    [
+        ("b", {"a": Checkpoints(5, 5), "b": Checkpoints(10)}, "a"),
+        ("b", {"a": Checkpoints(5, 5), "b": Checkpoints(10**7, 8)}, "b"),
+        ("b", {"a": Checkpoints(), "b": Checkpoints(10)}, None),
+        ("b", {"a": Checkpoints(11), "b": Checkpoints(10)}, None),
+    ],
+)
+def test_a_checkpoint_without_steps_left_that_anybody_may_have_written_is_a_finding(
+    planted_in: str, found: dict[str, Checkpoints], parent: str | None
+) -> None:
+    chosen = choose_parent("cat", 10, PAST[:2], found.__getitem__)
+    assert chosen.run_id == parent
+    step = found[planted_in].newest
+    assert chosen.finding.startswith(
+        f"cat: `resume: true` does not continue from step {step} of run {planted_in},"
+    )
 
 
 def test_ties_between_runs_are_broken_by_run_id() -> None:
     past = [PastRun("b", "2026-01"), PastRun("c", "2026-01"), PastRun("a", "2026-01")]
-    assert choose_parent("cat", 10, past, lambda _: 5) == "c"
+    assert choose_parent("cat", 10, past, lambda _: Checkpoints(5, 5)) == Parent("c")
