@@ -2,10 +2,12 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flux_training.commands.init import command
+from flux_training.commands.init.command import source_of_package
 from flux_training.commands.init.existing import MOVED, ExistingSetup
 from flux_training.commands.init.renaming import ProjectRename
 from flux_training.training.errors import FluxError
@@ -105,3 +107,23 @@ def test_the_next_steps_caption_the_images(tmp_path: Path, monkeypatch: pytest.M
     command.init.main([str(tmp_path / "mine")], standalone_mode=False)
     for text in (printed[-1], (tmp_path / "mine/README.md").read_text()):
         assert -1 < text.find("./flux new") < text.find("./flux caption NAME") < text.find("make up")
+
+
+@pytest.mark.parametrize(
+    ("noted", "source"),
+    [
+        (
+            '{"url": "https://example.org/tool.git", "vcs_info": {"vcs": "git"}}',
+            "https://example.org/tool.git",
+        ),
+        ('{"url": "file:///home/me/tool", "dir_info": {}}', "file:///home/me/tool"),
+        ('{"url": "file:///tmp/flux_training-0.2.0.whl", "archive_info": {}}', "ADDRESS"),
+        (None, "ADDRESS"),
+        ("{", "ADDRESS"),
+    ],
+)
+def test_the_repository_from_which_pip_installed_the_tool(
+    noted: str | None, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))
+    assert source_of_package() == source

@@ -136,7 +136,10 @@ def test_init_names_everything_that_is_wrong(tmp_path: Path) -> None:
 
 def test_an_installed_package_makes_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux_training.commands.init.command.tool_root", lambda: tmp_path / "site-packages")
-    with pytest.raises(BadInput, match=r"no git repository.*run `\./flux init .*my-loras` in the clone"):
+    with pytest.raises(
+        BadInput,
+        match=r"no git repository.*; run `git clone \S+ flux-training && flux-training/flux init .*my-loras`",
+    ):
         init.main([str(tmp_path / "my-loras")], standalone_mode=False)
     assert not (tmp_path / "my-loras").exists()
 

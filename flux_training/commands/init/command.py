@@ -6,6 +6,8 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import rich_click as click
@@ -20,6 +22,9 @@ from flux_training.training.files import named_in_errors
 from flux_training.training.schemas import stack_schema, train_schema
 from flux_training.training.words import DEFAULT_STACK
 
+PACKAGE = "flux-training"
+# Stands for an address that only the user knows.
+UNKNOWN = "ADDRESS"
 # What users change in a clone is no change of the tool.
 TOOL_FILES = (".", ":!jobs", ":!Pulumi*.yaml")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -128,9 +133,11 @@ def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
     """Raises BadInput with every finding."""
     findings = []
     if not (tool / ".git").exists():
+        source = source_of_package()
+        command = f"git clone {source} {TOOL_FOLDER} && {TOOL_FOLDER}/flux init {shlex.quote(str(folder))}"
+        where = f", with the address of the tool's repository for {UNKNOWN}" if source == UNKNOWN else ""
         findings.append(
-            f"this flux runs from {tool}, which is no git repository, and a project has the tool as a submodule; clone the tool "
-            f"with git, and run `./flux init {shlex.quote(str(folder))}` in the clone"
+            f"this flux runs from {tool}, which is no git repository, and a project has the tool as a submodule; run `{command}`{where}"
         )
     if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
         findings.append(f"{folder}: exists and is not empty; give the name of a new folder")
@@ -141,6 +148,15 @@ def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
         )
     if findings:
         raise BadInput(findings)
+
+
+def source_of_package() -> str:
+    """What git can clone the tool from: pip notes where it installed a package from (PEP 610). ADDRESS if that is no repository."""
+    with suppress(PackageNotFoundError, ValueError):
+        noted = json.loads(distribution(PACKAGE).read_text("direct_url.json") or "{}")
+        if "vcs_info" in noted or "dir_info" in noted:
+            return shlex.quote(str(noted["url"]))
+    return UNKNOWN
 
 
 def _salt(tool: Path) -> str:
