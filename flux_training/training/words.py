@@ -69,6 +69,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean `{matches[0]}`?)" if matches else ""
 
 
+def same_letters(word: str, known: Iterable[str]) -> str:
+    """The known word with the same letters and digits in the same order, or nothing."""
+    return next((one for one in known if _letters(one) == _letters(word)), "")
+
+
+def _letters(word: str) -> str:
+    return "".join(filter(str.isalnum, word.casefold()))
+
+
 def make_command(target: str, stack: str) -> str:
     """The command as a user can type it: `make up STACK=prod`."""
     return f"`make {target}`" if stack == DEFAULT_STACK else f"`make {target} STACK={stack}`"

@@ -370,6 +370,21 @@ MISTAKES: dict[str, Spoil] = {
             picture(1, 200).resize((200, 100)).save(folder / "control/00001.png"),
         )
     ),
+    "control-shape": with_controls(
+        lambda folder: (
+            edit("is_flux: true", "arch: flux_kontext")(folder),
+            picture(1, 200).resize((200, 100)).save(folder / "control/00001.png"),
+        )
+    ),
+    "control-size": with_controls(
+        lambda folder: (
+            edit("is_flux: true", "arch: flux2")(folder),
+            picture(1, 63).save(folder / "control/00001.png"),
+        )
+    ),
+    "control-same": with_controls(
+        lambda folder: shutil.copy(folder / "dataset/00001.jpg", folder / "control/00001.png")
+    ),
     "config-missing": do(lambda folder: (folder / "train.yml").unlink()),
     "config-both": do(lambda folder: shutil.copy(folder / "train.yml", folder / "train.yaml")),
     "config-unreadable": do(_write("train.yml", b"#" * 1_000_001)),
@@ -434,6 +449,11 @@ MISTAKES: dict[str, Spoil] = {
     "model-newer": _on_an_older_trainer(edit("is_flux: true", "arch: flux2")),
     "licence-commercial": do_commercial,
     "training-adapter": edit("/model", "black-forest-labs/FLUX.1-schnell"),
+    "adapter-other": edit(
+        "is_flux: true", "is_flux: true\n        assistant_lora_path: ostris/FLUX.1-schnell-training-adapter"
+    ),
+    "weights-unknown": edit("/model", "someone/flux-fine-tune"),
+    "captions-unread": edit("lr: 1e-4", "lr: 1e-4\n        unload_text_encoder: true"),
     "sample-guidance": edit("sample_every: 250", "sample_every: 250\n        guidance_scale: 1"),
     "sample-size": edit("sample_every: 250", "sample_every: 250\n        width: 1000"),
     "network-missing": edit(

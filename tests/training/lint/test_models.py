@@ -197,6 +197,58 @@ def test_the_disk_has_to_hold_downloaded_weights(storage: int | None, is_enough:
     assert codes(replace(for_model(MODELS["qwen-image"], held), policy=in_image)) == set()
 
 
+KNOWN_PATHS = [
+    ("z-image", "Tongyi-MAI/ZImage", "model-path", "but the id is Tongyi-MAI/Z-Image"),
+    ("flux1-dev", "black-forest-labs/FLUX1-dev", "model-path", "but the id is black-forest-labs/FLUX.1-dev"),
+    ("qwen-image", "Qwen/Qwen-Image-2601", "weights-unknown", "(did you mean `Qwen/Qwen-Image-2512`?)"),
+    ("qwen-image", "me/my-own-tune", "weights-unknown", "does not list me/my-own-tune"),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "rule", "said"), KNOWN_PATHS)
+def test_ids_that_are_not_in_the_table_are_named(name: str, path: str, rule: str, said: str) -> None:
+    found = check_rules(for_model(MODELS[name], {"model.name_or_path": path}))
+    (message,) = [one.message for one in found if one.code in ("model-path", "weights-unknown")]
+    assert said in message
+    assert rule in {one.code for one in found}
+
+
+SCHNELL_ADAPTER = "ostris/FLUX.1-schnell-training-adapter"
+TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v1.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "weights", "is_found"),
+    [
+        ("flux1-schnell", SCHNELL_ADAPTER, None, False),
+        ("flux1-dev", SCHNELL_ADAPTER, None, True),
+        ("flux1-schnell", SCHNELL_ADAPTER, "me/schnell-tune", False),
+        ("z-image-turbo", TURBO_ADAPTER, None, False),
+        ("z-image-turbo", SCHNELL_ADAPTER, None, True),
+        ("z-image", TURBO_ADAPTER, None, True),
+        ("z-image-turbo", "me/my-own-adapter", None, False),
+    ],
+)
+def test_an_adapter_of_another_model_is_found(
+    name: str, adapter: str, weights: str | None, is_found: bool
+) -> None:
+    change = {"model.assistant_lora_path": adapter, **({"model.name_or_path": weights} if weights else {})}
+    assert codes(for_model(MODELS[name], change)) == ({"adapter-other"} if is_found else set())
+
+
+@pytest.mark.parametrize(
+    ("change", "is_found"),
+    [
+        ({"train.unload_text_encoder": True}, True),
+        ({"train.unload_text_encoder": True, "train.cache_text_embeddings": True}, False),
+        ({"train.unload_text_encoder": True, "datasets[0].cache_text_embeddings": True}, False),
+    ],
+)
+def test_captions_that_are_not_read_are_a_warning(change: Mapping[str, Any], is_found: bool) -> None:
+    job = for_model(MODELS["wan21-14b"], change)
+    assert ("captions-unread" in codes(job, "warning")) == is_found
+
+
 def test_the_message_names_the_architecture_of_the_weights() -> None:
     kontext = MODELS["flux1-kontext"]
     job = for_model(kontext, {"model.arch": "<absent>", "model.is_flux": True})

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flux_training.training.jobs.lint import lint_jobs
 from tests.training.job_folders import OTHER_WEIGHTS, add_folders, make_job
@@ -144,3 +145,59 @@ def test_a_path_that_is_no_folder_of_the_job_is_found_in_its_line(
     assert found.path.endswith("jobs/cat/train.yml")
     assert found.line is not None
     assert repr(path) in found.message
+
+
+def as_flux2(folder: Path) -> None:
+    edit("arch: flux_kontext", "arch: flux2")(folder)
+
+
+def small(name: str) -> Callable[[Path], object]:
+    return lambda folder: picture(3, 60).save(folder / name)
+
+
+def wide(name: str) -> Callable[[Path], object]:
+    return lambda folder: picture(3).resize((900, 100)).save(folder / name)
+
+
+def enlarged(folder: Path) -> None:
+    edit("arch: flux2", "arch: flux2, model_kwargs: {match_target_res: true}")(folder)
+
+
+@pytest.mark.parametrize(
+    ("spoils", "found"),
+    [
+        ([small("control/00002.png")], set()),
+        ([wide("control/00002.png")], {"control-shape"}),
+        ([as_flux2, small("control/00002.png")], {"control-size"}),
+        ([as_flux2, wide("control/00002.png")], {"control-size"}),
+        ([as_flux2, enlarged, small("control/00002.png")], set()),
+        ([as_flux2, enlarged, small("control/00001.png")], {"control-size"}),  # a sample opens this one
+        ([as_flux2, enlarged, wide("control/00002.png")], {"control-size"}),
+    ],
+)
+def test_sizes_of_control_images_depend_on_the_model(
+    spoils: list[Callable[[Path], object]], found: set[str], sound: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sound, tmp_path / "jobs/cat")
+    for spoil in spoils:
+        spoil(tmp_path / "jobs/cat")
+    report = lint_jobs(stack(cat=OTHER_WEIGHTS), tmp_path)
+    assert {one.code for one in report.findings if one.code.startswith("control-s")} == found
+
+
+def test_a_control_image_that_lies_on_its_side_has_the_shape_of_its_image(
+    sound: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sound, tmp_path / "jobs/cat")
+    tall = picture(3).resize((200, 400))
+    tall.save(tmp_path / "jobs/cat/dataset/00002.jpg")
+    tags = tall.getexif()
+    tags[0x0112] = 6
+    tall.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "jobs/cat/control/00002.png", exif=tags)
+    report = lint_jobs(stack(cat=OTHER_WEIGHTS), tmp_path)
+    shaped = {
+        (one.code, one.message.split(" but ")[1].split()[0])
+        for one in report.findings
+        if "-shape" in one.code
+    }
+    assert shaped == {("control-shape", "reg/00002.png"), ("mask-shape", "dataset/00002.jpg")}

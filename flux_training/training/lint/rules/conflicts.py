@@ -7,7 +7,13 @@ from typing import Any
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.options import MAX_SEED, is_number, sample_prompts
+from flux_training.training.lint.rules.options import (
+    ENCODES_CONTROLS,
+    MAX_SEED,
+    caches_text_embeddings,
+    is_number,
+    sample_prompts,
+)
 from flux_training.training.models.layers import MAX_LAYER_PARAMETERS, chosen_layers
 from flux_training.training.models.table import FLOWMATCH
 from flux_training.training.runs.run import NOISE_STAGES
@@ -28,8 +34,7 @@ SWAPPING_OPTIMIZERS = ("adafactor", "automagic")
 MISSING_PACKAGES = {"lion": "lion-pytorch", "dadaptation.*": "dadaptation"}
 # By `timestep_type`: BaseSDTrainProcess chooses among a few timesteps up to these.
 LAST_TIMESTEPS = {"two_step": 499, "four_step": 750, "eight_step": 875}
-# validate_configs and dataloader_mixins in toolkit/, and `use_raw_control_images` in ai-toolkit's models.
-ENCODES_CONTROLS = ("qwen_image_edit", "boogu_image_edit")
+# `use_raw_control_images` in ai-toolkit's models.
 RAW_CONTROL_ARCHS = (
     "flux2",
     "flux2_klein_4b",
@@ -204,12 +209,12 @@ def _preservation_before_caching(job: Subject) -> Iterator[Conflict]:
     since = f"needs ai-toolkit of {CACHED_PRESERVATION_SINCE}; the image has that of {job.trainer_date}"
     if job.config and job.config.trigger and job.process.get("trigger_word") is None:
         yield f"diff_output_preservation with the trigger_word of a dataset {since}", place
-    if any(_caches_text_embeddings(job)):
+    if any(caches_text_embeddings(job)):
         yield f"diff_output_preservation with cache_text_embeddings {since}", place
 
 
 def _text_embeddings(job: Subject) -> Iterator[Conflict]:
-    train, caching = job.section("train"), _caches_text_embeddings(job)
+    train, caching = job.section("train"), caches_text_embeddings(job)
     if any(caching) and not all(caching):
         yield "cache_text_embeddings must be set for all datasets or for none", ("datasets",)
     if train.get("train_text_encoder") and (any(caching) or train.get("unload_text_encoder")):
@@ -218,12 +223,6 @@ def _text_embeddings(job: Subject) -> Iterator[Conflict]:
     if train.get("unload_text_encoder") and job.choice.arch in ENCODES_CONTROLS:
         message = f"{job.choice.arch} encodes each control image with its caption, so unload_text_encoder cannot be used; cache_text_embeddings can"
         yield message, ("train", "unload_text_encoder")
-
-
-def _caches_text_embeddings(job: Subject) -> list[bool]:
-    """Of each dataset."""
-    is_set_for_all = bool(job.section("train").get("cache_text_embeddings"))
-    return [is_set_for_all or bool(entry.get("cache_text_embeddings")) for entry in _datasets(job)]
 
 
 def _frame_counts(job: Subject) -> Iterator[Conflict]:

@@ -12,12 +12,12 @@ from flux_training.training.models.choice import (
     downloaded_gb,
     is_in_image,
 )
-from flux_training.training.models.table import FLOWMATCH
+from flux_training.training.models.table import FLOWMATCH, MODELS, TrainableModel
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.key_values import HUB_ID
 from flux_training.training.train_yml.trainer_config import positive_int
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
-from flux_training.training.words import nearest
+from flux_training.training.words import nearest, same_letters
 
 AREA = Area("model")
 # ModelConfig of ai-toolkit replaces the one arch by the other.
@@ -33,6 +33,7 @@ MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 MAX_DISTILLED_GUIDANCE = 2
 HUB_LOGIN = "HF_TOKEN"
 OTHER_FILES_GB = 10
+KNOWN_WEIGHTS = [name for row in MODELS.values() for name in (row.weights, *row.other_weights)]
 
 
 @AREA.error(
@@ -120,8 +121,25 @@ def unavailable_weights(job: Subject) -> Iterator[Problem]:
     if not isinstance(path, str) or not HUB_ID.fullmatch(path):
         yield job.in_config(f"model.name_or_path is {path!r}", "model", "name_or_path")
         return
+    if job.choice.owner is None and (listed := same_letters(path, KNOWN_WEIGHTS)):
+        message = f"model.name_or_path is {path}, but the id is {listed}"
+        yield job.in_config(message, "model", "name_or_path")
     if _needs_login(job):
         message = f"{path} is gated, and the node has no {HUB_LOGIN}"
+        yield job.in_config(message, "model", "name_or_path")
+
+
+@AREA.warning(
+    "weights-unknown",
+    "nothing is known about their size, licence and access; a node whose download fails is paid for all the same",
+    "correct the id if it is misspelt; docs/models.md has the known ones",
+)
+def weights_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
+    path = job.section("model").get("name_or_path")
+    if job.model is None or job.choice.owner or not isinstance(path, str) or not HUB_ID.fullmatch(path):
+        return
+    if not same_letters(path, KNOWN_WEIGHTS):
+        message = f"docs/models.md does not list {path}{nearest(path, KNOWN_WEIGHTS)}"
         yield job.in_config(message, "model", "name_or_path")
 
 
@@ -134,7 +152,8 @@ def downloaded_weights(job: Subject) -> Iterator[Problem]:
     path = job.section("model").get("name_or_path")
     if not job.trains or not isinstance(path, str) or not HUB_ID.fullmatch(path) or _needs_login(job):
         return
-    size = f"{job.model.download_gb:.0f} GB" if job.model else "the weights"
+    about = "" if job.choice.owner else "about "
+    size = f"{about}{job.model.download_gb:.0f} GB" if job.model else "the weights"
     token = f", with the {HUB_LOGIN} in the nodes' environment" if HUB_LOGIN in job.variables else ""
     yield job.in_config(f"each node downloads {size} of {path}{token}", "model", "name_or_path")
 
@@ -188,6 +207,32 @@ def missing_training_adapter(job: Subject) -> Iterator[Problem]:
     section = job.section("model")
     if not section.get("assistant_lora_path") and not section.get("inference_lora_path"):
         yield job.in_config(f"{model.name} is trained with {model.training_adapter}", "model")
+
+
+@AREA.error(
+    "adapter-other",
+    "ai-toolkit adds the adapter to the weights: one for another model spoils the training, or stops the run",
+    "set model.assistant_lora_path to the adapter that docs/models.md has for the model, or delete it",
+)
+def adapters_of_another_model(job: Subject) -> Iterator[Problem]:
+    if job.model is None:
+        return
+    for key in ("assistant_lora_path", "inference_lora_path"):
+        path = job.section("model").get(key)
+        made_for = _models_with_adapter(path) if isinstance(path, str) else []
+        fits = [row for row in made_for if row is job.choice.owner or not job.choice.owner]
+        if made_for and not any(set(row.archs) & set(job.model.archs) for row in fits):
+            takes = job.model.training_adapter or "none"
+            message = (
+                f"model.{key} is {path}, which is for {made_for[0].name}; {job.model.name} takes {takes}"
+            )
+            yield job.in_config(message, "model", key)
+
+
+def _models_with_adapter(path: str) -> list[TrainableModel]:
+    """The models whose training adapter is in the repository of this path, in any version."""
+    repository = path.lower().split("/")[:2]
+    return [row for row in MODELS.values() if row.training_adapter.lower().split("/")[:2] == repository]
 
 
 @AREA.error(

@@ -29,6 +29,8 @@ NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 LOKR_FULL_RANK_SINCE = "2026-07-25"
 # These optimizers find the rate themselves, as a factor of lr.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
+# Architectures with which ai-toolkit refuses unload_text_encoder (validate_configs in toolkit/config_modules.py).
+ENCODES_CONTROLS = ("qwen_image_edit", "boogu_image_edit")
 # What loads the LoRA types that ai-toolkit can train, besides ai-toolkit itself.
 PROGRAMS = {
     "lora": "every program that knows the model",
@@ -177,6 +179,21 @@ AREA.setting(
     'ai-toolkit: training the text encoder "probably won\'t work with flux"',
     "set train.train_text_encoder: false",
 )
+
+
+@AREA.warning(
+    "captions-unread",
+    "with train.unload_text_encoder alone, ai-toolkit trains every image with the trigger word and no caption",
+    "set train.cache_text_embeddings: true instead, which takes as little memory",
+)
+def unread_captions(job: Subject) -> Iterator[Problem]:
+    train = job.section("train")
+    is_cached = all(caches_text_embeddings(job))
+    if train.get("unload_text_encoder") and not is_cached and job.choice.arch not in ENCODES_CONTROLS:
+        message = "train.unload_text_encoder is true, and cache_text_embeddings is not"
+        yield job.in_config(message, "train", "unload_text_encoder")
+
+
 AREA.setting(
     "error",
     "train-unet",
@@ -298,6 +315,15 @@ def too_many_samples(job: Subject) -> Iterator[Problem]:
         count = (steps // every + 1) * len(sample_prompts(job))
         if count > MAX_SAMPLES:
             yield job.in_config(f"{count} samples in one run", "sample", "sample_every")
+
+
+def caches_text_embeddings(job: Subject) -> list[bool]:
+    """Of each dataset."""
+    is_set_for_all = bool(job.section("train").get("cache_text_embeddings"))
+    return [
+        is_set_for_all or bool(entry.get("cache_text_embeddings"))
+        for entry in (job.config.datasets if job.config else ())
+    ]
 
 
 def sample_prompts(job: Subject) -> list[tuple[tuple[str, str, str], str]]:

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.rules.conflicts import RAW_CONTROL_ARCHS
 from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
@@ -23,6 +24,7 @@ from flux_training.training.train_yml.dataset_folders import (
     sample_controls,
 )
 from flux_training.training.train_yml.key_values import is_on_node
+from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
 AREA = Area("control images and masks")
@@ -35,6 +37,11 @@ OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
 STOPS_AT_IMAGES = "qwen_image"
 # Where a sample names the only image of a model that takes one: in its prompt, or as this key.
 ONE_IMAGE = ((), ("ctrl_img",))
+# cap_min_pixels in extensions_built_in/diffusion_models/flux2/src/sampling.py of ai-toolkit.
+SIZED_CONTROL_ARCHS = ("flux2", "flux2_klein_4b", "flux2_klein_9b")
+MIN_CONTROL_SIDE, MAX_CONTROL_RATIO = 64, 8
+# EXIF orientations of pictures that lie on their side.
+SIDEWAYS = (5, 6, 7, 8)
 
 
 @AREA.error(
@@ -256,14 +263,67 @@ def images_without_transparency(job: Subject) -> Iterator[Problem]:
     "export the mask in the same size as the image",
 )
 def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
+    yield from _stretched(job, FolderKind.MASK)
+
+
+@AREA.warning(
+    "control-shape",
+    "ai-toolkit stretches the control image to the shape of its image, and the LoRA learns from distorted ones",
+    "crop or pad the control image to the shape of the image",
+)
+def control_images_of_another_shape(job: Subject) -> Iterator[Problem]:
+    if job.choice.arch not in RAW_CONTROL_ARCHS:
+        yield from _stretched(job, FolderKind.CONTROL)
+
+
+@AREA.error(
+    "control-size",
+    f"FLUX.2 stops at a control image with a side below {MIN_CONTROL_SIDE} pixels, or with one side more than {MAX_CONTROL_RATIO} times as long as the other",
+    "enlarge, crop or pad it",
+)
+def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
+    if job.dataset is None or job.choice.arch not in SIZED_CONTROL_ARCHS:
+        return
+    folders = job.dataset.folders_of(FolderKind.CONTROL)
+    sampled = {path.removeprefix("./") for _, path in sample_controls(job.process)}
+    # Then ai-toolkit first enlarges those of training.
+    is_enlarged = bool(mapping(job.section("model").get("model_kwargs")).get("match_target_res"))
+    for name, image in job.all_images.items():
+        is_sampled = below_job(name) in sampled
+        if image.sound and (is_sampled or folder_of(name) in folders):
+            short, long = sorted((image.width, image.height))
+            is_small = short < MIN_CONTROL_SIDE and (is_sampled or not is_enlarged)
+            if is_small or long > MAX_CONTROL_RATIO * short:
+                yield job.in_dataset(name, f"the control image has {image.width} x {image.height} pixels")
+
+
+@AREA.warning(
+    "control-same",
+    "from a control image that equals its image, the model learns to change nothing",
+    "replace it by the image before the change",
+)
+def control_images_that_equal_their_image(job: Subject) -> Iterator[Problem]:
+    for name, control in _pairs_of(job, FolderKind.CONTROL):
+        if job.all_images[name].sha256 == job.all_images[control].sha256:
+            yield job.in_dataset(control, f"the same file as {below_job(name)}")
+
+
+def _stretched(job: Subject, kind: FolderKind) -> Iterator[Problem]:
+    """The images of this kind whose shape is not that of the image they belong to."""
+    for name, partner in _pairs_of(job, kind):
+        image, found = job.all_images[name], job.all_images[partner]
+        if image.sound and found.sound and _stretch(image, found) > MAX_STRETCH:
+            sizes = f"{found.width} x {found.height} pixels, but {below_job(name)} is {image.width} x {image.height}"
+            yield job.in_dataset(partner, sizes)
+
+
+def _pairs_of(job: Subject, kind: FolderKind) -> Iterator[tuple[str, str]]:
+    """(image, the control image, mask or the like that belongs to it) of one kind."""
     for use in _paired_folders(job):
-        masks = _by_stem(job, use.folder) if use.kind is FolderKind.MASK else {}
+        partners = _by_stem(job, use.folder) if use.kind is kind else {}
         for name in _in_folder(job, use.images):
-            for mask in masks.get(_stem(name), ()):
-                image, found = job.all_images[name], job.all_images[mask]
-                if image.sound and found.sound and _stretch(image, found) > MAX_STRETCH:
-                    sizes = f"{found.width} x {found.height} pixels, but {below_job(name)} is {image.width} x {image.height}"
-                    yield job.in_dataset(mask, sizes)
+            for partner in partners.get(_stem(name), ()):
+                yield name, partner
 
 
 def _paired_folders(job: Subject) -> list[FolderUse]:
@@ -286,6 +346,11 @@ def _stem(name: str) -> str:
 
 
 def _stretch(one: ImageFacts, other: ImageFacts) -> float:
-    """How many times wider one of the two is than the other, at the same height."""
-    ratio = (one.width * other.height) / (one.height * other.width)
+    """How many times wider one of the two is than the other, at the same height. ai-toolkit turns both upright."""
+    ratio = _width_to_height(one) / _width_to_height(other)
     return max(ratio, 1 / ratio)
+
+
+def _width_to_height(image: ImageFacts) -> float:
+    ratio = image.width / image.height
+    return 1 / ratio if image.orientation in SIDEWAYS else ratio
