@@ -9,6 +9,8 @@ PLACEHOLDERS = ("[trigger]", "[name]")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Those whose headers the module video_header reads.
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
+# ai-toolkit (video_extensions in toolkit/data_loader.py) reads these as well. Nothing here can read their headers.
+OTHER_VIDEO_SUFFIXES = (".avi", ".webm", ".mkv", ".wmv", ".flv")
 MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 CAPTION_SUFFIX = ".txt"
 DATASET_FOLDER = "dataset"

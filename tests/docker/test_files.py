@@ -137,7 +137,7 @@ def test_layers_stay_below_ten_gigabytes() -> None:
 
 
 def test_the_largest_model_of_the_table_fits() -> None:
-    largest = max(model.download_gb for model in MODELS.values())
+    largest = max(model.download_gb() for model in MODELS.values())
     shards = {f"{number}": int(9.9e9) for number in range(int(largest / 9.9) + 1)}
     assert len(SPLIT["split"](shards)) <= LAYERS
 

@@ -288,6 +288,7 @@ def do_commercial(_folder: Path) -> StackSettings:
 
 
 TOKEN = "hf_" + "abcDEF" * 6
+SDXL = edit("is_flux: true", "arch: sdxl")
 MISTAKES: dict[str, Spoil] = {
     "job-unknown": do(_nothing, cat={}, dog={}),
     "glob-empty": do(_nothing, cat={}, **{"dog-*": {}}),
@@ -462,12 +463,7 @@ MISTAKES: dict[str, Spoil] = {
     "network-type": edit("type: lora", "type: lokr"),
     "rank-invalid": edit("linear: 16", "linear: big"),
     "rank-unusual": edit("linear: 16\n        linear_alpha: 16", "linear: 512\n        linear_alpha: 512"),
-    "rank-alpha": do(
-        lambda folder: (
-            edit("is_flux: true", "arch: sdxl")(folder),
-            edit("        linear_alpha: 16\n", "")(folder),
-        )
-    ),
+    "rank-alpha": do(lambda folder: (SDXL(folder), edit("        linear_alpha: 16\n", "")(folder))),
     "learning-rate-invalid": edit("lr: 1e-4", "lr: fast"),
     "learning-rate": edit("lr: 1e-4", "lr: 0.1"),
     "steps-unusual": edit("steps: 2000", "steps: 100000"),
@@ -489,6 +485,8 @@ MISTAKES: dict[str, Spoil] = {
     "samples-many": edit("sample_every: 250", "sample_every: 10"),
     "quantize-needed": edit("quantize: true", "quantize: false"),
     "quantize-needless": do(_nothing, gpu="A100 (80 GB)"),
+    "quantize-ignored": SDXL,
+    "memory-short": edit("is_flux: true", "arch: sdxl", gpu="RTX 3080 (10 GB)"),
     "gpu-small": edit("low_vram: false", "low_vram: true", gpu="RTX 4080 (16 GB)"),
     "low-vram-needed": do(_nothing, gpu="RTX 4080"),
     "low-vram-needless": edit("low_vram: false", "low_vram: true"),

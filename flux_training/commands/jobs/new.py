@@ -37,6 +37,7 @@ from flux_training.training.models.table import DEFAULT_MODEL, MODELS, Trainable
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
 from flux_training.training.train_yml.edit import new_train_yml, training_values
 from flux_training.training.train_yml.templates import control_folders
+from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from flux_training.training.words import DEFAULT_STACK, counted, first_of, flux_command, make_command, nearest
 
 
@@ -56,6 +57,13 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TrainableModel:
         found = value if isinstance(value, TrainableModel) else model_called(str(value))
+        if found is None and value in TRAINER_KEYS["model"]["arch"].choices:
+            self.fail(
+                f"ai-toolkit trains {value}, but nothing else is known about it here: make the job for another model, change "
+                "`model` in its train.yml, and give its entry in `jobs` of the stack `model: {unchecked: true}`",
+                param,
+                ctx,
+            )
         if found is None:
             self.fail(
                 f"there is no model {value!r}{nearest(str(value), MODELS)}; `./flux models` lists them",

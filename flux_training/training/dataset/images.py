@@ -15,6 +15,7 @@ from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 from flux_training.training.dataset.image_facts import too_many_pixels
 from flux_training.training.dataset.perceptual_hash import NEAR, distance, perceptual_hash
 from flux_training.training.errors import BadInput
+from flux_training.training.names import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.text_files import git_artefact
 
 # The formats that Pillow may open. For some others, such as EPS, it would run another program on an untrusted file.
@@ -60,6 +61,12 @@ class Fingerprint:
     bits: int
     thumb: Pillow.Image
     pixels: int
+
+
+VIDEO_ADVICE = (
+    "a video, which is not imported; for a model that trains on videos, copy it to the job's dataset/ with a caption (.txt), "
+    "and set num_frames in train.yml (docs/jobs.md)"
+)
 
 
 @dataclass(frozen=True)
@@ -193,6 +200,8 @@ def _what_it_is(file: Path) -> str:
         return f"{left.message}; {left.fix}"
     if file.suffix.lower() in SUFFIXES:
         return f"a broken image, or not a {file.suffix.lower()[1:]} file; get it again or leave it out"
+    if file.suffix.lower() in (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES):
+        return VIDEO_ADVICE
     return "not an image (JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF)"
 
 

@@ -77,7 +77,7 @@ def downloaded_gb(section: Mapping[str, Any]) -> float:
     """The weights that each new node downloads from Hugging Face, in GB; 0 if the image holds them or their size is unknown."""
     choice = choose_model(section)
     is_known = choice.weights != "" and not is_in_image(str(section.get("name_or_path")))
-    return choice.model.download_gb if is_known and choice.key and choice.model else 0.0
+    return choice.model.download_gb(choice.weights) if is_known and choice.key and choice.model else 0.0
 
 
 def model_words(section: Any, weights_in_image: str) -> str:

@@ -12,7 +12,8 @@ treated like the first model of their architecture: lint, estimates and template
 COLUMNS = """
 ## Which model, and what it may be used for
 
-Gated: Hugging Face gives the weights only to an account that has accepted the licence. Size: of the download, with text encoders, in BF16.
+Gated: Hugging Face gives the weights only to an account that has accepted the licence. Size: of the download, with text encoders. ai-toolkit
+downloads weights as they are stored: those of Stable Diffusion and of Wan-AI in FP32, the others in BF16.
 
 | model | `arch` | weights | licence | commercial use | gated | size |
 |---|---|---|---|---|---|---|
@@ -20,7 +21,7 @@ Gated: Hugging Face gives the weights only to an account that has accepted the l
 NEEDS = """
 ## What training needs
 
-GPU memory is for batches of one image, with `quantize: true` and without. Parameters are those of the transformer (active in one step, if fewer), in
+GPU memory is for batches of one image, with `quantize: true` and without. ai-toolkit does not quantize Stable Diffusion 1.5 and XL. Parameters are those of the transformer (active in one step, if fewer), in
 billions. A token is a square of so many pixels; a video's token covers so many frames as well.
 
 | model | GB quantized | GB unquantized | parameters | pixels a token | text tokens | datasets |
@@ -42,6 +43,8 @@ SOURCES = """
   example counts.
 - Multiples (`get_bucket_divisibility`), text tokens, tensor names (`convert_lora_weights_before_save`, network mixins), files
   (`save_lora` of `wan22_14b_model.py`), control images (`control_path`) and dates: ai-toolkit's source and its history.
+- Weights in FP32: Wan-Video/Wan2.1 issue 162 (77 GB with all encoders) and intel/auto-round issue 2269 (120 GB) for Wan, with text encoders from `ai-toolkit/umt5_xxl_encoder`; for Stable
+  Diffusion, ai-toolkit's `load_model` has no `variant`, so that the files in FP32 are chosen.
 - Licences, gating and numbers of parameters: the model cards on Hugging Face, under the weights' ids. They were not fetched for this table:
   read the licence before you publish or sell anything.
 - GPU memory marked with an asterisk is a rule of thumb: 1 byte a parameter with `quantize: true` and 4 bytes without (the ratio of FLUX.1), rounded to
@@ -62,7 +65,8 @@ def _identity(model: TrainableModel) -> str:
         arch += f" or `{model.flag}: true`"
     weights = "<br>".join((model.weights, *model.other_weights))
     use, gated = "yes" if model.commercial else "no", "yes" if model.gated else "no"
-    size = f"{model.download_gb:.0f} GB"
+    sizes = [f"{model.download_gb(name):.0f} GB" for name in (model.weights, *model.other_weights)]
+    size = "<br>".join(sizes if len(set(sizes)) > 1 else sizes[:1])
     return _row(f"`{model.name}`", arch, weights, model.licence, use, gated, size)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-BYTES_PER_PARAMETER = 2  # BF16
+BF16_BYTES, FP32_BYTES = 2, 4  # of a parameter
 DEFAULT_MODEL = "flux1-dev"
 FLOWMATCH = "flowmatch"  # the sampler and noise scheduler of all transformers
 
@@ -29,12 +29,16 @@ class MemoryBasis(StrEnum):
 
 
 class MemoryNeed(_Row):
-    """GB of GPU memory for batches of one image, with the settings of ai-toolkit's example. `low_vram`: one of these settings."""
+    """GB of GPU memory for batches of one image, with the settings of ai-toolkit's example. `low_vram`: one of these settings.
+
+    `fixed`: ai-toolkit loads the model without regard to `quantize` and `low_vram`, so both figures are the same.
+    """
 
     quantized: int
     unquantized: int
     basis: MemoryBasis
     low_vram: bool = False
+    fixed: bool = False
 
 
 class TokenShape(_Row):
@@ -87,6 +91,7 @@ class TrainableModel(_Row):
 
     `also_arch`: another name under which ai-toolkit loads the same architecture. `flag`: the older key that selects it, such as
     `is_flux`. `weights`, `other_weights`: ids on Hugging Face. `gated`: the download needs a login that accepted the licence.
+    `float32`: the ids whose transformer is stored in FP32, `float32_encoders`: the text encoders are as well; others are in BF16.
     `billion_active`: those that take part in one step, if fewer. `training_adapter`: a distilled model needs it in training.
     `tensor_prefix`: how the names of a LoRA's tensors begin. `result_endings`: a LoRA consists of the files `<name><ending>.safetensors`.
     `commit` added the architecture to ai-toolkit on the day `since`.
@@ -104,6 +109,8 @@ class TrainableModel(_Row):
     billion_parameters: float
     billion_active: float | None = None
     billion_encoder_parameters: float
+    float32: tuple[str, ...] = ()
+    float32_encoders: bool = False
     memory: MemoryNeed
     tokens: TokenShape
     datasets: DatasetKinds = DatasetKinds()
@@ -114,10 +121,13 @@ class TrainableModel(_Row):
     since: str = Field(pattern=r"^20\d\d-[01]\d-[0-3]\d$")
     commit: str = Field(pattern=r"^[0-9a-f]{8}$")
 
-    @property
-    def download_gb(self) -> float:
-        """The size of the weights with their text encoders, in BF16."""
-        return BYTES_PER_PARAMETER * (self.billion_parameters + self.billion_encoder_parameters)
+    def download_gb(self, weights: str = "") -> float:
+        """The size of these weights with their text encoders; of the first ones if the row does not have them."""
+        name = weights if self.has_weights(weights) else self.weights
+        is_float32 = name.lower() in (known.lower() for known in self.float32)
+        transformer = (FP32_BYTES if is_float32 else BF16_BYTES) * self.billion_parameters
+        encoders = FP32_BYTES if self.float32_encoders else BF16_BYTES
+        return transformer + encoders * self.billion_encoder_parameters
 
     @property
     def archs(self) -> tuple[str, ...]:

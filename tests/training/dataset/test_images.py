@@ -212,7 +212,9 @@ def test_exif_and_profiles_are_removed(tmp_path: Path) -> None:
     [
         ("it.jpg", b"", "an empty file"),
         ("it.png", b"hello", "a broken image, or not a png file"),
-        ("film.mp4", b"hello", "not an image (JPEG"),
+        ("notes.doc", b"hello", "not an image (JPEG"),
+        ("film.mp4", b"hello", "a video, which is not imported; for a model that trains on videos, copy it"),
+        ("film.WEBM", b"hello", "a video, which is not imported"),
         ("it.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image (JPEG"),
     ],
 )

@@ -101,11 +101,11 @@ def mistakes_for(model: TrainableModel) -> list[FamilyMistake]:
         FamilyMistake("model-unknown", {"model.arch": "zimgae"}),
         FamilyMistake("model-path", {"model.name_or_path": "/weights"}),
         FamilyMistake(
-            "low-vram-needed",
+            "memory-short" if model.memory.fixed else "low-vram-needed",
             {"model.quantize": True, "model.low_vram": False},
             gb=model.memory.quantized - 1,
         ),
-        FamilyMistake("storage-small", storage=int(model.download_gb)),
+        FamilyMistake("storage-small", storage=int(model.download_gb())),
     ]
     if "flux" not in model.archs:
         found.append(FamilyMistake("model-mismatch", {"model.name_or_path": "/model"}))

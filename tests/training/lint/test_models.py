@@ -12,9 +12,10 @@ import pytest
 
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
-from flux_training.training.models.choice import ModelPolicy
+from flux_training.training.models.choice import ModelPolicy, models_of
 from flux_training.training.models.table import MODELS, TrainableModel
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
+from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from tests.training.lint.trainer_cases import base_document, changed
 
 EXAMPLES = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", "")) / "config/examples"
@@ -110,6 +111,7 @@ def test_a_mistake_in_train_yml_is_found(model: TrainableModel, change: Mapping[
     )
     if code == "quantize-needed":
         job = replace(job, gpu=f"X ({model.memory.unquantized - 1} GB)")
+        code = "memory-short" if model.memory.fixed else code
     assert code in codes(job) | codes(job, "warning")
 
 
@@ -135,8 +137,11 @@ def test_the_wrong_flag_is_a_mismatch(model: TrainableModel) -> None:
 @pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
 def test_too_little_memory_is_found(model: TrainableModel) -> None:
     job = replace(for_model(model), gpu=f"X ({model.memory.quantized - 1} GB)")
-    assert "gpu-small" in codes(job, "warning")
-    assert "low-vram-needed" in codes(job)
+    if model.memory.fixed:
+        assert codes(job) == {"memory-short"}
+    else:
+        assert "gpu-small" in codes(job, "warning")
+        assert "low-vram-needed" in codes(job)
 
 
 @pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
@@ -185,6 +190,66 @@ def test_samples_without_their_image_are_found(model: TrainableModel) -> None:
     change = {"sample.samples": [{"prompt": "[trigger]"}]}
     assert codes(for_model(model, change)) == {"control-image"}
     assert codes(for_model(model, {**change, "train.disable_sampling": True})) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "said"),
+    [
+        ("sdxl", "k_dpmsolver++", ""),
+        ("sd15", "euler_a", ""),
+        ("sdxl", "dpm++", "sample.sampler is 'dpm++' (did you mean `"),
+        ("sd15", "Euler", "sample.sampler is 'Euler' (did you mean `euler`?)"),
+        ("sdxl", "flowmatch", "sample.sampler is 'flowmatch'"),
+        ("qwen-image", "euler", "sample.sampler is 'euler'"),
+    ],
+)
+def test_samplers_are_those_that_the_trainer_knows(name: str, sampler: str, said: str) -> None:
+    found = check_rules(for_model(MODELS[name], {"sample.sampler": sampler}))
+    messages = [one.message for one in found if one.code == "sampler"]
+    assert len(messages) == bool(said)
+    assert said in "".join(messages)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "gigabytes"),
+    [
+        ("sdxl", "", 14),
+        ("wan21-14b", "wan-ai/wan2.1-t2v-14b-diffusers", 69),
+        ("wan22-14b", "", 69),
+        ("wan22-14b", "Wan-AI/Wan2.2-T2V-A14B-Diffusers", 126),
+        ("flux1-dev", "me/my-own-tune", 34),
+    ],
+)
+def test_weights_in_fp32_are_downloaded_in_full(name: str, weights: str, gigabytes: int) -> None:
+    assert round(MODELS[name].download_gb(weights)) == gigabytes
+
+
+@pytest.mark.parametrize(
+    ("frames", "gb", "is_found"), [(1, 24, False), (5, 24, False), (41, 24, True), (41, 64, False)]
+)
+def test_long_videos_need_more_memory(frames: int, gb: int, is_found: bool) -> None:
+    """41 frames of 632 pixels are 11 steps of time, which count as 4 images of a megapixel."""
+    change = {"datasets[0].num_frames": frames, "datasets[0].resolution": [632]}
+    job = replace(for_model(MODELS["wan21-14b"], change), gpu=f"X ({gb} GB)")
+    assert ("batch-memory" in codes(job, "warning")) == is_found
+
+
+UNDESCRIBED = [arch for arch in TRAINER_KEYS["model"]["arch"].choices if not models_of(arch)]
+
+
+@pytest.mark.parametrize("arch", UNDESCRIBED)
+def test_an_architecture_without_a_row_is_refused_or_left_unchecked(arch: str) -> None:
+    """Nothing about another model is checked in its place."""
+    job = for_model(MODELS["z-image"], {"model.arch": arch, "model.name_or_path": "me/weights"})
+    trains_audio = arch.startswith("ace_step")
+    said = (
+        "which trains on audio" if trains_audio else f"selects {arch}, which docs/models.md does not describe"
+    )
+    (message,) = [one.message for one in check_rules(job) if one.severity == "error"]
+    assert said in message
+    unchecked = replace(job, policy=ModelPolicy(unchecked=True))
+    assert codes(unchecked) == ({"model-unknown"} if trains_audio else set())
+    assert codes(unchecked, "warning") == {"model-unchecked", "weights-downloaded"}
 
 
 @pytest.mark.parametrize(("storage", "is_enough"), [(50, False), (67, False), (68, True), (None, True)])

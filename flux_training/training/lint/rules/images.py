@@ -7,8 +7,7 @@ from flux_training.training.dataset.manifest import MAX_IMAGES, MAX_MANIFEST_BYT
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.lint.rules.videos import OTHER_VIDEOS
-from flux_training.training.names import MEDIA_SUFFIXES, VIDEO_SUFFIXES, caption_name
+from flux_training.training.names import MEDIA_SUFFIXES, OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES, caption_name
 from flux_training.training.train_yml.document import resolutions_of
 
 AREA = Area("images")
@@ -56,7 +55,7 @@ def dataset_without_images(job: Subject) -> Iterator[Problem]:
 )
 def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
-        if not name.lower().endswith(OTHER_VIDEOS):
+        if not name.lower().endswith(OTHER_VIDEO_SUFFIXES):
             yield job.in_dataset(name, f"neither an image or video ({SUFFIXES}) nor a caption (.txt)")
 
 

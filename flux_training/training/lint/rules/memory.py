@@ -7,6 +7,7 @@ from flux_training.training.gpu import GB_EACH_MORE_MEGAPIXEL, smallest_class
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.trainer_config import positive_int
+from flux_training.training.values import whole_number
 
 AREA = Area("GPU")
 
@@ -17,7 +18,7 @@ AREA = Area("GPU")
     "set model.quantize: true",
 )
 def missing_quantization(job: Subject) -> Iterator[Problem]:
-    if job.model and not job.section("model").get("quantize"):
+    if job.model and not job.model.memory.fixed and not job.section("model").get("quantize"):
         yield from _lacks_memory(job, "quantize", job.model.memory.unquantized)
 
 
@@ -27,7 +28,30 @@ def missing_quantization(job: Subject) -> Iterator[Problem]:
     "set model.quantize: false",
 )
 def needless_quantization(job: Subject) -> Iterator[Problem]:
-    return _has_memory(job, "quantize", job.model.memory.unquantized if job.model else 0)
+    if job.model and not job.model.memory.fixed:
+        yield from _has_memory(job, "quantize", job.model.memory.unquantized)
+
+
+@AREA.warning(
+    "quantize-ignored",
+    "ai-toolkit loads Stable Diffusion 1.5 and XL without regard to it",
+    "delete the key",
+)
+def ignored_quantization(job: Subject) -> Iterator[Problem]:
+    for key in ("quantize", "low_vram"):
+        if job.model and job.model.memory.fixed and job.section("model").get(key):
+            yield job.in_config(f"model.{key} is set for {job.model.name}", "model", key)
+
+
+@AREA.error(
+    "memory-short",
+    "ai-toolkit quantizes this model in no way, so that only a GPU with more memory helps",
+    "choose a larger GPU in the stack's configuration",
+)
+def too_little_memory_for_a_model_that_is_not_quantized(job: Subject) -> Iterator[Problem]:
+    if job.model and job.model.memory.fixed and _gpu_below(job, need := job.model.memory.quantized):
+        message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
+        yield job.in_config(message, "model")
 
 
 @AREA.warning(
@@ -36,7 +60,7 @@ def needless_quantization(job: Subject) -> Iterator[Problem]:
     "choose a GPU with that much memory in the stack's configuration",
 )
 def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
-    if job.model and _gpu_below(job, need := job.model.memory.quantized):
+    if job.model and not job.model.memory.fixed and _gpu_below(job, need := job.model.memory.quantized):
         message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "model")
 
@@ -47,7 +71,7 @@ def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
     "set model.low_vram: true, or choose a larger GPU",
 )
 def missing_low_vram(job: Subject) -> Iterator[Problem]:
-    if job.model and not job.section("model").get("low_vram"):
+    if job.model and not job.model.memory.fixed and not job.section("model").get("low_vram"):
         yield from _lacks_memory(job, "low_vram", job.model.memory.quantized)
 
 
@@ -57,7 +81,7 @@ def missing_low_vram(job: Subject) -> Iterator[Problem]:
     "set model.low_vram: false",
 )
 def needless_low_vram(job: Subject) -> Iterator[Problem]:
-    if job.model:
+    if job.model and not job.model.memory.fixed:
         memory = job.model.memory
         yield from _has_memory(job, "low_vram", memory.unquantized if memory.low_vram else memory.quantized)
 
@@ -76,18 +100,24 @@ def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "batch-memory",
-    f"one image of a megapixel fits into the memory that the model needs, and one more for each additional {GB_EACH_MORE_MEGAPIXEL} GB",
-    "lower train.batch_size, or raise gradient_accumulation_steps instead",
+    f"one image of a megapixel fits into the memory that the model needs, and one more for each additional {GB_EACH_MORE_MEGAPIXEL} GB; the steps of time in a video count as images",
+    "lower train.batch_size (with gradient_accumulation_steps in its place), or num_frames and resolution of videos",
 )
 def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
     batch = positive_int(job.section("train").get("batch_size", 1))
     if job.model is None or not batch or job.gpu_gb is None:
         return
-    megapixels = batch * (max(resolutions_of(job.process)) / 1024) ** 2
     fits = max(1, 1 + (job.gpu_gb - job.model.memory.quantized) // GB_EACH_MORE_MEGAPIXEL)
+    gpu = f"{smallest_class(job.gpu)} has {job.gpu_gb} GB"
+    megapixels = batch * (max(resolutions_of(job.process)) / 1024) ** 2
     if batch > 1 and megapixels > fits:
-        message = f"batches of {batch} images, {smallest_class(job.gpu)} has {job.gpu_gb} GB"
-        yield job.in_config(message, "train", "batch_size")
+        yield job.in_config(f"batches of {batch} images, {gpu}", "train", "batch_size")
+    for number, entry in enumerate(job.config.datasets if job.config else ()):
+        frames = whole_number(entry.get("num_frames"), 1)
+        steps = 1 + (frames - 1) // job.model.tokens.frames
+        if job.model.datasets.videos and frames > 1 and (size := megapixels * steps) > fits:
+            message = f"videos of {frames} frames count as {size:.0f} images of a megapixel, {gpu}"
+            yield job.in_config(message, "datasets", str(number), "num_frames")
 
 
 def _gpu_below(job: Subject, size: int) -> bool:

@@ -31,6 +31,22 @@ DEFAULT_MULTIPLE = 16
 VIDEO_MULTIPLE = 8
 MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 MAX_DISTILLED_GUIDANCE = 2
+# BaseAudioModel in ai-toolkit's extensions_built_in/audio_models.
+AUDIO_ARCHS = ("ace_step_15", "ace_step_15_xl")
+# get_sampler in toolkit/sampler.py of ai-toolkit, without flowmatch.
+NOISE_SAMPLERS = (
+    *("ddpm", "ddim", "pndm", "lms", "k_lms", "euler", "k_euler", "euler_a", "heun", "dpm_2", "dpm_2_a"),
+    *(
+        "dpmsolver",
+        "dpmsolver++",
+        "k_dpmsolver",
+        "k_dpmsolver++",
+        "dpmsingle",
+        "lcm",
+        "custom_lcm",
+        "mean_flow",
+    ),
+)
 HUB_LOGIN = "HF_TOKEN"
 OTHER_FILES_GB = 10
 KNOWN_WEIGHTS = [name for row in MODELS.values() for name in (row.weights, *row.other_weights)]
@@ -43,6 +59,10 @@ KNOWN_WEIGHTS = [name for row in MODELS.values() for name in (row.weights, *row.
 )
 def unknown_architectures(job: Subject) -> Iterator[Problem]:
     choice = job.choice
+    if job.trains and choice.arch in AUDIO_ARCHS:
+        message = f"model.{choice.key} selects {choice.arch}, which trains on audio; datasets here have images and videos"
+        yield job.in_config(message, "model", choice.key)
+        return
     if not job.trains or job.policy.unchecked:
         return
     if not choice.key and choice.owner is not job.model:
@@ -153,7 +173,7 @@ def downloaded_weights(job: Subject) -> Iterator[Problem]:
     if not job.trains or not isinstance(path, str) or not HUB_ID.fullmatch(path) or _needs_login(job):
         return
     about = "" if job.choice.owner else "about "
-    size = f"{about}{job.model.download_gb:.0f} GB" if job.model else "the weights"
+    size = f"{about}{job.model.download_gb(path):.0f} GB" if job.model else "the weights"
     token = f", with the {HUB_LOGIN} in the nodes' environment" if HUB_LOGIN in job.variables else ""
     yield job.in_config(f"each node downloads {size} of {path}{token}", "model", "name_or_path")
 
@@ -237,18 +257,19 @@ def _models_with_adapter(path: str) -> list[TrainableModel]:
 
 @AREA.error(
     "scheduler",
-    "a flow-matching model cannot be trained with any other noise, nor another model with that of flow matching",
+    "a flow-matching model cannot be trained with any other noise, nor another model with that of flow matching; ai-toolkit stops at a name that it does not know",
     "set train.noise_scheduler as docs/models.md says for the model, such as flowmatch",
 )
 def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
     value = job.section("train").get("noise_scheduler")
     if job.model and _is_unsuitable(job, value):
-        yield job.in_config(f"train.noise_scheduler is {value!r}", "train", "noise_scheduler")
+        message = f"train.noise_scheduler is {value!r}{_near_sampler(job, value)}"
+        yield job.in_config(message, "train", "noise_scheduler")
 
 
 @AREA.error(
     "sampler",
-    f"ai-toolkit stops at the first sample of a flow-matching model with any other sampler; its default is {DEFAULT_SAMPLER}",
+    f"ai-toolkit stops at the first sample of a flow-matching model with any other sampler, or at a name that it does not know; its default is {DEFAULT_SAMPLER}",
     "set sample.sampler as docs/models.md says for the model, such as flowmatch",
 )
 def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
@@ -257,7 +278,8 @@ def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
     # With null, it keeps the scheduler of the training.
     is_null = "sampler" in sample and value is None
     if job.model and not is_null and _draws_samples(job) and _is_unsuitable(job, value):
-        yield job.in_config(f"sample.sampler is {value!r}", "sample", "sampler")
+        message = f"sample.sampler is {value!r}{_near_sampler(job, value)}"
+        yield job.in_config(message, "sample", "sampler")
 
 
 @AREA.warning(
@@ -309,8 +331,17 @@ def _needs_login(job: Subject) -> bool:
 
 
 def _is_unsuitable(job: Subject, value: object) -> bool:
-    is_flow = job.model is not None and job.model.sampling.noise == FLOWMATCH
-    return (value == FLOWMATCH) != is_flow
+    if _is_flow(job):
+        return value != FLOWMATCH
+    return value is not None and value not in NOISE_SAMPLERS
+
+
+def _near_sampler(job: Subject, value: object) -> str:
+    return "" if _is_flow(job) or value == FLOWMATCH else nearest(str(value), NOISE_SAMPLERS)
+
+
+def _is_flow(job: Subject) -> bool:
+    return job.model is not None and job.model.sampling.noise == FLOWMATCH
 
 
 def _draws_samples(job: Subject) -> bool:

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 from flux_training.training.dataset.image_facts import ImageFacts
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.names import VIDEO_SUFFIXES, folder_of
+from flux_training.training.names import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES, folder_of
 from flux_training.training.train_yml.dataset_folders import trained_folder
 from flux_training.training.values import whole_number
 from flux_training.training.words import counted
 
 AREA = Area("videos")
-# ai-toolkit (video_extensions in toolkit/data_loader.py) reads these as well. Nothing here can read their headers.
-OTHER_VIDEOS = (".avi", ".webm", ".mkv", ".wmv", ".flv")
 
 
 class VideoFolder(NamedTuple):
@@ -33,7 +31,7 @@ class VideoFolder(NamedTuple):
 )
 def videos_of_other_formats(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
-        if name.lower().endswith(OTHER_VIDEOS):
+        if name.lower().endswith(OTHER_VIDEO_SUFFIXES):
             yield job.in_dataset(name, "a video in a format that is not supported")
 
 
