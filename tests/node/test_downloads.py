@@ -22,11 +22,11 @@ from tests.node.fake_trainer import weights
 from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest
 from tests.node.runs import Node
 from tests.node.storage import ACCESS_KEY_ID, SECRET_ACCESS_KEY, folder_storage
+from tests.node.test_odd_answers import ODD_ANSWERS
 
 GOOD = ("steps:8-20", "final:20")
 ONLY_IMAGES = {DownloadFault.WRONG}  # a checkpoint with wrong bytes is not used
-# Table tests below try each of these within milliseconds.
-ODD_ANSWERS = list(DownloadFault)[list(DownloadFault).index(DownloadFault.WRONG_RANGE) :]
+# test_odd_answers.py tries these within milliseconds.
 WHOLE_STARTS = [
     pytest.param(fault, id=fault.name, marks=[pytest.mark.long] if fault in ODD_ANSWERS else [])
     for fault in DownloadFault
