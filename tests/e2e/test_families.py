@@ -46,6 +46,8 @@ def shortened(document: dict[str, Any], name: str) -> dict[str, Any]:
     process = document["config"]["process"][0]
     for section, values in SHORT.items():
         process[section] |= values
+    if "switch_boundary_every" in process["train"]:
+        process["train"]["switch_boundary_every"] = 2
     for key in ("prompts", "samples"):
         if key in process["sample"]:
             process["sample"][key] = process["sample"][key][:1]
