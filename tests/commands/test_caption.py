@@ -324,15 +324,33 @@ def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout:
     assert "caption alone" in server.prompts[-1]
 
 
-@pytest.mark.parametrize("answer", [CAT, "Es liegt nichts vor.", '{"reply": "Nothing here to see"}'])
-def test_the_same_answer_for_the_first_images_is_not_written(answer: str, checkout: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("answer", "asked"), [(CAT, 6), ("Es liegt nichts vor.", 3), ('{"reply": "Nothing here to see"}', 3)]
+)
+def test_the_same_answer_for_the_first_images_is_not_written(
+    answer: str, asked: int, checkout: Path, run: Run
+) -> None:
     with (
         captioner(lambda _number, _attempt: f"say {answer}") as server,
-        pytest.raises(FluxError, match="says the same of different images"),
+        pytest.raises(FluxError, match=f"first {asked} images: the model says the same of different images"),
     ):
         run(*options(server))
-    assert len(server.asked) == 3
+    assert len(server.asked) == asked
     assert captions(checkout).keys() == set(MINE)
+
+
+def test_photos_of_one_moment_may_have_the_same_caption(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11, 12, 13, 14, 15)
+    with captioner(lambda _number, _attempt: f"say {CAT}") as server:
+        printed = run(*options(server), "--trigger-position", "none")
+    assert f"the same of all 5 images. See whether it describes them: {CAT}" in printed
+    assert {captions(checkout)[number] for number in range(11, 16)} == {f"{CAT}\n"}
+
+
+def test_a_prompt_of_ones_own_may_ask_for_the_same_caption(checkout: Path, run: Run) -> None:
+    with captioner(lambda _number, _attempt: f"say {CAT}") as server:
+        run(*options(server), "--prompt", "Say what animal this is")
+    assert captions(checkout).keys() == set(range(1, IMAGES + 1))
 
 
 def test_captions_of_an_edit_model_are_instructions_and_the_control_image_is_sent(

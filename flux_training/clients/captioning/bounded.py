@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-# The HTTP library of the OpenAI package, which brings it.
 import httpx2
 
 from flux_training.clients.captioning.requests import NotACompletion

@@ -20,12 +20,14 @@ from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, other_folders
 from flux_training.training.bill import show_dollars
+from flux_training.training.dataset.answer_words import describes_a_scene
 from flux_training.training.dataset.captions import (
     MAX_SIDE,
     MAX_TOKENS,
     MODEL,
     POSITIONS,
     PRICES,
+    PROMPTS,
     TRIGGER,
     Price,
     caption_from,
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 85
 # So many images are sent one by one before the others, to find out whether the model reads images at all.
 PROBES = 3
+# Photos of one subject may be described alike; a model that describes so many alike does not see them.
+EQUAL_PROBES = 6
 EXIT_INTERRUPTED = 130
 
 
@@ -295,7 +299,7 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
             keep(outcome)
 
     try:
-        probed = _probe(captioner, missing[:PROBES], options, stop, keep)
+        probed = _probe(captioner, missing[:EQUAL_PROBES], options, stop, keep)
         _run_parallel(caption_image, missing[probed:], options.threads, stop)
     finally:
         captioner.close()
@@ -336,25 +340,44 @@ def _probe(
     try:
         for image in images:
             _run_parallel(hold, [image], 1, stop)
-            if len({outcome.caption for outcome in held if outcome.caption}) > 1:
+            if not _is_undecided(held, options):
                 break
-        held = _without_equal(held)
+        held = _without_equal(held, options)
     finally:
         for outcome in held:
             keep(outcome)
-    if len(held) == PROBES and all(outcome.hopeless for outcome in held):
-        what = f"{captioner.model} at {captioner.host} has not captioned any of the first {PROBES} images"
+    if len(held) >= PROBES and all(outcome.hopeless for outcome in held):
+        what = f"{captioner.model} at {captioner.host} has not captioned any of the first {len(held)} images"
         step = "choose a model that reads images with --model, and see the address in --base-url"
         raise FluxError(f"{what}: {held[-1].problem}", "no other image was sent", step)
     return len(held)
 
 
-def _without_equal(probed: list[CaptionOutcome]) -> list[CaptionOutcome]:
-    """The outcomes of the first images; as failures, if the model has said the same of each."""
+def _is_undecided(probed: list[CaptionOutcome], options: CaptionOptions) -> bool:
+    """Whether more images must be sent to know if the model reads them."""
+    captions = {outcome.caption for outcome in probed if outcome.caption}
+    if len(captions) > 1:
+        return False
+    return len(probed) < PROBES or (bool(_equal_caption(probed, options)) and describes_a_scene(*captions))
+
+
+def _equal_caption(probed: list[CaptionOutcome], options: CaptionOptions) -> str:
+    """What the model says of each image; empty if its answers differ, or if a prompt of the user's may ask for equal ones."""
     captions = {outcome.caption for outcome in probed}
-    if len(probed) < PROBES or len(captions) > 1 or captions == {""}:
+    return captions.pop() if len(captions) == 1 and options.instruction in PROMPTS else ""
+
+
+def _without_equal(probed: list[CaptionOutcome], options: CaptionOptions) -> list[CaptionOutcome]:
+    """The outcomes of the first images; as failures, if the same answer to all of them shows that the model sees none."""
+    caption = _equal_caption(probed, options)
+    needed = EQUAL_PROBES if describes_a_scene(caption) else PROBES
+    if not caption or len(probed) < needed:
+        if caption and len(probed) > 1:
+            say(
+                f"The model says the same of all {len(probed)} images. See whether it describes them: {caption}"
+            )
         return probed
-    problem = f"the model says the same of different images: {captions.pop()}"
+    problem = f"the model says the same of different images: {caption}"
     return [replace(outcome, caption="", problem=problem, hopeless=True) for outcome in probed]
 
 

@@ -24,6 +24,15 @@ BLIND = "|".join(
     )
 )
 
+# "Caption", "description", "image description" before a colon.
+LABELS = "|".join(
+    (
+        r"(?:image|photo) description|légende de l'image|description de l'image|descripción|pie de foto|descrizione|didascalia|descrição|beschrijving|bijschrift|onderschrift",
+        r"opis|podpis|popis|popisek|titulek|bildtext|beskrivning|beskrivelse|billedtekst|bildetekst|kuvateksti|kuvaus|képaláírás|leírás|descriere|açıklama|altyazı|keterangan|deskripsi|mô tả|chú thích",
+        r"подпись|описание|опис|підпис|περιγραφή|λεζάντα|描述|说明|說明|标题|標題|説明|설명|캡션|وصف|الوصف|تعليق|विवरण|कैप्शन|คำบรรยาย|คำอธิบาย|תיאור|כיתוב",
+    )
+)
+
 # At the beginning of an answer.
 REFUSAL = "|".join(
     (

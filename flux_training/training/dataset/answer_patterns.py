@@ -25,18 +25,26 @@ FINAL_CHANNEL = re.compile(
 # What follows one of these is another turn of the conversation.
 END_TOKEN = re.compile(
     r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|end_of_turn|return|endofanswer)\|>|</s>|<eos>|<end_of_turn>|<end_of_utterance>|(?<=</caption>)\s*<tags>"
-    r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction):|\[end of text\]|(?<=[.!?])assistant\b",
+    r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction|q|question):|\[end of text\]|(?<=[.!?])assistant\b",
     _I,
 )
 SPECIAL_TOKEN = re.compile(
-    r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT)\]"
+    r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT|END|EOS|STOP|DONE)\]"
     r"|</?(?:bos|eos|pad|unk|image|img|start_of_turn|end_of_turn|start_of_image|end_of_image|grounding|phrase|ref|answer"
-    r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|p|br|b|i|em|strong|span|div)\s*/?>",
+    r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|p|br|b|i|em|strong|span|div)(?:\s[^<>]{0,200})?/?>|\[/?[biu]\]",
     _I,
 )
+ELEMENT = re.compile(r"<([a-z][\w-]*)(?:\s[^<>]*)?>(.*?)</\1>", _I | re.DOTALL)
+# The names of elements that hold the caption, and of those that format it or hold something else.
+CAPTION_ELEMENT = re.compile(r"\w*(?:caption|description)\w*", _I)
+TEXT_ELEMENT = re.compile(r"\w*(?:alt|summary|text|answer|response|output|result|final|prompt)\w*", _I)
+OTHER_ELEMENT = re.compile(r"s|u|center|h\d|body|html|box|object|quad|tool_call|function\w*", _I)
 # Places of objects in the image, as grounding models add them.
 REGIONS = re.compile(r"<(box|object|quad)>.{0,400}?</\1>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]", _I | re.DOTALL)
-BOXED = re.compile(r"\$*\\(?:boxed|text)\{(?:\\text\{)?([^{}]*)\}?\}\$*")
+BOXED = re.compile(r"\$*\\(?:boxed|text|caption|textbf)\{(?:\\text\{)?([^{}]*)\}?\}\$*")
+ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w{1,20}\}")
+# A line break as JSON writes it; after a colon or another backslash it belongs to a Windows path.
+WRITTEN_BREAK = re.compile(r"(?<![:\\])(?:\\r)?\\n")
 # A space between words, as sentencepiece stores it.
 STORED_SPACE = re.compile(r"(?:^|(?<=\w))▁")
 TURN = re.compile(r"(?:^|\s)(?:ASSISTANT|### ?(?:Assistant|Response|Answer)):\s*")
@@ -49,14 +57,25 @@ FENCE = re.compile(
 )
 # A block that holds text rather than a document; a remark may follow it.
 TEXT_FENCE = re.compile(r"\A```(?:markdown|md|text|txt)\n", _I)
+OPEN_FENCE = re.compile(r"\A(?:```)?[a-z]*\n(?=\s*[{\[])", _I)
+# In a document that cannot be parsed.
+LOOSE_CAPTION = re.compile(r"[{,]\s*[\"']?(?:\w+_)?caption[\"']?\s*:\s*\"((?:[^\"\\]|\\.)+)\"", _I)
 BEFORE_JSON = re.compile(r"\A[^{\[]{0,200}:\s*(?=\{)")
 
 _IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|screenshot|link|url)s?\b"
 _NAME = r"(?:captions?|descriptions?|alt(?:[- ]?text)?)"
-_OTHER_LANGUAGES = r"(?:bild)?(?:unterschrift|beschreibung)|légende|descripción|leyenda|didascalia|legenda|(?:图片|图像)?(?:描述|说明|标题)|キャプション|画像の説明"
-_LABEL = rf"(?:(?:image|photo|picture) \d{{1,5}}(?=\s*[:：])|(?:(?:final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){{0,3}}(?:{_NAME}|answer|output|response|{_OTHER_LANGUAGES})(?:\s*\([^)\n]{{1,20}}\))?)"
-ANSWER_LABEL = re.compile(rf"^[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*[:：=]|\s+[—–-]\s)[\s*_]*", _I)
-LABEL_LINE = re.compile(r"^[\s*_#>\"-]*[A-Za-z][A-Za-z ]{1,24}[\s*_\"]*:")
+_OTHER_LANGUAGES = rf"(?:bild)?(?:unterschrift|beschreibung)|légende|descripción|leyenda|didascalia|legenda|(?:图片|图像)?(?:描述|说明|标题)|キャプション|画像の説明|{languages.LABELS}"
+_LABEL = (
+    r"(?:(?:image|photo|picture) \d{1,5}(?=\s*[:：])|(?:(?:my|final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){0,3}"
+    rf"(?:{_NAME}|answer|output|response|result|summary|prompt|final|tl;?dr|{_OTHER_LANGUAGES})(?:\s*\([^)\n]{{1,20}}\)| (?:for|of) (?:the |this )?{_IMAGE} ?#?\d{{0,5}})?)"
+)
+# With a colon, in brackets, or as a heading; YAML has a sign for text on the next lines.
+ANSWER_LABEL = re.compile(
+    rf"^(?:[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*[:：=]|\s+[—–-]\s)[\s*_]*(?:[>|][+-]?\s*(?:\n\s*|$))?|[\[(【]{_LABEL}[\])】]\s*[:：]?\s*|#{{1,6}}\s+{_LABEL}\W*$)",
+    _I,
+)
+AFTER_LABEL = ":： "
+LABEL_LINE = re.compile(r"^[\s*_#>\"-]*[A-Za-z][A-Za-z ]{1,24}[\s*_\"]*:|^#{1,6}\s+\w")
 _ADJECTIVES = (
     r"(?:(?:a|an|the|my|your|one|short|brief|concise|detailed|possible|suggested|simple|descriptive|revised|accurate"
     r"|image|photo|100-word|\w+-word)\s+){0,6}"
@@ -67,7 +86,12 @@ INTRODUCTIONS = (
         r"(?![^\n]*\b(?:reads?|says?|saying|reading|written|text|words?|steht|dit|dice)\s*[:：])[^\n:：]{1,120}[:：][*_ ]*\n+(?=\s*[^\s\d*•-])"
     ),
     re.compile(rf"\*\*[^*\n]{{0,20}}{_NAME}[^*\n]{{0,20}}\*\*\s*\n+", _I),
-    re.compile(r"\W*(?:title|subject|titel|titre|título|titolo)\s*:[^\n]{1,120}\n\s*\n", _I),
+    re.compile(
+        r"\W*(?:title\s*:[^\n]{1,120}\n|(?:subject|titel|titre|título|titolo)\s*:[^\n]{1,120}\n\s*\n)", _I
+    ),
+    re.compile(rf"[^\w|]*{_LABEL}[^\w|]*\n+", _I),
+    # Words of the model before a label in the same line.
+    re.compile(rf"(?:I|We)\b[^\n.!:]{{1,80}}[.!]\s+(?i:{_LABEL})\s*:\s*"),
     re.compile(
         rf"(?:the |a |one )?(?:\w+ )?(?:{_NAME}|answer)[^.:\n]{{0,40}} (?:is|could be|would be|might be)\s*:?\s*(?=[\"“'])",
         _I,
@@ -76,7 +100,14 @@ INTRODUCTIONS = (
         r"i(?:'d| would| will|'ll)? (?:caption|describe) (?:this|the|it)[^.:\n]{0,40}(?: as| like this)?\s*:\s*",
         _I,
     ),
-    re.compile(r"here (?:you go|it is)\s*[:!.]+\s*", _I),
+    re.compile(r"here (?:you go|it is|goes|we go)(?:\s*[^\w\s,;]+\s*|\s*\n\s*)", _I),
+    re.compile(
+        r"here(?:'s| is)\b[^.:\n]{0,60}:\s*(?=\S)|[^\n.:]{0,80}\b(?:as follows|the following)\s*:\s*", _I
+    ),
+    re.compile(r"as (?:requested|instructed|asked)\s*[,:]\s*", _I),
+    # An exclamation of one or two words. A capital letter follows: the caption begins anew.
+    re.compile(r"(?:[\w']+ ){0,1}[\w']+!\s+(?=[A-Z])|(?i:yes|understood|perfect|great)\.\s+(?=[A-Z])"),
+    re.compile(r"I\b[^\n.:]{1,60}:\s+(?=\S)"),
     re.compile(rf"(?:here(?:'s| is)|below is) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,40}}\.\s*\n+", _I),
     re.compile(r"[\w-]+\.(?:jpe?g|png|webp)\s*:\s*", _I),
     re.compile(rf"the {_IMAGE} (?:shows|depicts) (?:the following|this)\s*:\s*", _I),
@@ -85,7 +116,7 @@ INTRODUCTIONS = (
         rf"(?:a|one|the) (?:possible|fitting|suitable|good|potential|best) {_NAME}[^.:\n]{{0,40}}:\s*", _I
     ),
     re.compile(
-        r"(?:sure(?: thing)?|certainly|of course|absolutely|okay|ok|alright|got it|no problem|definitely)\s*[!.,:]+\s*",
+        r"(?:sure(?: thing)?|certainly|of course|absolutely|(?:okay|ok|alright)(?: then)?|got it|no problem|definitely)\s*[!.,:]+\s*",
         _I,
     ),
     re.compile(
@@ -108,21 +139,34 @@ INTRODUCTIONS = (
     ),
     ANSWER_LABEL,
 )
+FIRST_PARAGRAPH = re.compile(r"([^\n]+)\n\s*\n(?=\s*\S)")
+# A paragraph that is no part of a caption if there are others: in brackets, or a few words about captions.
+BESIDE_CAPTION = re.compile(
+    rf"[(\[*_]{{1,2}}[^()\[\]]+[)\]*_]{{1,2}}|(?:\w+ ){{0,3}}{_NAME}(?: \w+){{0,3}}[.!]", _I
+)
 CLOSING = re.compile(
-    r"(?:(?<=[.!?\"”*)\]])\s+|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
+    # Perhaps after an emoji.
+    r"(?:(?<=[.!?\"”*)\]])\s+(?:[^\w\s\"“'(*\[]{1,3}\s+)?|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|hope you (?:like|enjoy)|(?:powered|provided) by \w+\W*$|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
     r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:would this|does this|shall i|should i)\b[^\n]*\?\W*$|happy captioning|enjoy!|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
     rf"|{languages.CLOSING}"
-    r"|(?:confidence|certainty|caption length|sources)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$)[\s\S]*$",
+    r"|(?:confidence|certainty|caption length|sources)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$|(?:words?|characters?|tokens?|length)\s*[:=]\s*\d{1,4}[)\]]?\W*$)[\s\S]*$",
     _I,
 )
 CLOSING_NOTE = re.compile(
-    r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text|negative prompt)[\s*_]*:[\s\S]*$",
+    r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text|negative prompt|translation)[\s*_]*:[\s\S]*$",
     _I,
 )
+# At least two lines with a label each, after a sentence.
+PARTS_AFTER = re.compile(
+    r"(?<=[.!?])\s*\n+(?:[ \t]*[-*•]?[ \t]*[*_]*[A-Z][A-Za-z ]{2,24}[*_]*:[^\n]+(?:\n+|\Z)){2,}\Z"
+)
+# Last lines without a letter or digit, and emojis after the last sentence.
+DECORATION = re.compile(r"(?:\n[^\w\n]+)+\Z|(?<=[.!?])\s+[^\w\s\x00-\x7f”»」]+\Z")
 TAGS_BESIDE = re.compile(r"(?<=[.!?])\s+\|\s*(?:tags|keywords|title|style|mood)\s*:.*$", _I)
 HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
+AFTER_CAPTIONS = (CLOSING, CLOSING_NOTE, PARTS_AFTER, DECORATION, TAGS_BESIDE, HASHTAGS)
 SEPARATOR = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$", _M)
 HEADING = re.compile(rf"^\s*#{{1,6}}\s+(?:{_LABEL}\s*$)?", _I | _M)
 LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", _M)
@@ -164,41 +208,41 @@ NO_IMAGE = re.compile(
     _I,
 )
 REFUSAL = re.compile(
-    r"(?:unfortunately,? |apologies,? )?(?:(?:but )?(?:\b(?:i'?m|i am) (?:really |so |very )?sorry|\bsorry,? (?:but )?(?:i|this|that|we)\b|i apologi[sz]e"
+    r"(?:unfortunately,? |apologies,? |[^,.!?]{1,30}, (?:but|aber|mais|pero|ma|mas|maar|ale|men|mutta|но) )?(?:(?:but )?(?:\b(?:i'?m|i am) (?:really |so |very )?sorry|\bsorry,? (?:but )?(?:i|this|that|we)\b|i apologi[sz]e"
     r"|my apologies|as an? (?:ai|large language model|language model)(?:,| (?:assistant|language|model|text|system|developed|i\b))|i (?:can(?:no|')t|can not|am unable to|'m unable to|won't|will not|must decline)"
     r"|i'?m (?:unable|not able|not comfortable)|unable to (?:assist|comply)"
     rf"|{languages.REFUSAL})"
     r"|i (?:do not|don't|would not|wouldn't) feel comfortable|(?:the|this) image (?:contains|shows|has)[^.]{0,40}\bi (?:can't|cannot|won't)\b"
     r"|this (?:content|request|prompt|image) (?:may |might |appears to )?(?:violates?|goes against|was (?:blocked|flagged|rejected|filtered))\b"
-    r"|\W*content (?:was |has been )?(?:removed|blocked|filtered|flagged)\b|(?:un)?safe\s+s\d)",
+    r"|\W*content (?:was |has been )?(?:removed|blocked|filtered|flagged)\b|(?:un)?safe\s+s\d{1,2}(?:\s*,\s*s\d{1,2})*\W*$|[^.!?]{0,60}\b(?:is|are|goes) against (?:my|our) \w+)",
     _I,
 )
 REASONING = re.compile(
-    r"^(?:we are given|we must|the question asks|task:|you are an? (?:helpful )?assistant|system: you are)\b|^(?:(?:okay|ok|alright|hmm+|well|wait|so|now|first|got it|right)[,.:!…]*\s+)*(?:let me (?:look|think|see|analy[sz]e|describe|start"
+    r"^(?:(?:we are given|we must|the question asks|you are an? (?:helpful )?assistant|system: you are)\b|(?:task|instructions?|query)\s*:)|^(?:(?:okay|ok|alright|hmm+|well|wait|so|now|first|got it|right)[,.:!…]*\s+)*(?:let me (?:look|think|see|analy[sz]e|describe|start"
     r"|examine|consider)|let's (?:see|look|analy[sz]e|think|break|tackle|describe|start)|i need to|i should|i have to|i'll (?:describe|start|need"
     r"|write|analy[sz]e|look)|i will (?:describe|start|write|analy[sz]e)|we need to|we should|we have to|the task is|my task"
     r"|the prompt (?:asks|says|wants)|the instructions?\b)"
     r"|\bthe user (?:wants|asks|asked|is asking|has asked|has provided|provided|uploaded|needs|would like)\b"
-    r"|\bi should (?:mention|describe|note|include|avoid|focus|write|make)\b|\bwait, (?:the|i|let|maybe|is|no)\b"
-    r"|\bthe caption (?:must|should|needs? to|has to)\b|\bmy caption (?:must|should)|\b(?:word count|draft|something like)\s*:|\blet me (?:write|craft|draft|count)\b|\bthe instructions say\b"
+    r"|\bi should (?:mention|describe|note|include|avoid|focus|write|make)\b|(?:[.!?…]\s+wait, (?:the|i|let|maybe|is|no)\b|^wait, (?:the|i|let|maybe|is|no)\b.*[.!?]\s)"
+    r"|\bthe caption (?:must|should|needs? to|has to)\b|\bmy caption (?:must|should)|\b(?:word count|something like)\s*:|(?:^|[.!?]\s+)draft\s*:|\blet me (?:write|craft|draft|count)\b|\bthe instructions say\b"
     rf"|{languages.REASONING}"
     r"|^(?:step 1\s*[:.]|first, i (?:look|need|see|will|should)|(?:analysis|thoughts?|reasoning|thinking)\b[^.:]{0,20}:)",
     _I,
 )
 ALTERNATIVES = re.compile(
-    r"^\W*1[.)]\s.+\s2[.)]\s|\b(?:option|caption|alternative|version|variant) (?:1|one|a)\b.+\b(?:option|caption|alternative|version|variant)"
-    r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option)\b\s*[,:]|[.!?\"”] or [\"“A-Z]"
+    r"^\W*1[.)]\s.+\s2[.)]\s|\b(?:option|caption|alternative|version|variant) (?:1|one|a)[*_]*\s*[:.)—–-].+\b(?:option|caption|alternative|version|variant)"
+    r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option)\b\s*[,:]|[?] or\b|[.!\"”] or (?-i:[\"“A-Z])"
     r"|^\W*a[.:)] .+\sb[.:)] \S|\bshort: .+\b(?:medium|long): |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
     _I | re.DOTALL,
 )
 QUESTION = re.compile(
-    r"^(?:what|which|who|where|how|why|is|are|do|does|can|could|would)\b[^.!?]*\?$|^i (?:have|'ve) (?:generated|created|written|saved|captioned|described)\b|^(?:yes,? )?i can (?:help|assist|see (?:the|your|this) (?:image|picture|photo))\b|^i will (?:now|try to) \w+|^(?:what|which|would|could|do|does|how|can|shall|should|may)\b[^?]*\b(?:you|i|me)\b[^?]*\?$|\bhow (?:can|may) i (?:help|assist)"
+    r"^[^.!?]{1,25}\?$|^(?:what|which|who|where|how|why|is|are|do|does|can|could|would)\b[^.!?]*\?$|^i (?:have|'ve) (?:generated|created|written|saved|captioned|described)\b|^(?:yes,? )?i can (?:help|assist|see (?:the|your|this) (?:image|picture|photo))\b|^i will (?:now|try to) \w+|^(?:what|which|would|could|do|does|how|can|shall|should|may)\b[^?]*\b(?:you|i|me)\b[^?]*\?$|\bhow (?:can|may) i (?:help|assist)"
     r"|\b(?:happy|glad) to (?:help|assist|write|generate|provide|create)\b",
     _I,
 )
 ERROR_TEXT = re.compile(
-    r"(?:(?:internal |server |unknown |unexpected )?error\s*(?:[:(]|\d+\W*$)|invalid api key\W*$|model\s+(?:'[^']*' )?not found|segmentation fault|payment required\W*$|request failed with status|panic: |\w*_assert: |could not (?:process|load|decode|read|open)|failed to|your (?:trial|plan|subscription|account|api key|credits?)\b|context length|the model\b[^.]{0,40}does not exist|task completed|done\b\W*$|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:processing|loading|generating|waiting)\b[^.\n]{0,20}(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
-    r" \(most|\w*exception:|\w+error:|cuda (?:error|out of memory)|out of memory|rate limit|unauthorized|http(?:/[\d.]+)? \d{3}|[45]\d\d:? [a-z]"
+    r"(?:(?:internal |server |unknown |unexpected )?error\s*(?:[:(]|\d+\W*$|(?:loading|reading|processing|opening|decoding|while|during)\b)|invalid api key\W*$|model\s+(?:'[^']*' )?not found|segmentation fault|payment required\W*$|request failed with status|panic: |\w*_assert: |could not (?:process|load|decode|read|open)|failed to|your (?:trial|plan|subscription|account|api key|credits?|request|prompt)\b|context length|the model\b[^.]{0,40}does not exist|task completed|done\b\W*$|insufficient (?:credits?|quota|balance|funds)|please (?:log|sign) in\b|(?:(?:processing|loading|generating|waiting)\b[^.\n]{0,20}|thinking\b[^.\n]{0,40})(?:\.\.\.|…)\W*$|an error (?:has )?occurred|internal server error|bad gateway|service unavailable|gateway time-?out|too many requests|traceback"
+    r" \(most|\w*exception:|\w+error(?::|\s+[-–—(])|cuda (?:error|out of memory)|out of memory|rate limit|unauthorized|http(?:/[\d.]+)? \d{3}|[45]\d\d:? [a-z]"
     r"|upstream (?:connect|request) |you(?: are out of|(?: have|'ve)? (?:exceeded|reached|hit|used up))|(?:the )?(?:model|server|engine) is (?:currently )?"
     r"(?:overloaded|busy|loading|unavailable)(?:\W*$|[.,;] )|(?:please )?try again later|quota exceeded)",
     _I,
@@ -206,7 +250,8 @@ ERROR_TEXT = re.compile(
 PLACEHOLDERS = re.compile(
     r"[\[({<]*no (?:caption|description)[\])}>]*|https?://\S+|data:image/\S*|[\w-]+\.(?:jpe?g|png|webp|gif)|[A-Za-z\d+/=]{60,}|no (?:caption|description)(?: is)?(?: available| provided| generated)?\W*"
     r"|[\[{<(]+\s*(?:insert|your|caption|description|image|add|write|short|a short|a brief|the caption)\b[^\]}>)]*[\]}>)]+\W*"
-    rf"|(?:an? |the )?(?:short |brief |detailed )?{_NAME}(?: (?:of|for) (?:the|this|an?|your) {_IMAGE})?\W*",
+    rf"|(?:an? |the )?(?:short |brief |detailed )?{_NAME}(?: (?:of|for) (?:the|this|an?|your) {_IMAGE})?\W*"
+    rf"|(?:your |the |an? )?{_NAME} (?:goes )?here\W*",
     _I,
 )
 PLACEHOLDER_WORDS = frozenset(
@@ -228,35 +273,56 @@ PLACEHOLDER_WORDS = frozenset(
         ),
         *("image", "photo", "picture", "no caption", "your caption", "your caption here"),
         *("hello", "hi", "no", "ok", "okay", "sure", "thank you", "thanks", "yes"),
-        *("assistant", "loading", "model", "processing", "safe", "sorry", "system", "unsafe", "user"),
+        *(
+            "assistant",
+            "will do",
+            "loading",
+            "model",
+            "processing",
+            "safe",
+            "sorry",
+            "system",
+            "unsafe",
+            "user",
+        ),
     )
 )
 MARKUP = re.compile(
     r"[{]|\[[{\"]|<[a-z!?/][^>]*>|\|[^|]*\|\s*\|?\s*:?-{3}|(?:tool|function)_?\w*\s*:|[a-z_]\w*\((?:\w+=)? *(?:,.*)?\)\W*$",
     _I,
 )
-# Pieces of words as byte-level tokenizers store them.
-RAW_TOKENS = re.compile(r"[ĠĊ]{2}|\w[ĠĊ]\w")
+# Pieces of words as byte-level tokenizers store them, and UTF-8 that was read as another encoding.
+RAW_TOKENS = re.compile(r"[ĠĊ]{2}|\w[ĠĊ]\w|[ÃÂ][\u0080-\u00bf]|â€")
 NUMBER = re.compile(r"\d+")
 ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", _I)
 # Only in answers of models: a person may write a caption with such words.
 SPEAKING = re.compile(
     # "I" at the beginning of a clause.
     r"(?:^|[.!?,:;]\s+|\b(?:but|and|so|that|as|if)\s+)I(?:'\w+)?\s+[a-z]|(?i:"
-    r"^(?:let me|let's(?! dance\b)|looks like|as (?:instructed|requested))\b|^(?:hi|hello|hey)(?:[,!.]| (?:there|everyone|user)\b|\W*$)"
+    r"^(?:let me|let's(?! dance\b)|looks like|as (?:instructed|requested|discussed|promised|agreed))\b|\bi'm (?:not |un)?able\b|^(?:hi|hello|hey)(?:[,!.]| (?:there|everyone|user)\b|\W*$)"
     r"|\bplease (?:specify|provide|upload|share|send|attach|try|check|let|note|clarify|wait)\b"
-    r"|\bcaptions? (?:is|are|was|were|should|must|generated|created|written|complete)\b|\b(?:write|generate|create|provide) (?:a |an |the )?captions?\b"
-    r"|\b(?:is|am|'m|as) (?:an? |the )(?:[\w-]+ ){0,2}(?:language|multimodal|vision|ai) (?:model|assistant)\b|^i am \w+, an? "
+    r"|\bcaptions? (?:is|are|was|were|should|must|might|could|would|may|can|generated|created|written|complete)\b|\b(?:write|generate|create|provide) (?:a |an |the )?captions?\b"
+    r"|(?:\b(?:is|am|'m)|^as) (?:an? |the )(?:[\w-]+ ){0,2}(?:language|multimodal|vision|ai) (?:model|assistant)\b|^i(?: am|'m) \w+, an? "
     rf"|{languages.SPEAKING}"
-    rf"|\b{_IMAGE}[^.!?]{{0,20}} (?:is (?:missing|empty|blank|unavailable)|returned \d|failed|may contain|contains sensitive)|\b(?:upload|download) failed\b"
+    rf"|\b{_IMAGE}[^.!?]{{0,20}} (?:is (?:missing|empty|blank|unavailable)(?:\W*$|[.!;] )|returned \d|failed|may contain|contains sensitive)|\b(?:upload|download) failed\b"
     rf"|^(?:there(?:'s| is) )?nothing (?:to describe|to caption|(?:in|on) (?:the|this) {_IMAGE})"
     r"|\b(?:this|the|your) (?:model|deployment|assistant|api|server|request|endpoint|response|provider)\b[^.]{0,40}\b(?:not|cannot|can't|unavailable|failed|filtered|blocked)\b"
-    r"|\bis not (?:supported|enabled|available)\b|^(?:\w+ )?not found\W*$|\bno (?:visual|image|vision) input\b|\bsomething went wrong\b|\btimed out\W*$"
-    r"|\btemporarily unavailable\b|^connection (?:reset|refused|error|closed|timed)\b|^(?:access denied|forbidden)\W*$|\bbe logged in\b|\btry again\b"
+    r"|\bis not (?:supported|enabled|available)(?:\W*$|[.!;] | (?:for|in|by|on) (?:this|the|your)\b)|^(?:\w+ )?not found\W*$|\bno (?:visual|image|vision) input\b|\bsomething went wrong\b|\btimed out\W*$"
+    r"|\btemporarily unavailable\b|^connection (?:reset|refused|error|closed|timed)\b|^sounds (?:good|great)\b|^(?:access denied|forbidden)\W*$|\bbe logged in\b|\btry again\b"
     rf"|^(?:now )?(?:analy[sz]ing|describing|looking at|examining|reading) (?:the|this|your) {_IMAGE}(?:(?: now)?\W*$|, I\b)|^(?:one moment|hold on|just a (?:moment|second))\b"
-    r"|^(?:what an? |great |nice |beautiful |lovely |wow\b|thanks\b|thank you\b)[^.!?]{0,40}!|\bthanks for sharing\b|^user (?:says|asks|wants|said|asked)\b"
-    r"|^(?:blocked|flagged|rejected|filtered|refused|denied)\b|^lorem ipsum\b)",
+    r"|\bthanks for sharing\b|^user (?:says|asks|wants|said|asked)\b"
+    r"|^(?:blocked|flagged|rejected|filtered|refused|denied)(?:\W*$|[:.] | (?:by|due|because|for)\b)|^lorem ipsum\b|\bthis assistant\b)",
 )
+# Unless the words stand in the picture. Names and titles have capitals.
+ADDRESSED = re.compile(
+    r"\b(?:me|my|your|yours)\b|^(?:My|Your|We|Ask|Tell|[Pp]lease|Welcome to)\b(?! [A-Z][a-z])|^Welcome to\b"
+    r"|(?<!at )(?<!to )(?<!toward )(?<!towards )(?<!thank )(?<!facing )(?<!behind )(?<!if )(?<!though )(?<!with )(?<!for )\byou(?:'\w+)?\b"
+    r"|^You(?:'\w+)?(?= [a-z])"
+    r"|^(?i:what an? |great |nice |beautiful |lovely |wow\b|thanks\b|thank you\b)[^.!?]{0,40}!"
+    r"|\b(?:problem|issue|trouble|error)s? (?:with|in|loading|reading|opening|processing) (?:the|this|that) (?i:image|picture|photo|file|upload)"
+    rf"|(?i:\b{_IMAGE} (?:is|was|looks|seems) (?:[\w-]+ ){{1,4}}to (?:describe|caption|make out|see|tell|recogni[sz]e|identify))"
+)
+CODE = re.compile(r"^(?:import|from) [\w.]+(?:$| import | \w+[.(])|^SELECT\b.+\bFROM\b|\w\(\)\W*$|[;}]$")
 # Places in the picture are no labels of parts.
 LABELS = re.compile(
     r"(?:^|(?<=[.,;!?\s]))(?!(?:Left|Right|Cent(?:er|re)|Top|Bottom|Foreground|Midground|Background):)[A-Z][A-Za-z ]{0,20}:\s"

@@ -12,11 +12,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from flux_training.training.dataset import answer_patterns as patterns
+from flux_training.training.dataset.answer_words import (
+    begins_with_a_thing,
+    is_message_of_a_service,
+    names_writing,
+    says_that_there_is_no_image,
+)
 
-CAPTION_KEYS = ("caption", "short_caption", "image_caption", "description", "answer", "text", "response")
+CAPTION_KEYS = (
+    "caption",
+    "short_caption",
+    "image_caption",
+    "description",
+    "answer",
+    "text",
+    "response",
+    "content",
+)
 # What servers name their errors by.
 ERROR_KEYS = ("error", "errors", "message", "detail", "reason", "status")
 QUOTES = "\"“”„«»「」'`* "
+# Documents and fenced blocks begin with these.
+PARSED = ("{", "[", '"', "`")
 # Longer texts are no captions: a text encoder reads about 2,000 characters.
 MAX_CHARACTERS = 10_000
 # With reasoning.
@@ -78,7 +95,7 @@ def find_fault(text: str, instruction: str = "") -> NotACaption | None:
     if patterns.REFUSAL.match(unquoted.lstrip()):
         return NotACaption(f"refused: {_start(plain)}")
     for is_wrong, reason in FAULTS:
-        if is_wrong(unquoted):
+        if is_wrong(unquoted) and not (reason in OF_WRITING and names_writing(unquoted)):
             return NotACaption(f"{reason}: {_start(plain)}")
     if instruction and instruction[:SHOWN].casefold() in plain.casefold():
         return NotACaption(f"the answer repeats the prompt: {_start(plain)}")
@@ -95,16 +112,35 @@ def no_description(text: str) -> NotACaption | None:
     # Scripts without spaces between words have no single words.
     if len(text.split()) == 1 and all(letter < FIRST_WITHOUT_SPACES for letter in text):
         return NotACaption(f"the answer is a single word: {_start(text)}", hopeless=True)
-    if patterns.SPEAKING.search(patterns.QUOTED.sub(" ", text.replace("\u2019", "'"))):
+    if says_that_there_is_no_image(text):
+        return NotACaption(f"the model says that it sees no image: {_start(text)}", hopeless=True)
+    if is_message_of_a_service(text):
+        return NotACaption(f"the answer is a message of the server: {_start(text)}")
+    if patterns.CODE.search(text):
+        return NotACaption(f"the answer is program code: {_start(text)}")
+    if _speaks(text.replace("\u2019", "'")):
         return NotACaption(f"the model speaks to you instead of describing the image: {_start(text)}")
     if len(patterns.LABELS.findall(text)) >= MIN_LABELS:
         return NotACaption(f"the answer is a list of labelled parts: {_start(text)}")
     return None
 
 
+def _is_remark(paragraph: str) -> bool:
+    return patterns.BESIDE_CAPTION.fullmatch(paragraph) is not None or _speaks(paragraph)
+
+
+def _speaks(text: str) -> bool:
+    """Whether a model speaks of itself, or to the person who asked. What the picture's own writing says does not count."""
+    unquoted = patterns.QUOTED.sub(" ", text)
+    if patterns.SPEAKING.search(unquoted):
+        return True
+    is_scene = names_writing(text) or begins_with_a_thing(text)
+    return not is_scene and patterns.ADDRESSED.search(unquoted) is not None
+
+
 def is_loop(text: str) -> bool:
     """Whether the same words or characters come again and again: six times one word, four times two, three times a sentence."""
-    words = text.casefold().split()
+    words = [word.strip(",.;") for word in text.casefold().split()]
     if len(words) > 2 and len(set(words)) == 1:
         return True
     counting = patterns.NUMBER.sub("0", text.casefold()).split()
@@ -142,6 +178,26 @@ def _without_reasoning(text: str) -> str:
     return text[: begin.start()] if begin else "" if ends else text
 
 
+def _from_elements(text: str) -> str:
+    """The content of the element that is named like a caption, or what follows other elements."""
+    elements = list(patterns.ELEMENT.finditer(text))
+    is_first = bool(elements) and elements[0].start() == 0
+    if is_first and elements[0].end() == len(text) and elements[0][2].strip().startswith(("{", "<")):
+        return _from_elements(elements[0][2].strip())
+    for element in elements:
+        is_text = is_first and patterns.TEXT_ELEMENT.fullmatch(element[1])
+        if element[2].strip() and (is_text or patterns.CAPTION_ELEMENT.fullmatch(element[1])):
+            return _from_elements(element[2].strip())
+    if is_first and not _is_known_element(elements[0][1]):
+        return text[elements[0].end() :].strip() or text
+    return text
+
+
+def _is_known_element(name: str) -> bool:
+    is_token = patterns.SPECIAL_TOKEN.fullmatch(f"<{name}>")
+    return bool(is_token or patterns.OTHER_ELEMENT.fullmatch(name))
+
+
 def _without_special_tokens(text: str) -> str:
     text = patterns.REGIONS.sub("", text)
     for part in patterns.END_TOKEN.split(text):
@@ -150,26 +206,31 @@ def _without_special_tokens(text: str) -> str:
             text = part
             break
     text = patterns.SPECIAL_TOKEN.sub("", text)
-    text = patterns.BOXED.sub(r"\1", text)
+    text = patterns.BOXED.sub(r"\1", patterns.ENVIRONMENT.sub("", text))
     if len(patterns.STORED_SPACE.findall(text)) > 1:
         text = text.replace("▁", " ").strip()
-    return patterns.ROLE.sub("", patterns.TURN.split(text)[-1])
+    return patterns.ROLE.sub("", patterns.TURN.split(text)[-1]).lstrip(patterns.AFTER_LABEL)
 
 
-def _from_html(text: str) -> str:
-    return html.unescape(text) if patterns.ENTITY.search(text) else text
+def _without_escapes(text: str) -> str:
+    """With the characters that HTML's entities and written line breaks stand for."""
+    if patterns.ENTITY.search(text):
+        text = html.unescape(text)
+    return text if text[:1] in PARSED else patterns.WRITTEN_BREAK.sub("\n", text)
 
 
 def _from_json(text: str) -> str:
     """The caption in a JSON document, perhaps in a fenced block; the text itself if it has none."""
     fenced = patterns.FENCE.search(text)
-    inner = fenced[1].strip() if fenced else patterns.BEFORE_JSON.sub("", text)
+    inner = fenced[1].strip() if fenced else patterns.OPEN_FENCE.sub("", patterns.BEFORE_JSON.sub("", text))
     if fenced and patterns.TEXT_FENCE.match(text):
         return inner
     if inner.startswith('"{') and isinstance(document := _parsed(inner), str):
         inner = document
     if inner[:1] in ("{", "["):
-        found = _caption_in(_parsed(inner) or _first_document(inner))
+        document = _parsed(inner) or _first_document(inner)
+        loose = patterns.LOOSE_CAPTION.search(inner) if document is None else None
+        found = loose[1] if loose else _caption_in(document)
         return found if found is not None else text
     return inner if fenced and not text.replace(fenced[0], "").strip() else text
 
@@ -223,6 +284,7 @@ def _from_labelled_parts(text: str) -> str:
 
 def _without_introduction(text: str) -> str:
     """Introductions may come one after another: `Sure! Here is a caption:`."""
+    text = _without_first_paragraphs(text)
     for _ in range(4):
         for pattern in patterns.INTRODUCTIONS:
             match = pattern.match(text)
@@ -234,8 +296,19 @@ def _without_introduction(text: str) -> str:
     return text
 
 
+def _without_first_paragraphs(text: str) -> str:
+    """Without short paragraphs about the caption, and those in brackets, that another one follows."""
+    while (match := patterns.FIRST_PARAGRAPH.match(text)) and patterns.BESIDE_CAPTION.fullmatch(match[1]):
+        text = text[match.end() :]
+    return text
+
+
 def _without_closing(text: str) -> str:
-    for pattern in (patterns.CLOSING, patterns.CLOSING_NOTE, patterns.TAGS_BESIDE, patterns.HASHTAGS):
+    paragraphs = text.split("\n\n")
+    while len(paragraphs) > 1 and _is_remark(paragraphs[-1].strip()):
+        paragraphs.pop()
+    text = "\n\n".join(paragraphs)
+    for pattern in patterns.AFTER_CAPTIONS:
         match = pattern.search(text)
         if match and text[: match.start()].strip(QUOTES):
             text = text[: match.start()]
@@ -294,9 +367,10 @@ def _is_placeholder(text: str) -> bool:
 
 Step = Callable[[str], str]
 STEPS: tuple[tuple[str, Step], ...] = (
+    ("escapes", _without_escapes),
     ("reasoning", _without_reasoning),
+    ("elements", _from_elements),
     ("special tokens", _without_special_tokens),
-    ("HTML", _from_html),
     ("JSON", _from_json),
     ("other parts", _from_labelled_parts),
     ("an introduction", _without_introduction),
@@ -305,14 +379,18 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("an introduction", _without_introduction),
     ("a repetition", _without_repetition),
 )
+ERROR_MESSAGE = "the answer is an error message"
+SEVERAL = "the answer has several alternatives"
+# Pictures may show writing with such words.
+OF_WRITING = (ERROR_MESSAGE, SEVERAL)
 FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),
-    (patterns.ERROR_TEXT.match, "the answer is an error message"),
+    (patterns.ERROR_TEXT.match, ERROR_MESSAGE),
     (_is_placeholder, "the answer is a placeholder"),
     (is_loop, "the answer repeats itself"),
     (_has_few_letters, "the answer is mostly characters that are no letters"),
     (patterns.REASONING.search, "the answer is reasoning, not a caption"),
-    (patterns.ALTERNATIVES.search, "the answer has several alternatives"),
+    (patterns.ALTERNATIVES.search, SEVERAL),
     (patterns.ENDS_OPEN.search, "the answer is an introduction without a caption"),
     (patterns.QUESTION.search, "the answer is a question or an offer, not a caption"),
     (re.compile(r"<\|[^|>]{1,40}\|>|</?\w+>").search, "the answer has special tokens in it"),

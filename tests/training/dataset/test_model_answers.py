@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from flux_training.training.dataset.captions import INSTRUCTION, ModelResponse, caption_from
 from flux_training.training.dataset.model_answers import clean_answer, find_fault, is_loop
+from tests.support import odd_answers, reviewed_answers
 from tests.support.model_answers import AROUND_A_CAPTION, CAT, GOOD_CAPTIONS, NO_CAPTION
-from tests.support.odd_answers import AROUND, GOOD, WITHOUT
 
 
 @pytest.mark.parametrize("kind", AROUND_A_CAPTION)
@@ -32,18 +32,18 @@ def test_a_good_caption_is_kept_as_it_is(text: str) -> None:
     assert find_fault(found.text, INSTRUCTION) is None
 
 
-@pytest.mark.parametrize("answer", AROUND)
+@pytest.mark.parametrize("answer", [*odd_answers.AROUND, *reviewed_answers.AROUND])
 def test_a_caption_is_found_in_an_odd_answer(answer: str) -> None:
     assert caption_from(ModelResponse(answer, "stop")).text == CAT
 
 
-@pytest.mark.parametrize("answer", WITHOUT)
+@pytest.mark.parametrize("answer", [*odd_answers.WITHOUT, *reviewed_answers.WITHOUT])
 def test_an_odd_answer_without_a_caption_is_refused(answer: str) -> None:
     found = caption_from(ModelResponse(answer, "stop"))
     assert (found.text, bool(found.problem)) == ("", True)
 
 
-@pytest.mark.parametrize("text", GOOD)
+@pytest.mark.parametrize("text", [*odd_answers.GOOD, *reviewed_answers.GOOD])
 def test_a_good_caption_that_looks_odd_is_kept(text: str) -> None:
     assert caption_from(ModelResponse(text, "stop")).text == text
 
