@@ -145,6 +145,7 @@ lock: .venv/ready-dev ### pin all dependencies with hashes (UPGRADE=--upgrade)
 	@$(COMPILE) --generate-hashes $(SOURCES) --group build -c requirements/dev.lock -o requirements/local.lock
 	@echo pulumi-aws | $(COMPILE) --generate-hashes - -c requirements/dev.lock -o requirements/aws.lock
 	@$(COMPILE) --generate-hashes --group uv -c requirements/dev.lock -o requirements/uv.lock
+	@$(COMPILE) --generate-hashes --group export -c requirements/dev.lock -o requirements/export.lock
 	@$(COMPILE) --no-deps pyproject.toml packages/localcloud/pyproject.toml --extra aws -c requirements/dev.lock -o requirements.txt
 
 ready: $(READY)

@@ -30,7 +30,7 @@ def pins(requirements: list[str]) -> dict[str, str]:
     return {re.sub(r"[._-]+", "-", name).lower(): version for name, version in found}
 
 
-@pytest.mark.parametrize("name", ["local", "aws", "uv", "dev"])
+@pytest.mark.parametrize("name", ["local", "aws", "uv", "dev", "export"])
 def test_every_package_is_locked_with_hashes_and_without_an_address(name: str) -> None:
     text = (ROOT / f"requirements/{name}.lock").read_text(encoding="utf-8")
     entries = re.split(r"\n(?=[A-Za-z0-9])", text)[1:]
@@ -46,6 +46,7 @@ def test_the_locks_hold_what_the_pyproject_files_pin() -> None:
     assert pins(project("packages/localcloud")["project"]["dependencies"]).items() <= locked("local").items()
     assert pins(ours["project"]["optional-dependencies"]["aws"]).items() <= locked("aws").items()
     assert pins(ours["dependency-groups"]["dev"]).items() <= locked("dev").items()
+    assert pins(ours["dependency-groups"]["export"]).items() <= locked("export").items()
 
 
 def test_requirements_txt_is_what_pyproject_declares() -> None:
@@ -62,6 +63,8 @@ def test_requirements_txt_is_what_pyproject_declares() -> None:
 def test_one_package_has_one_version() -> None:
     for name in ("local", "aws", "uv"):
         assert locked(name).items() <= locked("dev").items()
+    export, dev = locked("export"), locked("dev")
+    assert {name: export[name] for name in export.keys() & dev.keys()}.items() <= dev.items()
 
 
 def test_pulumi_aws_is_not_installed_for_other_stacks() -> None:

@@ -43,13 +43,13 @@ def state_of(*resources: dict[str, Any]) -> dict[str, Any]:
 def test_all_is_read_from_the_state() -> None:
     found = resources_of(state_of(STACK, BUCKET, GROUP, CAT, DOG))
     states = {"cat": RunState.RUNNING, "dog": RunState.COMPLETED}
-    assert found == StackResources(OUTPUTS, "loras", False, ("flux",), states, 1.5)
+    assert found == StackResources(OUTPUTS, 5, "loras", False, ("flux",), states, 1.5)
     assert found.has_results
 
 
 @pytest.mark.parametrize("state", [{}, {"deployment": None}, {"deployment": {"resources": None}}])
 def test_an_empty_stack(state: dict[str, Any]) -> None:
-    assert said(resources_of(state)) == ["This deletes all resources of stack prod."]
+    assert said(resources_of(state)) == ["Stack prod has no resources."]
 
 
 def test_from_the_state_alone() -> None:

@@ -104,7 +104,8 @@ def destroy(stack: str, yes: bool) -> None:
     resources = resources_of(engine.export() or {})
     if must_ask:
         say_wrapped(what_destroy_does(stack, resources, _status_now(engine, stack, resources.outputs)))
-        _confirm(f"Destroy stack {stack}?")
+        if resources.count:
+            _confirm(f"Destroy stack {stack}?")
     run_or_exit(engine, "destroy", "--yes", "--skip-preview")
     _say_where_results_are(stack, resources)
 

@@ -20,6 +20,7 @@ class StackResources:
     """
 
     outputs: Mapping[str, Any] = field(default_factory=dict)
+    count: int = 0
     bucket: str = ""
     deletes_results: bool = False
     groups: tuple[str, ...] = ()
@@ -34,7 +35,8 @@ class StackResources:
 def resources_of(state: Mapping[str, Any]) -> StackResources:
     """From what `stack export` prints."""
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {STACK: [], BUCKET: [], GROUP: [], JOB: []}
-    for one in (state.get("deployment") or {}).get("resources") or []:
+    resources = (state.get("deployment") or {}).get("resources") or []
+    for one in resources:
         # A dynamic resource has the type pulumi-python:dynamic/flux:Bucket.
         kind = str(one.get("type")).rpartition("/")[2]
         if kind in found:
@@ -44,6 +46,7 @@ def resources_of(state: Mapping[str, Any]) -> StackResources:
     known = [cost for cost in costs if cost is not None]
     return StackResources(
         next((without_unknown(outputs) for _, outputs in found[STACK]), {}),
+        len(resources),
         next((str(outputs.get("bucket") or "") for outputs in buckets), ""),
         any(outputs.get("results") == "delete" for outputs in buckets),
         tuple(str(outputs.get("name") or "") for _, outputs in found[GROUP]),
@@ -54,6 +57,8 @@ def resources_of(state: Mapping[str, Any]) -> StackResources:
 
 def what_destroy_does(stack: str, resources: StackResources, now: StackStatus | None) -> str:
     """`now`: what the services say; None if they do not answer, or no update has been completed."""
+    if not resources.count:
+        return f"Stack {stack} has no resources."
     groups = ", ".join(resources.groups)
     among = f", among them container group {groups}" if groups else ""
     lines = [f"This deletes all resources of stack {stack}{among}."]
