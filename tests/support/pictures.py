@@ -37,7 +37,7 @@ def main() -> None:
     with served_stack() as address, page_in_chromium(address, dark=True, wait_until="load") as seen:
         seen.page.locator(".jobs a").first.click()
         seen.page.locator("#loss svg").first.wait_for()
-        for image in seen.page.locator("#samples .strip").first.locator("img").all():
+        for image in seen.page.locator("#samples img").all():
             image.scroll_into_view_if_needed()
             image.evaluate("image => image.decode()")
         # Decoded images are painted with one of the next frames.
