@@ -6,7 +6,8 @@ import random
 import resource
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from flux_training.commands.results.outputs import fetch_results
 from flux_training.commands.watch.job_status import JobStatus, StackJob, describe, job_status
 from flux_training.training.bill import cost_of
 from flux_training.training.runs.changes import find_changes
+from flux_training.training.runs.lineage import Checkpoints, choose_parent
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout, RunKeys
 from flux_training.training.runs.run_state import RunState
@@ -34,6 +36,25 @@ GOOD = weights_file(tensor=b"good")
 REPLACED = "not those that were verified first"
 MAX_MEGABYTES = 500
 REPORTS_EVERY = 25
+
+
+# The queue's times of the attacked run's job, and when its objects were written.
+CREATED = datetime(2026, 11, 30, 12, tzinfo=UTC)
+STARTED, ENDED = CREATED + timedelta(hours=1), CREATED + timedelta(hours=2)
+WRITTEN = [
+    CREATED - timedelta(days=1),
+    CREATED,
+    STARTED - timedelta(minutes=1),
+    STARTED,
+    ENDED,
+    ENDED + timedelta(days=1),
+]
+
+
+def job_in(queue: str) -> Job:
+    started = None if queue == "pending" else STARTED
+    ended = {} if queue in ("pending", "running") else {queue: ENDED}
+    return Job(id="j", container_group_id="g", status=queue, created=CREATED, started=started, **ended)
 
 
 def sound_run(keys: RunKeys, *, is_pinned: bool = True) -> dict[str, bytes]:
@@ -60,14 +81,15 @@ class Bench:
     """Where results are fetched to. Both runs were fetched when they were sound."""
 
     outputs: Path
+    times: dict[str, datetime] = field(default_factory=dict)
 
     def status(self, objects: Mapping[str, bytes], keys: RunKeys, queue: str) -> JobStatus:
-        job = Job(id="j", container_group_id="g", status=queue)
-        return job_status(StackJob(keys.job, keys.run, "j", 20, keys), job, as_storage(dict(objects)))
+        storage = as_storage(dict(objects), self.times)
+        return job_status(StackJob(keys.job, keys.run, "j", 20, keys), job_in(queue), storage)
 
     def fetch(self, objects: dict[str, bytes], keys: RunKeys, queue: str = "completed") -> list[str]:
         return fetch_results(
-            self.status(objects, keys, queue), as_storage(objects), self.outputs, 0.45
+            self.status(objects, keys, queue), as_storage(objects, self.times), self.outputs, 0.45
         ).failed
 
     def weights(self, keys: RunKeys) -> bytes | None:
@@ -98,6 +120,8 @@ def try_bucket(seed: int, bench: Bench) -> None:
     objects = sound_run(ATTACKED, is_pinned=is_pinned) | sound_run(OTHER)
     spoil_run(chance, objects, ATTACKED)
     spoil_weights(chance, objects, ATTACKED)
+    bench.times.clear()
+    bench.times.update({key: chance.choice(WRITTEN) for key in objects if key.startswith(ATTACKED.base)})
     queue = chance.choice(["pending", "running", "completed", "failed", "canceled"])
 
     read_run(seed, bench, objects, queue)
@@ -124,7 +148,14 @@ def spoil_weights(chance: random.Random, objects: dict[str, bytes], keys: RunKey
 
 
 def check_other_weights(bench: Bench, objects: dict[str, bytes], queue: str) -> None:
-    """Weights that differ from the recorded ones are a finding, and are not fetched."""
+    """Weights that differ from the recorded ones, or are gone, are a finding, and are not fetched."""
+    if ATTACKED.done not in objects and queue in ("pending", "running"):
+        # As long as its job has not ended, a run without done.json has no results to compare.
+        assert bench.fetch(objects, ATTACKED, queue)
+        return
+    if ATTACKED.weights not in objects:
+        assert "no longer in the bucket" in bench.status(objects, ATTACKED, queue).changed_weights
+        return
     is_changed = hashlib.sha256(objects[ATTACKED.weights]).hexdigest() != pinned_digest(objects)
     status = bench.status(objects, ATTACKED, queue)
     assert bool(status.changed_weights) == is_changed
@@ -137,6 +168,10 @@ def check_first_weights(chance: random.Random, bench: Bench, objects: dict[str, 
     bench.fetch(objects, ATTACKED, queue)
     fetched = bench.weights(ATTACKED)
     if fetched is not None:
+        written = bench.times[ATTACKED.weights]
+        assert queue != "pending"
+        assert written >= STARTED
+        assert written <= ENDED or queue in ("running", "completed")
         assert pinned_digest(objects) == hashlib.sha256(fetched).hexdigest()
     if ATTACKED.results in objects:
         objects[ATTACKED.weights] = weights_file(tensor=chance.randbytes(5))
@@ -152,14 +187,17 @@ def pinned_digest(objects: dict[str, bytes]) -> str:
 
 
 def read_run(seed: int, bench: Bench, objects: dict[str, bytes], queue: str) -> None:
-    storage = as_storage(objects)
+    storage = as_storage(objects, bench.times)
     status = bench.status(objects, ATTACKED, queue)
     describe(status).encode()
     assert status.progress.gpu_seconds is None or status.progress.gpu_seconds <= MAX_RUN_SECONDS
     record = parse_record(objects.get(ATTACKED.record, b"{}"), RunRecord).value or RunRecord()
     json.dumps(cost_of(record.estimate, status.progress.gpu_seconds), allow_nan=False)
-    past_runs(storage, LAYOUT, "cat")
-    newest_sound(storage, ATTACKED)
+    past = past_runs(storage, LAYOUT, "cat")
+    newest = newest_sound(storage, ATTACKED)
+    usable = newest_sound(storage, ATTACKED, before=20)
+    found = Checkpoints(newest[1] if newest else None, usable[1] if usable else None)
+    choose_parent("cat", 20, past, lambda _: found).finding.encode()
     finished_run(storage, ATTACKED)
     inputs = stored_inputs(storage, ATTACKED)
     if inputs:

@@ -91,6 +91,23 @@ def _name_foreign_job(key: Callable[[RunKeys], str]) -> Callable[[Scene], None]:
     return lambda scene: scene.put(key(scene.keys), {"claim": "t", "kelpie_id": scene.foreign, "version": 1})
 
 
+def _both_stages(scene: Scene) -> None:
+    for key in scene.keys.stages:
+        scene.put(key, weights_file())
+
+
+def _below_an_image(scene: Scene) -> None:
+    """The storage may refuse it, because a file cannot be a folder."""
+    image = next(iter(scene.node.list(scene.layout.datasets)))
+    with suppress(ServiceError):
+        scene.put(f"{image.key}/{'0' * 100}.jpg", b"x")
+
+
+def _other_line_endings(scene: Scene) -> None:
+    key = f"{scene.keys.config}train.yml"
+    scene.put(key, (scene.node.get_bytes(key) or b"").replace(b"\n", b"\r\n"))
+
+
 def _old_place(name: str) -> Callable[[Scene], None]:
     """Where claims and posted jobs were in layout 1."""
     return lambda scene: scene.put(
@@ -203,7 +220,17 @@ ON_UNFINISHED: dict[str, Attack] = {
         progress(trainer={"version": ["x"]}, gpu="<b>\x1b[2J" * 50, trainer_version="\ud800\x00" * 100),
         "trainer is not valid",
     ),
+    "final weights in output/": Attack(
+        lambda scene: scene.put(f"{scene.keys.output}{scene.keys.job}.safetensors", weights_file())
+    ),
+    "finished weights of both noise stages": Attack(_both_stages, "the run has not finished, so they are not verified"),
+    "no run.json": Attack(lambda scene: scene.node.delete_many([scene.keys.record])),
+    "no config/": Attack(lambda scene: scene.node.delete_many([item.key for item in scene.node.list(scene.keys.config)])),
+    "limits of nonsense": Attack(raw("config/launch.json", b'{"stall_minutes": -1e999, "max_hours": [], "x": "\\ud800"}')),
+    "the highest attempt": Attack(odd_record(attempt=1_000_000_000)),
+    "an image of the dataset as an object below itself": Attack(_below_an_image),
     "a posted job that names somebody else's": Attack(_name_foreign_job(lambda keys: keys.posted), refused=True),
+    "weights that were set aside": Attack(_name_foreign_job(lambda keys: f"{keys.set_aside}x"), refused=True),
     "a claim": Attack(_name_foreign_job(lambda keys: keys.claim), refused=True),
     "a record of verified weights": Attack(_name_foreign_job(lambda keys: keys.results), refused=True),
     "whose the bucket is": Attack(lambda scene: scene.put(scene.layout.owner, {}), refused=True),
@@ -220,6 +247,14 @@ ON_FINISHED: dict[str, Attack] = {
         "not those that were verified first",
     ),
     "no weights": Attack(lambda scene: scene.node.delete_many([scene.keys.weights]), "no longer in the bucket"),
+    "no done.json": Attack(lambda scene: scene.node.delete_many([scene.keys.done])),
+    "no run.json": Attack(lambda scene: scene.node.delete_many([scene.keys.record])),
+    "weights of both noise stages": Attack(_both_stages),
+    "checkpoints beyond the last step": Attack(
+        lambda scene: scene.put(f"{scene.keys.output}{scene.keys.job}_010000000.safetensors", weights_file(step=10_000_000))
+    ),
+    "the highest attempt": Attack(odd_record(attempt=1_000_000_000)),
+    "a train.yml with other line endings": Attack(_other_line_endings, OTHER_CONFIG),
     "a sample below a sample": Attack(
         lambda scene: scene.put(f"{scene.keys.output}samples/a.jpg/b.jpg", b"x"), BAD_NAME
     ),

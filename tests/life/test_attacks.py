@@ -239,6 +239,7 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
         attacked.node.put_bytes(f"{base}claim.json", json.dumps(claim).encode())
     final = f"{planted.output}{OTHER}.safetensors"
     attacked.node.put_bytes(final, weights_file(tensor=b"evil"))
+    attacked.node.put_bytes(planted.weights, weights_file(tensor=b"evil"))
     attacked.node.put_bytes(planted.done, b"{}")
     checkpoint = f"{planted.output}{OTHER}_000000010.safetensors"
     attacked.node.put_bytes(checkpoint, weights_file(step=10))
@@ -263,6 +264,8 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
         in printed
     )
     assert attacked.operator.head(checkpoint) is attacked.operator.head(final) is None
+    assert f"they were moved to {planted.set_aside}" in printed
+    assert attacked.operator.head(planted.done) is attacked.operator.head(planted.weights) is None
     assert attacked.weights_digest(FINISHED) == verified
     assert attacked.operator.get_bytes(image) == attacked.before[image][1]
     assert_nothing_escaped(attacked)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ YAML = [
     b"job: x\nconfig: {name: nnnnnnnnnn, process: [{sample: {prompts: ['[name]']}}]}\n",
     b"job: x\nconfig:\n  name: '" + b"n" * 9_000 + b"'\n  a: '" + b"[name]" * 3_000 + b"'\n",
     b"job: x\nconfig: {a: &a [1, 2], b: [*a, *a, *a]}\n",
+    b"job: x\r\nconfig:\r\n  name: '[name]'\r\n  process: [{train: {steps: 20}}]\r\n", b"job: x\rconfig: {}\r",
     b"a: &a [*a]\n", b"- " * 500, b"job: 1:1:1" + b":1" * 1_000, b"\x00", b"!!python/object/apply:os.system [id]",
     b"job: x\nconfig: {process: [{trigger_word: [1], datasets: 7, train: {steps: 1e400}, network: []}]}\n",
 ]  # fmt: skip
@@ -68,8 +70,10 @@ class HostileBucket:
 
     bucket, endpoint_url = "hostile", "http://127.0.0.1:9"
 
-    def __init__(self, objects: dict[str, bytes]) -> None:
+    def __init__(self, objects: dict[str, bytes], times: Mapping[str, datetime] | None = None) -> None:
+        """`times`: when objects were written, as far as the storage tells it."""
         self.objects = objects
+        self._times = times or {}
 
     def exists(self) -> bool:
         return True
@@ -106,11 +110,12 @@ class HostileBucket:
 
     def _info(self, key: str) -> ObjectInfo:
         data = self.objects[key]
-        return ObjectInfo(key, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest())
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return ObjectInfo(key, len(data), etag, self._times.get(key))
 
 
-def as_storage(objects: dict[str, bytes]) -> Storage:
-    return cast(Storage, HostileBucket(objects))
+def as_storage(objects: dict[str, bytes], times: Mapping[str, datetime] | None = None) -> Storage:
+    return cast(Storage, HostileBucket(objects, times))
 
 
 def spoil_run(chance: random.Random, objects: dict[str, bytes], keys: RunKeys) -> None:
@@ -128,7 +133,8 @@ def spoil_run(chance: random.Random, objects: dict[str, bytes], keys: RunKeys) -
     if chance.random() < 0.7:
         objects[f"{keys.config}train.yml"] = chance.choice(YAML)
     if chance.random() < 0.7:
-        rows = (f"{_value(chance, 1)},{_value(chance, 1)}\n" for _ in range(5))
+        end = chance.choice(["\n", "\r\n", "\r"])
+        rows = (f"{_value(chance, 1)},{_value(chance, 1)}{end}" for _ in range(5))
         objects[f"{keys.output}loss.csv"] = "".join(rows).encode("utf-8", "replace")
     for name in chance.sample(NAMES, 4):
         folder = chance.choice([f"{keys.output}samples/", keys.output, keys.model, keys.config])
@@ -136,13 +142,16 @@ def spoil_run(chance: random.Random, objects: dict[str, bytes], keys: RunKeys) -
     for key in (keys.weights, f"{keys.output}{keys.job}_000000010.safetensors"):
         if chance.random() < 0.5:
             objects[key] = _weights(chance)
+    for key in [key for key in objects if key.startswith(keys.base)]:
+        if chance.random() < 0.1:
+            del objects[key]
 
 
 def _document(chance: random.Random) -> bytes:
     if chance.random() < 0.2:
         return chance.choice(BROKEN)
     fields = {chance.choice(FIELDS): _value(chance, 3) for _ in range(chance.randrange(12))}
-    return json.dumps(fields).encode()
+    return json.dumps(fields, indent=chance.choice([None, 1])).replace("\n", "\r\n").encode()
 
 
 def _value(chance: random.Random, levels: int) -> Any:
