@@ -348,3 +348,42 @@ def test_a_phase_is_named_after_its_bar_or_the_line_above(
     with output.open("rb") as file:
         OutputReader(of_run, writer).read(file.fileno())
     assert writer.message == message
+
+
+# The lines of four steps with the losses 1, 2, 3 and 4, before and since 0.12.26.
+OLD_BARS = ("0 -", "0 1", "0 2", "1 2", "1 3", "2 3", "2 4", "3 4")
+NEW_BARS = ("0 -", "0 1", "1 1", "1 2", "2 2", "2 3", "3 3", "3 4", "4 4")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "bars"),
+    [
+        ("0.11.0 c4db100e", OLD_BARS),
+        ("0.12.25", OLD_BARS),
+        ("0.12.26 27a03a91", NEW_BARS),
+        ("1.0.0", NEW_BARS),
+        ("", NEW_BARS),
+    ],
+)
+@pytest.mark.parametrize("begun", [0, 4])
+def test_each_loss_belongs_to_its_step_in_every_version(
+    trainer: str, bars: tuple[str, ...], begun: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a resume."""
+    node = Node(tmp_path, steps=begun + 4)
+    monkeypatch.chdir(tmp_path)
+    of_run = settings.read_settings(node.environment)
+    writer = progress.ProgressWriter(of_run, None, None)
+    writer.trainer = trainer
+    output = tmp_path / "output.txt"
+    lines = (bar.split(" ") for bar in bars)
+    output.write_text(
+        "".join(
+            f"\rjob:  5%|█   | {begun + int(count)}/{begun + 4} [00:04<00:08, lr: 1.0e-04 loss: {loss}]"
+            for count, loss in lines
+        ).replace(" loss: -", "")
+    )
+    with output.open("rb") as file:
+        OutputReader(of_run, writer).read(file.fileno())
+    assert writer.losses == {begun + number: float(number) for number in (1, 2, 3, 4)}
+    assert writer.step == begun + 4

@@ -78,6 +78,16 @@ def small_only(self, hidden_states, **options):
     return forward(self, hidden_states=hidden_states, **options)
 FluxTransformer2DModel.forward = small_only
 """
+# One line for each step, in their order.
+NOTE_LOSSES = """\
+import tqdm
+show = tqdm.tqdm.set_postfix_str
+def noted(self, text="", refresh=True):
+    with open("losses.txt", "a") as file:
+        print(text, file=file)
+    show(self, text, refresh)
+tqdm.tqdm.set_postfix_str = noted
+"""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def run_python(words: list[str], home: Path) -> str:
 def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
     """A node with the real trainer. `changes` are sections of train.yml, `more` is run before the trainer."""
     home.mkdir(parents=True, exist_ok=True)
-    dataset = {"resolution": [64], "num_workers": 0, **changes.pop("dataset", {})}
+    dataset = {"resolution": [64], "num_workers": 0, "prefetch_factor": None, **changes.pop("dataset", {})}
     node = Node(home, steps=STEPS, save_every=SAVE_EVERY, images=3)
     node.python, node.max_seconds = PYTHON, 600
     config = train_config("job", STEPS, SAVE_EVERY, **changes)
@@ -110,6 +120,7 @@ def real_node(home: Path, model: Path, more: str = "", **changes: Any) -> Node:
     (node.run_files.config / "train.yml").write_text(yaml.safe_dump(config))
     node.reconfigure()
     node.set_trainer(program=RUN.format(checkout=str(CHECKOUT), home=str(home), more=more))
+    shutil.copy(CHECKOUT / "version.py", home)
     return node
 
 
@@ -174,6 +185,16 @@ def test_a_run_goes_on_from_the_checkpoint_before_one_that_was_cut(model: Path, 
     assert (ended.code, ended.published) == (0, True), ended.out[-2000:]
     assert ended.progress["begun"] == [weights_step(older[-1]), 1]
     assert final_step(node) == STEPS
+
+
+def test_the_curve_has_the_loss_of_each_step(model: Path, tmp_path: Path) -> None:
+    """In each version of ai-toolkit: 0.12.26 changed what its bar counts."""
+    node = real_node(tmp_path, model, NOTE_LOSSES)
+    ended = node.run()
+    assert (ended.code, ended.progress["step"]) == (0, STEPS), ended.out[-2000:]
+    losses = [float(line.split()[-1]) for line in (tmp_path / "losses.txt").read_text().splitlines()]
+    rows = (node.upload / "loss.csv").read_text().splitlines()[1:]
+    assert rows == [f"{number},{loss:.6g}" for number, loss in enumerate(losses, 1)]
 
 
 @pytest.mark.parametrize("network", [{"type": "lokr"}, {"type": "dora", "linear": 4, "linear_alpha": 4}])

@@ -21,6 +21,8 @@ from flux_training.node.launcher.settings import TRAINER, TRAINER_SCRIPT, RunSet
 WORKER_VARIABLES = ("AWS_", "NODE_TOKEN", "SALAD_API_KEY", "KELPIE_API_KEY")
 # BaseSDTrainProcess and SDTrainer.
 SKIPPED_BATCH, NAN_LOSS = "OOM during training step, skipping batch", "loss is nan"
+# From this version on, ai-toolkit's bar shows how many steps are done; before, the number of the last one, counted from 0.
+SHOWS_STEPS_DONE_SINCE = (0, 12, 26)
 # tqdm's bar, with or without a name: "Caching latents:  33%|███▎      | 12/36 [00:04<00:08".
 OTHER_BAR = re.compile(r"([^|%:]{0,60}?):?\s*\d{1,3}%\|[^|]*\|\s*([\d.]+[kMG]?)/([\d.]+[kMG]?) \[")
 CURSOR_MOVEMENT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -47,6 +49,7 @@ class OutputReader:
         # 4.512e-01]", for each step once with the old count and once with the new one.
         name = re.escape(settings.job)
         self._phase, self._heading = ("", ""), "preparing"
+        self._shows_steps_done, self._first_bar = _shows_steps_done(progress.trainer), ("", "")
         self._bar = re.compile(rf"{name}:\s+\d+%\|[^|]*\|\s*(\d{{1,9}})/{self.steps} \[([^\]]*)\]")
 
     def read(self, descriptor: int) -> None:
@@ -71,7 +74,7 @@ class OutputReader:
         if match := self._bar.match(line):
             self.progress.message = ""
             loss = re.search(r"\bloss: ([-+.\w]+)", match[2])
-            self._step(int(match[1]), loss and loss[1])
+            self._step(self._steps_done(match[1], loss[1] if loss else ""), loss and loss[1])
             if time.monotonic() - self._bar_said_at >= BAR_LOG_SECONDS:
                 self._bar_said_at = time.monotonic()
                 say(match[0])
@@ -101,6 +104,13 @@ class OutputReader:
         else:
             return
         self.progress.losses.pop(step, None)
+
+    def _steps_done(self, shown: str, loss: str) -> int:
+        """As a new ai-toolkit would show it. An old one shows two steps with the count that it began with."""
+        if loss and not self._first_bar[1]:
+            self._first_bar = (shown, loss)
+        is_right = self._shows_steps_done or not loss or (shown, loss) == self._first_bar
+        return int(shown) if is_right else int(shown) + 1
 
     def _step(self, step: int, loss: str | None) -> None:
         progress, at = self.progress, time.monotonic()
@@ -190,6 +200,12 @@ def trainer_version() -> str:
     except (OSError, ValueError):
         return ""
     return " ".join(part for part in (found[1] if found else "", _commit()) if part)
+
+
+def _shows_steps_done(trainer: str) -> bool:
+    """By the trainer's version. One that is not known is taken for a new one."""
+    version = re.match(r"(\d+)\.(\d+)\.(\d+)", trainer)
+    return version is None or tuple(map(int, version.groups())) >= SHOWS_STEPS_DONE_SINCE
 
 
 def _commit() -> str:

@@ -22,6 +22,7 @@ from flux_training.training.lint.rules.captions import t5_tokens
 from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.lint.secret_patterns import find_secrets, names_a_secret, without_secrets
 from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
+from flux_training.training.train_yml.trainer_version import PINNED
 from tests.training.job_folders import make_job
 from tests.training.lint_folders import TOKEN, TRAIN_YML, make_clean_job, stack
 
@@ -202,6 +203,42 @@ def test_keys_and_choices_newer_than_the_trainer_are_reported(
 
 
 @pytest.mark.parametrize(
+    ("process", "newer"),
+    [
+        ({"model": {"quantize": True, "qtype": "nvfp4"}}, ["model.qtype nvfp4 exists since 2026-08-03"]),
+        ({"model": {"quantize": True, "qtype": "convrotint4"}}, []),
+        (
+            {"train": {"optimizer": "automagicexperiment"}},
+            ["train.optimizer automagicexperiment exists since 2026-08-01"],
+        ),
+        ({"train": {"optimizer": "automagic3"}}, []),
+        (
+            {"train": {"guidance_loss_schedule": "sigma"}},
+            ["train.guidance_loss_schedule exists since 2026-08-05"],
+        ),
+        ({"datasets": [{"batch_size": 2}]}, ["datasets[0].batch_size exists since 2026-08-21"]),
+    ],
+)
+def test_what_the_pinned_trainer_lacks_is_reported(process: Mapping[str, Any], newer: list[str]) -> None:
+    job = replace(configured(process), trainer_date=PINNED.date)
+    assert messages("key-new", job) == [
+        f"{text}, the image has ai-toolkit of {PINNED.date}" for text in newer
+    ]
+
+
+@pytest.mark.parametrize(
+    ("controls", "newer"),
+    [
+        (["depth", "sapiens2_mask"], ["datasets[0].controls sapiens2_mask exists since 2026-05-20"]),
+        (["depth"], []),
+    ],
+)
+def test_each_choice_of_a_list_has_a_date(controls: list[str], newer: list[str]) -> None:
+    job = replace(configured({"datasets": [{"controls": controls}]}), trainer_date="2026-05-01")
+    assert messages("key-new", job) == [f"{text}, the image has ai-toolkit of 2026-05-01" for text in newer]
+
+
+@pytest.mark.parametrize(
     ("prompt", "reported"),
     [
         ("a --steps 1", False),
@@ -282,6 +319,19 @@ def test_combinations_that_an_older_trainer_refuses_are_found(
     assert messages("config-conflict", replace(job, trainer_date=since)) == []
     (message,) = messages("config-conflict", replace(job, trainer_date="2026-07-21"))
     assert message.endswith(f"needs ai-toolkit of {since}; the image has that of 2026-07-21")
+
+
+def test_without_workers_an_older_trainer_takes_no_prefetch_factor() -> None:
+    for entry, reported in (
+        ({"num_workers": 0}, True),
+        ({"num_workers": 0, "prefetch_factor": 2}, True),
+        ({"num_workers": 0, "prefetch_factor": None}, False),
+        ({"num_workers": 1}, False),
+        ({}, False),
+    ):
+        job = configured({"datasets": [entry]})
+        assert messages("config-conflict", job) == []
+        assert bool(messages("config-conflict", replace(job, trainer_date=PINNED.date))) == reported
 
 
 def test_combinations_that_every_trainer_takes_are_no_conflict() -> None:

@@ -45,7 +45,8 @@ RAW_CONTROL_ARCHS = (
     "mageflow_edit",
     "minimax_h3_ref2va",
 )
-# Days from which ai-toolkit allows combinations (257da9b5, b96476a8).
+# Days from which ai-toolkit allows combinations (3d472de2, 257da9b5, b96476a8).
+NO_WORKERS_SINCE = "2026-07-29"
 CACHED_PRESERVATION_SINCE = "2026-08-09"
 BATCHED_FRAME_COUNT_SINCE = "2026-08-21"
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
@@ -235,6 +236,16 @@ def _frame_counts(job: Subject) -> Iterator[Conflict]:
             yield message, ("datasets", str(number), "auto_frame_count")
 
 
+def _no_workers(job: Subject) -> Iterator[Conflict]:
+    """ai-toolkit's loader of all datasets has the options of the first."""
+    first = next(iter(_datasets(job)), {})
+    if first.get("num_workers", 1) != 0 or first.get("prefetch_factor", 1) is None:
+        return
+    if job.trainer_date < NO_WORKERS_SINCE:
+        message = f"num_workers 0 needs prefetch_factor: null with ai-toolkit before {NO_WORKERS_SINCE}; the image has that of {job.trainer_date}"
+        yield message, ("datasets", "0", "num_workers")
+
+
 def _buckets(job: Subject) -> Iterator[Conflict]:
     datasets = _datasets(job)
     having = [bool(entry.get("buckets", True)) for entry in datasets]
@@ -371,6 +382,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _preservation,
     _text_embeddings,
     _frame_counts,
+    _no_workers,
     _buckets,
     _controls_need_buckets,
     _only_regularization,

@@ -62,8 +62,9 @@ def _newest_part(entry: KeyEntry) -> tuple[str, str]:
     spec = entry.spec
     if spec is None:
         return entry.name, ""
-    choice = spec.choice_of(entry.value) if isinstance(entry.value, str) else ""
-    choice_since = spec.choices_since.get(choice, "")
+    values = entry.value if isinstance(entry.value, list) else [entry.value]
+    choices = [spec.choice_of(value) for value in values if isinstance(value, str)]
+    choice_since, choice = max(((spec.choices_since.get(one, ""), one) for one in choices), default=("", ""))
     if choice_since > spec.since:
         return f"{entry.name} {choice}", choice_since
     return entry.name, spec.since
