@@ -140,3 +140,11 @@ def test_an_unknown_model_names_the_nearest(checkout: Path, tmp_path: Path, run:
     del checkout
     with pytest.raises(click.BadParameter, match=r"no model 'qwen-imag' \(did you mean `qwen-image`\?\)"):
         run(new, "cat", "--from", tmp_path, "--model", "qwen-imag", "--trigger", "x")
+
+
+def test_an_architecture_without_a_row_is_told_from_an_unknown_model(
+    checkout: Path, tmp_path: Path, run: Run
+) -> None:
+    del checkout
+    with pytest.raises(click.BadParameter, match=r"ai-toolkit trains krea2, .* `model: \{unchecked: true\}`"):
+        run(new, "cat", "--from", tmp_path, "--model", "krea2", "--trigger", "x")

@@ -42,7 +42,6 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import flux_command
 
 # How many jobs, and how many runs of each, are read to learn the speed of training.
@@ -155,7 +154,7 @@ class ClusterPricing:
     @property
     def _memory_needed(self) -> int:
         weights = weights_in_image(self.stack.settings, self.name)
-        documents = [document_of(job.folder.raw_config) for job in self.jobs]
+        documents = [job.folder.document for job in self.jobs]
         return max((memory_needed(document, weights) for document in documents), default=0)
 
     def _bill_at(self, finished: Sequence[FinishedRun]) -> Callable[[Rate], Bill]:
@@ -252,7 +251,7 @@ def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     return Work(
         job.name,
         job.folder.steps,
-        workload_of(document_of(job.folder.raw_config)),
+        workload_of(job.folder.document),
         job.image_set.size,
         "queued" if state.is_queued else "new",
         begun=checkpoint[1] if checkpoint else 0,

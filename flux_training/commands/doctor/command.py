@@ -25,7 +25,6 @@ from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.gpu import memory_needed
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs, weights_in_image
 from flux_training.training.settings import StackSettings
-from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import flux_command, make_command
 
 STYLES = {"ok": "green", "note": "yellow", "bad": "bold red"}
@@ -131,7 +130,7 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
 
 def _memory_needed(jobs: Iterable[DeclaredJob], weights: str) -> int:
     """GB of GPU memory that all of these jobs need. `weights`: what their image holds."""
-    return max((memory_needed(document_of(job.folder.raw_config), weights) for job in jobs), default=0)
+    return max((memory_needed(job.folder.document, weights) for job in jobs), default=0)
 
 
 def _check_services(

@@ -60,7 +60,6 @@ from flux_training.training.runs.run_state import RunState
 from flux_training.training.runs.variants import find_variants, images_folder_of
 from flux_training.training.settings import StackSettings
 from flux_training.training.train_yml.document import first_process
-from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.values import mapping
 
 PREFIX = "FLUX_PLAN_"
@@ -168,7 +167,7 @@ def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[s
     for job in survey.jobs:
         if job.name not in names:
             continue
-        section = mapping(first_process(document_of(job.folder.raw_config)).get("model"))
+        section = mapping(first_process(job.folder.document).get("model"))
         bill = survey.bill.clusters.get(job.cluster) if survey.bill else None
         price = bill.rate.usd_an_hour if bill and settings.cloud == "salad" else None
         download = download_words(downloaded_gb(section), price)

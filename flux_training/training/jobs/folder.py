@@ -5,9 +5,11 @@ The needed rules of `training.lint` decide whether a folder is usable. BadInput 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from flux_training.training.dataset.facts import DatasetFacts, DatasetReader
 from flux_training.training.dataset.image_cache import ImageCache
@@ -17,7 +19,7 @@ from flux_training.training.lint.registry import Subject
 from flux_training.training.names import caption_name
 from flux_training.training.text_files import normalized
 from flux_training.training.train_yml.dataset_folders import folder_uses
-from flux_training.training.train_yml.trainer_config import TrainerFile, read_trainer_file
+from flux_training.training.train_yml.trainer_config import TrainerFile, document_of, read_trainer_file
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class JobFolder:
     steps: int
     save_every: int
     own_config: bytes
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """The content of `raw_config`, parsed once."""
+        return document_of(self.raw_config)
 
 
 def read_config(path: Path) -> JobFolder:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.train_yml.diff import compared_settings
-from flux_training.training.train_yml.trainer_config import document_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ def find_variants(jobs: Iterable[DeclaredJob], changed: Set[str]) -> tuple[Varia
 
 
 def _variants(group: list[DeclaredJob]) -> Variants:
-    settings = compared_settings([document_of(job.folder.raw_config) for job in group])
+    settings = compared_settings([job.folder.document for job in group])
     return Variants(
         images_folder_of(group[0]),
         tuple(job.name for job in group),
