@@ -409,9 +409,10 @@ def test_a_parameter_that_is_refused_although_it_is_not_sent_is_explained() -> N
         ]
 
 
-def test_a_server_that_drips_bytes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["drip", "drip headers"])
+def test_a_server_that_drips_bytes_is_not_waited_for(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "ANSWER_SECONDS", 0.1)
-    with asking("drip") as (client, server), pytest.raises(NotACompletion, match="was not complete after"):
+    with asking(how) as (client, server), pytest.raises(NotACompletion, match="was not complete after"):
         client.ask(picture())
     assert server.asked[1] == 1
 

@@ -125,7 +125,9 @@ class CaptionHandler(BaseHTTPRequestHandler):
             status, name, value, text = how.removeprefix("answer ").split("|", 3)
             self._send_raw(int(status), text.encode(), {name: value})
         elif how == "drip":
-            self._drip()
+            self._drip(b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n")
+        elif how == "drip headers":
+            self._drip(b"", b"X-Header: 1\r\n")
         elif how == "bomb":
             self._send_raw(200, gzip.compress(bytes(20_000_000)), {"Content-Encoding": "gzip"})
         elif how.startswith("plain only") and len(body) > 2:
@@ -146,14 +148,12 @@ class CaptionHandler(BaseHTTPRequestHandler):
         else:
             self._send(200, self._completion(how, number), {})
 
-    def _drip(self) -> None:
-        """A byte at a time, until the client goes."""
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+    def _drip(self, first: bytes, piece: bytes) -> None:
+        """A piece at a time, until the client goes."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + first)
         with suppress(OSError):
             while True:
-                self.wfile.write(b"1\r\n \r\n")
+                self.wfile.write(piece)
                 time.sleep(0.02)
 
     def _completion(self, how: str, number: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """An HTTP client whose answers have a largest size and must be complete in time, whatever the server does."""
 
-import time
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import httpx2
@@ -18,10 +20,12 @@ class BoundedClient(httpx2.Client):
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002 - the signature of httpx2
         """The response with its whole content, also if the caller asks for a stream."""
-        end = time.monotonic() + ANSWER_SECONDS
+        return _in_time(lambda: self._complete(request, **options))
+
+    def _complete(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         response = super().send(request, stream=True, **options)
         try:
-            content = _read(response, end)
+            content = _read(response)
         finally:
             response.close()
         # These headers describe the content as it was sent, before it was decompressed.
@@ -30,7 +34,25 @@ class BoundedClient(httpx2.Client):
         return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
-def _read(response: httpx2.Response, end: float) -> bytes:
+def _in_time(send: Callable[[], httpx2.Response]) -> httpx2.Response:
+    """The result of `send`, which runs in a thread of its own: nothing else ends the reading of headers that arrive one by one."""
+    answer: Future[httpx2.Response] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(send())
+        except BaseException as failure:  # noqa: BLE001 - the caller raises it
+            answer.set_exception(failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return answer.result(ANSWER_SECONDS)
+    except TimeoutError:
+        what = f"the answer was not complete after {ANSWER_SECONDS:g} seconds"
+        raise NotACompletion(what, "", SEE_LOG) from None
+
+
+def _read(response: httpx2.Response) -> bytes:
     """The decompressed content."""
     content = bytearray()
     try:
@@ -41,10 +63,6 @@ def _read(response: httpx2.Response, end: float) -> bytes:
                     f"the answer has more than {MAX_ANSWER_BYTES:,} bytes, which is too much for a caption",
                     "",
                     SEE_LOG,
-                )
-            if time.monotonic() > end:
-                raise NotACompletion(
-                    f"the answer was not complete after {ANSWER_SECONDS:g} seconds", "", SEE_LOG
                 )
     except httpx2.DecodingError as failure:
         raise NotACompletion(f"the answer cannot be decompressed ({failure})", "", SEE_LOG) from failure
