@@ -95,7 +95,7 @@ check: .venv/ready-dev ### lint, and test what changed since origin/main
 	@$(BIN)/python -m tests.support.affected
 
 # The tests that decide without a process: what `make coverage` and `make mutants` count.
-PURE_TESTS := tests/training $(wildcard tests/components/test_[cdp]*.py) \
+PURE_TESTS := tests/training tests/commands/test_models.py tests/commands/test_photos.py $(wildcard tests/components/test_[cdp]*.py) \
 	$(addprefix packages/pulumi-embedded/tests/test_,decisions.py deletions.py diffs.py units.py values.py)
 
 packages: .venv/ready ### test each package alone in a new environment

@@ -301,6 +301,84 @@ PRESERVING = {"diff_output_preservation": True}
 
 
 @pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        ({"model": {"attn_masking": True}}, "model.attn_masking needs model.is_flux: true"),
+        (
+            {"train": {"do_guidance_loss": True, "bypass_guidance_embedding": True}},
+            "do_guidance_loss cannot be used with bypass_guidance_embedding",
+        ),
+        (
+            {"train": {"do_guidance_loss": True, "guidance_loss_target": [2]}},
+            "guidance_loss_target [2] must be a number or a range",
+        ),
+        (
+            {"model": {"assistant_lora_path": "a/b", "accuracy_recovery_adapter": "c/d"}},
+            "assistant_lora_path and an accuracy recovery adapter exclude each other",
+        ),
+        (
+            {"model": {"assistant_lora_path": "a/b", "inference_lora_path": "c/d"}},
+            "assistant_lora_path and inference_lora_path exclude each other",
+        ),
+        (
+            {"model": {"inference_lora_path": "a/b", "lora_path": "c/d"}},
+            "lora_path excludes assistant_lora_path and inference_lora_path",
+        ),
+        (
+            {"trigger_word": "cat", "train": {**PRESERVING, "blank_prompt_preservation": True}},
+            "diff_output_preservation and blank_prompt_preservation exclude each other",
+        ),
+        (
+            {"trigger_word": "cat", "train": {**PRESERVING, "train_text_encoder": True}},
+            "diff_output_preservation cannot be used with train_text_encoder",
+        ),
+        ({"train": PRESERVING}, "diff_output_preservation needs a trigger_word"),
+        (
+            {"datasets": [{"cache_text_embeddings": True}, {}]},
+            "cache_text_embeddings must be set for all datasets or for none",
+        ),
+        (
+            {"train": {"train_text_encoder": True, "unload_text_encoder": True}},
+            "a text encoder that is unloaded or cached cannot be trained",
+        ),
+        ({"datasets": [{"buckets": False}, {}]}, "buckets must be on for all datasets or for none"),
+        ({"datasets": [{"buckets": False, "batch_size": 2}]}, "datasets[0].batch_size needs buckets"),
+        (
+            {"datasets": [{"is_reg": True}]},
+            "all datasets are regularization images (is_reg), so there is nothing to learn",
+        ),
+        ({"datasets": [{"poi": "face"}]}, "ai-toolkit no longer supports poi and stops"),
+        (
+            {"train": {"gradient_accumulation": 2, "gradient_accumulation_steps": 4}},
+            "gradient_accumulation and gradient_accumulation_steps are both set; keep one",
+        ),
+        ({"train": {"xformers": True}}, "train.xformers needs the package xformers"),
+        (
+            {"train": {"short_and_long_captions": True}},
+            "short_and_long_captions needs two captions for each image",
+        ),
+        (
+            {"datasets": [{"cache_clip_vision_to_disk": True}]},
+            "cache_clip_vision_to_disk needs an adapter",
+        ),
+        (
+            {"train": {"loss_target": "unaugmented"}},
+            "loss_target unaugmented needs augmentations in a dataset",
+        ),
+        (
+            {"train": {"single_item_batching": True, "batch_size": 2}},
+            "single_item_batching fails with a batch_size above 1",
+        ),
+        ({"logging": {"use_wandb": True}}, "use_wandb needs WANDB_API_KEY"),
+        ({"log_dir": "output/cat"}, "log_dir output/cat is the folder of the checkpoints"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_one_finding(process: Mapping[str, Any], words: str) -> None:
+    (message,) = messages("config-conflict", configured({"datasets": [{}], **process}))
+    assert message.startswith(words)
+
+
+@pytest.mark.parametrize(
     ("process", "since"),
     [
         ({"trigger_word": "cat", "train": {**PRESERVING, "cache_text_embeddings": True}}, "2026-08-09"),
