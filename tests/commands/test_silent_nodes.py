@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,10 +25,14 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun, cancel_run, job_of_run
 from flux_training.clients.salad import GroupSpec, Instance, Salad
+from flux_training.clients.stack import spending
+from flux_training.clients.stack.spending import Reservation
 from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
+from flux_training.training.budget.entries import run_mark
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.handout import (
     HUNG_SECONDS,
@@ -461,7 +466,7 @@ def test_a_run_that_is_removed_while_a_watcher_queues_it_again_is_not_trained(
     silent: NodeAndRun, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
 ) -> None:
     kelpie, storage = silent.connection.kelpie(), silent.connection.storage(BUCKET)
-    run = SilentRun(Queue(kelpie, silent.group), storage, silent.keys, silent.place, OWNER)
+    run = SilentRun(Queue(kelpie, silent.group), storage, silent.keys, silent.place, OWNER, lambda _job: None)
     subject = kelpie if hasattr(kelpie, step) else storage
     removals = remove_at(silent, moment, monkeypatch, subject, step)
     assert run.queue_again(silent.jobs()[0]) is None
@@ -469,6 +474,28 @@ def test_a_run_that_is_removed_while_a_watcher_queues_it_again_is_not_trained(
     assert {job.status for job in silent.jobs()} == {"canceled"}
     watcher = silent.watcher()
     assert queue_silent_again(watcher, watcher.read()) == []
+
+
+def test_a_run_that_no_longer_fits_its_limit_is_canceled_and_waits(
+    silent: NodeAndRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts again when it is queued again, because the first job may have cost as much as estimated."""
+    prefix, budget = silent.layout.prefix, BudgetSettings(maxUsdPerDay=3.0)
+    # As `up` did before it posted the job.
+    spending.reserve(silent.storage, prefix, silent.keys, Reservation(2.0, budget), "`make up`", "none")
+    watcher = silent.watcher()
+    (said,) = queue_silent_again(watcher, watcher.read())
+    assert "cat could not be queued again: cat no longer fits in the budget" in said
+    assert "run `make up` again" in said
+    assert [job.status for job in silent.jobs()] == ["canceled"]
+
+    tomorrow = spending.today() + timedelta(days=1)
+    monkeypatch.setattr(spending, "today", lambda: tomorrow)
+    (said,) = queue_silent_again(watcher, watcher.read())
+    assert "queued again" in said
+    mark = run_mark(prefix, "cat", "0123456789ab")
+    days = {entry.day for entry in spending.read_spending(silent.storage, tomorrow) if entry.run == mark}
+    assert tomorrow in days
 
 
 def test_a_removed_run_that_is_declared_again_is_queued_again_when_it_is_silent(silent: NodeAndRun) -> None:

@@ -40,13 +40,17 @@ def _posted_at(job: Job) -> tuple[datetime, int]:
 
 @dataclass(frozen=True)
 class SilentRun:
-    """A run whose launcher is silent, with what is needed to queue it again."""
+    """A run whose launcher is silent, with what is needed to queue it again.
+
+    `reserve` counts a job that replaces another one against the limits of a day and a month. It raises FluxError if that does not fit.
+    """
 
     queue: Queue
     storage: Storage
     keys: RunKeys
     place: RunPlace
     owner: str
+    reserve: Callable[[Job], None]
 
     def queue_again(self, job: Job) -> Job | None:
         """Cancel the job and post the same once more. Returns the run's new job, which another watcher may have posted.
@@ -102,6 +106,7 @@ class SilentRun:
         return requeues(job.environment, job.created, self._reported())
 
     def _post(self, job: Job) -> Job | None:
+        self.reserve(job)
         self.queue.forget()
         posted = self.queue.post_once(
             self.place,

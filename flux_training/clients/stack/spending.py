@@ -1,16 +1,19 @@
 """Records what is queued in the bucket, and keeps the stacks that share it within the limits of a day and a month.
 
-Each queued job has an entry (flux_training/training/budget/entries.py). It is written before the totals are listed, and the job is
+Each queued job has an entry (flux_training/training/budget/entries.py), also one with which a watcher replaces another. It is written before the totals are listed, and the job is
 posted only if they are within the limits. Of two updates at the same time, the one whose entry is written last therefore sees both.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from threading import Lock
 from typing import Any
 
-from flux_training.clients.results import posted_id
+from pydantic import ValidationError
+
+from flux_training.clients.errors import Conflict
+from flux_training.clients.results import posted_id, read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.budget.entries import (
     SpendingEntry,
@@ -76,25 +79,68 @@ def keep_entries_of_deleted_runs(storage: Storage, layout: Layout) -> None:
             storage.delete_many([entry.key])
 
 
-def reserve(storage: Storage, prefix: str, keys: RunKeys, reservation: Reservation, again: str) -> None:
-    """Record that the run is queued. Raises FluxError if it does not fit any more; `again`: the command to suggest."""
-    after = queued_after(posted_id(storage, keys))
+def reserve(
+    storage: Storage,
+    prefix: str,
+    keys: RunKeys,
+    reservation: Reservation,
+    again: str,
+    replaced: str = "",
+) -> None:
+    """Record that the run is queued. Raises FluxError if it does not fit any more; `again`: the command to suggest.
+
+    `replaced`: the run's job that the new one replaces, by default the last one that is recorded.
+    """
+    after = queued_after(replaced or posted_id(storage, keys))
     entry = SpendingEntry(today(), run_mark(prefix, keys.job, keys.run), after, reservation.usd)
-    body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix, "usd": reservation.usd})
+    body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix} | reservation.in_details)
     with _reserving:
-        storage.put_bytes(entry.key, body)
+        is_new = _write_new(storage, entry.key, body)
         if not reservation.budget.limits_spending:
             return
         found = read_spending(storage, entry.day)
         others = [one for one in found if not one.is_same_job(entry)]
         why = does_not_fit(entry.usd, spent_on(entry.day, others), reservation.budget)
-        # Of a killed update, with an older estimate.
-        replaced = [one.key for one in found if one.is_same_job(entry) and one != entry]
-        storage.delete_many([*replaced, entry.key] if why else replaced)
         if not why:
+            # Of a killed update, with an older estimate.
+            storage.delete_many([one.key for one in found if one.is_same_job(entry) and one.key != entry.key])
             return
+        # An older one may belong to a job that was posted by an update which was killed before it recorded that.
+        storage.delete_many([entry.key] if is_new else [])
     raise FluxError(
-        f"{keys.job} no longer fits in the budget: another update has queued jobs in the meantime",
+        f"{keys.job} no longer fits in the budget: other jobs have been queued in the meantime",
         why,
         f"run {again} again: it queues what fits, and says what waits",
     )
+
+
+def _write_new(storage: Storage, key: str, body: bytes) -> bool:
+    """False if the object was there."""
+    try:
+        storage.put_bytes(key, body, if_none_match=True)
+    except Conflict:
+        return False
+    return True
+
+
+def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, again: str) -> None:
+    """Record that a watcher queues the run once more, with the cost and the limits of its last entry.
+
+    `replaced`: the job that was canceled for that. Nothing is recorded for a run without an entry this month or last month, whose cost
+    is unknown. Raises FluxError if it does not fit.
+    """
+    mark, day = run_mark(prefix, keys.job, keys.run), today()
+    months = (day.replace(day=1) - timedelta(days=1), day)
+    own = [entry for month in months for entry in read_spending(storage, month) if entry.run == mark]
+    if own:
+        last = max(own, key=lambda entry: entry.day)
+        reservation = Reservation(last.usd, _limits_of(storage, last))
+        reserve(storage, prefix, keys, reservation, again, replaced)
+
+
+def _limits_of(storage: Storage, entry: SpendingEntry) -> BudgetSettings:
+    """Those of the update that wrote the entry; none in entries of earlier versions."""
+    try:
+        return BudgetSettings.model_validate((read_json(storage, entry.key) or {}).get("budget", {}))
+    except ValidationError:
+        return BudgetSettings()

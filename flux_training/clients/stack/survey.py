@@ -8,6 +8,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.spending import read_spending, today
 from flux_training.clients.waiting import in_parallel
-from flux_training.training.budget.entries import recorded_today, run_mark, spent_on
-from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
+from flux_training.training.budget.entries import SpendingEntry, recorded_today, run_mark, spent_on
+from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait_sharing
 from flux_training.training.cost import StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, with_datasets
@@ -128,25 +129,23 @@ def waiting_jobs(
     day = today()
     entries = read_spending(stack.storage, day) if stack.bucket_exists else []
 
-    def wanted(job: DeclaredJob, usd: float) -> WantedJob:
-        mark = run_mark(prefix, job.name, job.run_id)
-        recorded = recorded_today(day, mark, entries) if states[job.name] is RunState.NEW else 0.0
-        return WantedJob(job.name, usd, job.settings.priority, recorded)
-
     known = [job for job in new if bill.clusters[job.cluster].charge_of(job.name) is not None]
-    fitting: list[DeclaredJob] = []
-    waiting: list[WaitingJob] = []
-    for job in sorted(known, key=lambda one: -one.settings.priority):
-        # Jobs share the idle time after them, so what each is charged depends on which others are queued.
-        tried = [*fitting, job]
-        charges = bill.without({one.name for one in known} - {one.name for one in tried}).charges
-        found = jobs_that_wait(
-            [wanted(one, charges[one.name] or 0.0) for one in tried], spent_on(day, entries), budget
-        )
-        waiting += found
-        if not found:
-            fitting = tried
-    return tuple(waiting)
+    names = {job.name for job in known}
+    return jobs_that_wait_sharing(
+        [_wanted(job, prefix, day, entries, is_new=states[job.name] is RunState.NEW) for job in known],
+        lambda queued: bill.without(names - set(queued)).charges,
+        spent_on(day, entries),
+        budget,
+    )
+
+
+def _wanted(
+    job: DeclaredJob, prefix: str, day: date, entries: Sequence[SpendingEntry], is_new: bool
+) -> WantedJob:
+    """Without its charge, which depends on the other jobs."""
+    mark = run_mark(prefix, job.name, job.run_id)
+    recorded = recorded_today(day, mark, entries) if is_new else 0.0
+    return WantedJob(job.name, 0.0, job.settings.priority, recorded)
 
 
 def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:

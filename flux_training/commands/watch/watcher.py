@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from flux_training.clients.connection import Connection
@@ -16,6 +16,7 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun, job_of_run
 from flux_training.clients.salad import Instance
+from flux_training.clients.stack.spending import reserve_again
 from flux_training.commands.watch.groups import StackGroup, stack_groups, usd_an_hour
 from flux_training.commands.watch.job_status import (
     JobStatus,
@@ -39,7 +40,7 @@ from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.handout import MAX_REQUEUES, requeues
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
-from flux_training.training.words import DEFAULT_STACK
+from flux_training.training.words import DEFAULT_STACK, make_command
 
 MAX_PARALLEL_REQUESTS = 8
 # Nodes change over minutes, and SaladCloud limits the rate of requests.
@@ -214,7 +215,9 @@ class Watcher:
             return ""
         owner = group.environment_value(OWNER_VARIABLE) or ""
         queue = Queue(self._connection.kelpie(), group.id)
-        run = SilentRun(queue, self.storage, status.job.keys, place, owner)
+        run = SilentRun(
+            queue, self.storage, status.job.keys, place, owner, partial(self._reserve, status.job)
+        )
         # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
         replaced = self._replace_node(group.name, job) if status.is_silent else ""
         posted = run.queue_again(job) if status.is_silent else run.finish(job)
@@ -226,6 +229,10 @@ class Watcher:
             f"{status.job.name}: the launcher never reported from its node; {done}, and the run is queued again "
             f"({requeues(posted.environment)} of {MAX_REQUEUES})"
         )
+
+    def _reserve(self, job: StackJob, replaced: Job) -> None:
+        again = make_command("up", self._stack)
+        reserve_again(self.storage, self._layout.prefix, job.keys, replaced.id, again)
 
     def _replace_node(self, group: str, job: Job) -> str:
         """What to say of it. The run is queued again in any case: it may be given to another node."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from flux_training.training.bill import show_dollars
 from flux_training.training.budget.entries import Spent
@@ -47,6 +47,29 @@ def jobs_that_wait(
             waiting.append(WaitingJob(job.name, job.usd, why))
         else:
             spent = others.plus(job.usd)
+    return tuple(waiting)
+
+
+def jobs_that_wait_sharing(
+    wanted: Sequence[WantedJob],
+    charges_of: Callable[[Collection[str]], Mapping[str, float | None]],
+    spent: Spent,
+    budget: BudgetSettings,
+) -> tuple[WaitingJob, ...]:
+    """The same for jobs that share the idle time after them, so that what each is charged depends on which others are queued.
+
+    `charges_of`: dollars by job, if these are queued; they replace the `usd` of `wanted`.
+    """
+    fitting: list[WantedJob] = []
+    waiting: list[WaitingJob] = []
+    for job in sorted(wanted, key=lambda one: -one.priority):
+        tried = [*fitting, job]
+        charges = charges_of([one.name for one in tried])
+        priced = [replace(one, usd=charges[one.name] or 0.0) for one in tried]
+        found = jobs_that_wait(priced, spent, budget)
+        waiting += found
+        if not found:
+            fitting = tried
     return tuple(waiting)
 
 
