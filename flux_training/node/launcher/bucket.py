@@ -265,7 +265,7 @@ def _range_start(response: http.client.HTTPResponse, start: int) -> int:
 
 
 def _content_length(response: http.client.HTTPResponse) -> int:
-    text = response.headers.get("Transfer-Encoding") or response.headers.get("Content-Length", "")
+    text = response.headers.get("Transfer-Encoding", "") or response.headers.get("Content-Length", "")
     if not re.fullmatch("[0-9]{1,15}", text):
         raise BucketError(f"the answer has no usable Content-Length ({text!r:.40})", retryable=True)
     return int(text)
