@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -11,7 +12,11 @@ from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.results import inputs_of_run, past_runs, stored_inputs
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.storage import ObjectInfo, Storage
+from flux_training.commands.results.fetch import chosen_by_id
+from flux_training.commands.results.outputs import FetchOptions, fetch_results
+from flux_training.commands.watch.job_status import job_status
 from flux_training.training.runs.run import Layout, run_id
+from tests.life.attacks import weights_file
 from tests.support.hostile_buckets import HostileBucket, as_storage
 
 LAYOUT = Layout("p/")
@@ -80,6 +85,33 @@ def test_only_what_a_run_was_made_from_counts_as_its_inputs(changed: str) -> Non
     found = inputs_of_run(as_storage(objects), keys)
     assert stored_inputs(as_storage(objects), keys) is not None
     assert (found.attempt if found else None) == (None if changed else 7)
+
+
+@pytest.mark.parametrize(
+    ("job", "run", "is_chosen"),
+    [
+        ("cat", OWN, True),
+        ("cat", OWN[:6], False),
+        ("cat", PLANTED, False),
+        (None, OWN, False),
+        ("../cat", OWN, False),
+    ],
+)
+def test_weights_without_a_record_are_accepted_by_the_whole_id_of_their_run(
+    job: str | None, run: str, is_chosen: bool, tmp_path: Path
+) -> None:
+    """As preview and plan suggest it, before `up` sets the weights aside."""
+    keys, weights = LAYOUT.run("cat", OWN), weights_file(step=20)
+    storage = as_storage(MARK | {keys.weights: weights, keys.done: b"{}", keys.record: b'{"steps": 20}'})
+    chosen = chosen_by_id(storage, LAYOUT, job, run)
+    assert [found.keys for found in chosen] == [keys] * is_chosen
+    for found in chosen:
+        status = job_status(found, None, storage)
+        assert fetch_results(status, storage, tmp_path).failed
+        accepted = FetchOptions(accept_changed=True)
+        assert fetch_results(status, storage, tmp_path, options=accepted).failed == []
+        assert (tmp_path / "cat" / OWN / "cat.safetensors").read_bytes() == weights
+        assert recorded_runs(storage, LAYOUT) == [("cat", OWN)]
 
 
 class ListedBucket(HostileBucket):
