@@ -16,6 +16,7 @@ from flux_training.training.models.choice import ModelPolicy, models_of
 from flux_training.training.models.table import MODELS, TrainableModel
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
+from flux_training.training.train_yml.trainer_version import PINNED
 from tests.training.lint.trainer_cases import base_document, changed
 
 EXAMPLES = Path(os.environ.get("FLUX_TEST_AI_TOOLKIT", "")) / "config/examples"
@@ -177,7 +178,13 @@ def test_an_image_that_the_model_ignores_is_a_warning(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["flux1-dev", "sdxl"])
 def test_without_a_sampler_the_trainer_keeps_its_scheduler(name: str) -> None:
-    assert codes(for_model(MODELS[name], {"sample.sampler": None})) == set()
+    job = for_model(MODELS[name], {"sample.sampler": None})
+    assert codes(job) == set()
+
+
+def test_an_older_trainer_needs_a_sampler() -> None:
+    job = for_model(MODELS["flux1-dev"], {"sample.sampler": None})
+    assert codes(replace(job, trainer_date=PINNED.date)) == {"sampler"}
 
 
 def test_qwen_image_stops_at_a_control_image() -> None:

@@ -399,6 +399,17 @@ def test_combinations_that_an_older_trainer_refuses_are_found(
     assert message.endswith(f"needs ai-toolkit of {since}; the image has that of 2026-07-21")
 
 
+@pytest.mark.parametrize(
+    ("entry", "reported"),
+    [({"num_frames": 17}, True), ({"auto_frame_count": True}, True), ({"num_frames": 1}, False), ({}, False)],
+)
+def test_an_older_trainer_takes_no_images_with_frames(entry: Mapping[str, Any], reported: bool) -> None:
+    job = configured({"datasets": [{"folder_path": "dataset", **entry}]})
+    job = replace(job, dataset=captioned("a cat").dataset)
+    assert messages("config-conflict", job) == []
+    assert bool(messages("config-conflict", replace(job, trainer_date=PINNED.date))) == reported
+
+
 def test_without_workers_an_older_trainer_takes_no_prefetch_factor() -> None:
     for entry, reported in (
         ({"num_workers": 0}, True),

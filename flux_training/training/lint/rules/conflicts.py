@@ -16,12 +16,14 @@ from flux_training.training.lint.rules.options import (
 )
 from flux_training.training.models.layers import MAX_LAYER_PARAMETERS, chosen_layers
 from flux_training.training.models.table import FLOWMATCH
+from flux_training.training.names import folder_of
 from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.train_yml.augmentations import augmentation_faults
 from flux_training.training.train_yml.dataset_folders import (
     PAIRED_KEYS,
     FolderKind,
     paired_paths,
+    trained_folder,
 )
 from flux_training.training.train_yml.optimizer_parameters import parameter_faults
 from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, uses_variable
@@ -45,9 +47,10 @@ RAW_CONTROL_ARCHS = (
     "mageflow_edit",
     "minimax_h3_ref2va",
 )
-# Days from which ai-toolkit allows combinations (3d472de2, 257da9b5, b96476a8).
+# Days from which ai-toolkit allows combinations (3d472de2, 8c1a4082, 257da9b5, b96476a8).
 NO_WORKERS_SINCE = "2026-07-29"
 CACHED_PRESERVATION_SINCE = "2026-08-09"
+IMAGES_WITH_FRAMES_SINCE = "2026-08-08"
 BATCHED_FRAME_COUNT_SINCE = "2026-08-21"
 MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
 
@@ -236,6 +239,19 @@ def _frame_counts(job: Subject) -> Iterator[Conflict]:
             yield message, ("datasets", str(number), "auto_frame_count")
 
 
+def _images_with_frames(job: Subject) -> Iterator[Conflict]:
+    """An older ai-toolkit looks only for videos then."""
+    if job.trainer_date >= IMAGES_WITH_FRAMES_SINCE:
+        return
+    folders = {folder_of(name) for name, image in job.images.items() if not image.is_video}
+    for number, entry in enumerate(_datasets(job)):
+        key = "auto_frame_count" if entry.get("auto_frame_count") else "num_frames"
+        has_frames = key == "auto_frame_count" or _number(entry.get(key), 1) > 1
+        if has_frames and trained_folder(entry) in folders:
+            message = f"{key} with images needs ai-toolkit of {IMAGES_WITH_FRAMES_SINCE}; the image has that of {job.trainer_date}, which reads only videos"
+            yield message, ("datasets", str(number), key)
+
+
 def _no_workers(job: Subject) -> Iterator[Conflict]:
     """ai-toolkit's loader of all datasets has the options of the first."""
     first = next(iter(_datasets(job)), {})
@@ -382,6 +398,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _preservation,
     _text_embeddings,
     _frame_counts,
+    _images_with_frames,
     _no_workers,
     _buckets,
     _controls_need_buckets,

@@ -25,6 +25,8 @@ LOADED_AS = {"flex1": "flux"}
 # Both are variants of SDXL, and ai-toolkit adds is_xl itself.
 FLAGS_OF_SDXL = {"is_xl", "is_ssd", "is_vega"}
 FLAGS_OF_PIXART = {"is_pixart", "is_pixart_sigma"}
+# The day from which sample.sampler may be null.
+NO_SAMPLER_SINCE = "2026-07-27"
 # ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
 DEFAULT_SAMPLER = "ddpm"
 DEFAULT_MULTIPLE = 16
@@ -275,9 +277,9 @@ def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
 def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
     sample = job.section("sample")
     value = sample.get("sampler")
-    # With null, it keeps the scheduler of the training.
-    is_null = "sampler" in sample and value is None
-    if job.model and not is_null and _draws_samples(job) and _is_unsuitable(job, value):
+    # With null, it keeps the scheduler of the training (7e7053fc).
+    keeps = "sampler" in sample and value is None and job.trainer_date >= NO_SAMPLER_SINCE
+    if job.model and not keeps and _draws_samples(job) and _is_unsuitable(job, value):
         message = f"sample.sampler is {value!r}{_near_sampler(job, value)}"
         yield job.in_config(message, "sample", "sampler")
 
