@@ -371,6 +371,7 @@ MISTAKES: dict[str, Spoil] = {
             picture(1, 200).resize((200, 100)).save(folder / "control/00001.png"),
         )
     ),
+    "inpaint-opaque": with_controls(edit("control_path", "inpaint_path")),
     "control-shape": with_controls(
         lambda folder: (
             edit("is_flux: true", "arch: flux_kontext")(folder),

@@ -201,3 +201,35 @@ def test_a_control_image_that_lies_on_its_side_has_the_shape_of_its_image(
         if "-shape" in one.code
     }
     assert shaped == {("control-shape", "reg/00002.png"), ("mask-shape", "dataset/00002.jpg")}
+
+
+def transparent() -> Image.Image:
+    image = picture(4)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "is_read"),
+    [
+        ("RGBA", "00001.png", True),
+        ("RGBA", "00001.webp", True),
+        ("RGB", "00001.png", False),
+        ("RGB", "00001.jpg", False),
+    ],
+)
+def test_inpaint_images_need_transparency(
+    mode: str, name: str, is_read: bool, sound: Path, tmp_path: Path
+) -> None:
+    job = tmp_path / "jobs/cat"
+    shutil.copytree(sound, job)
+    change_path("[control], inpaint_path: mask")(job)
+    edit(", mask_path: mask", "")(job)
+    for mask in (job / "mask").iterdir():
+        transparent().save(mask)
+    (job / "mask/00001.png").unlink()
+    transparent().convert(mode).save(job / "mask" / name)
+    found = [
+        one for one in lint_jobs(stack(cat=OTHER_WEIGHTS), tmp_path).findings if one.code == "inpaint-opaque"
+    ]
+    assert [Path(one.path).name for one in found] == ([] if is_read else [name])

@@ -30,6 +30,7 @@ from flux_training.training.words import counted
 AREA = Area("control images and masks")
 # Both are scaled to the same size, so that a mask of another shape is stretched.
 MAX_STRETCH = 1.02
+INPAINT_SUFFIXES = (".png", ".webp")
 FOUR_CHANNELS = ("RGBA", "CMYK")
 # They open an image if a sample names one, and need none.
 OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
@@ -255,6 +256,19 @@ def images_without_transparency(job: Subject) -> Iterator[Problem]:
             image = job.all_images[name]
             if image.sound and image.mode not in FOUR_CHANNELS:
                 yield job.in_dataset(name, f"no transparency (mode {image.mode})")
+
+
+@AREA.error(
+    "inpaint-opaque",
+    "ai-toolkit reads inpaint images only from PNG and WebP files with transparency (RGBA), and ignores others without a message",
+    "save them as PNG with transparency where the model shall paint",
+)
+def inpaint_images_without_transparency(job: Subject) -> Iterator[Problem]:
+    folders = job.dataset.folders_of(FolderKind.INPAINT) if job.dataset else ()
+    for name, image in job.all_images.items():
+        is_read = PurePath(name).suffix in INPAINT_SUFFIXES and image.mode == "RGBA"
+        if folder_of(name) in folders and image.sound and not is_read:
+            yield job.in_dataset(name, f"a {image.format} image of mode {image.mode}")
 
 
 @AREA.warning(
