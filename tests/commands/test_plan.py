@@ -245,8 +245,11 @@ def test_the_page_fits_every_screen(tmp_path: Path, dark: bool, phone: bool) -> 
     page = tmp_path / "plan.html"
     page.write_text(as_page(PLAN, GITHUB), encoding="utf-8")
     with page_in_chromium(page.as_uri(), dark, phone) as seen:
-        assert not seen.overflows()
-        assert seen.accessibility_violations() == []
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        refused = replace(PLAN, problems=("jobs/cat/train.yml:7: " + "the folder is `cat` " * 20,))
+        page.write_text(as_page(refused, GITHUB), encoding="utf-8")
+        seen.page.reload()
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
 
 
 def test_thumbnails_are_small_and_made_only_of_intact_photos() -> None:
