@@ -62,6 +62,23 @@ def git_artefact(raw: bytes) -> GitArtefact | None:
     return GitArtefact("git-conflict", "contains the markers of a merge conflict", CONFLICT_FIX, line)
 
 
+# What PyYAML says, in part, and what people have most often done.
+YAML_PROBLEMS = {
+    "mapping values are not allowed": 'the value has a colon and a space, or the line is indented too far; write such a value in quotes, as "a: b"',
+    "cannot start any token": "a value begins with a character that YAML uses itself, such as @, % or `; write it in quotes",
+    "undefined alias": "a value begins with *, which stands for an anchor that is not there; write it in quotes",
+    "unknown escape character": "a value in double quotes has a backslash; write it in single quotes",
+    "could not find expected ':'": "the line has a key without a colon and a space behind it, or a quote is not closed",
+    "expected <block end>": "the line is indented otherwise than those beside it, or a quote is not closed",
+    "expected ',' or": "a bracket is not closed",
+    "unexpected end of stream": "a quote is not closed",
+    "found another document": "a line `---` begins a second document; remove what follows it",
+    "could not determine a constructor": "a tag such as !!python/object is not supported; remove it",
+    "unhashable key": "a key is a list or a mapping; use a text",
+    "for merging": "`<<:` takes mappings only",
+}
+
+
 def describe_encoding(raw: bytes, start: int) -> str:
     """The encoding of a text that is no UTF-8, as far as its first bytes tell; `start` is the first wrong byte."""
     return next((name for mark, name in MARKS if raw.startswith(mark)), f"not UTF-8 (byte {start})")
@@ -85,4 +102,5 @@ def describe_yaml_error(text: str, error: Exception) -> tuple[str, int | None]:
         if found := LOOKALIKES.search(wrong):
             return f"a line contains U+{ord(found[0]):04X}, which looks like a space or a quote", line
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
-    return f"not YAML ({problem})", line
+    known = next((words for part, words in YAML_PROBLEMS.items() if part in problem), None)
+    return f"not YAML: {known}" if known else f"not YAML ({problem})", line

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,13 @@ from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.jobs.lint import lint_jobs
-from flux_training.training.text_files import BYTE_ORDER_MARK, git_artefact, normalized, normalized_text
+from flux_training.training.text_files import (
+    BYTE_ORDER_MARK,
+    describe_yaml_error,
+    git_artefact,
+    normalized,
+    normalized_text,
+)
 from tests.training.lint_folders import LFS_POINTER, make_clean_job, stack
 
 ROOT = Path(__file__).parents[2]
@@ -216,3 +223,28 @@ def test_a_clone_with_autocrlf_has_the_same_bytes(tmp_path: Path) -> None:
         ["git", "clone", "-q", "-c", "core.autocrlf=true", str(source), "clone"], cwd=tmp_path, check=True
     )
     assert {name: (tmp_path / "clone" / name).read_bytes() for name in files} == files
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: b: c\n", "the value has a colon and a space"),
+        ("a: @x\n", "begins with a character that YAML uses itself"),
+        ("a: `x`\n", "begins with a character that YAML uses itself"),
+        ("a: *x\n", "begins with *"),
+        ('a: "b\\q"\n', "has a backslash"),
+        ("a: 1\nb:2\nc: 3\n", "a key without a colon and a space"),
+        ("a: 'x' y\n", "a quote is not closed"),
+        ("a: [1, 2\n", "a bracket is not closed"),
+        ('a: "x\n', "a quote is not closed"),
+        ("a: 1\n---\nb: 2\n", "begins a second document"),
+        ("a: !!python/object:os.x {}\n", "a tag such as"),
+        ("? [a]\n: b\n", "a key is a list or a mapping"),
+        ("<<: [1]\n", "`<<:` takes mappings only"),
+    ],
+)
+def test_what_is_wrong_with_a_yaml_file_is_said_in_plain_words(text: str, said: str) -> None:
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load(text)
+    assert describe_yaml_error(text, caught.value)[0].startswith("not YAML: ")
+    assert said in describe_yaml_error(text, caught.value)[0]

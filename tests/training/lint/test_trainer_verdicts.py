@@ -77,7 +77,7 @@ def test_a_file_that_is_no_yaml_is_refused_as_by_the_trainer(tmp_path: Path) -> 
     assert fault is not None
     assert fault.code == "config-yaml"
     assert case.error.startswith("ParserError")
-    assert "expected <block end>" in fault.message
+    assert "indented otherwise than those beside it" in fault.message
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.verdict in ("ran", "slow")], ids=name_of)
