@@ -48,7 +48,6 @@ FAILS_BY_CHANCE = {
     "torch_profiler": "it asks for a GPU",
     "train.attention_backend": "its package needs a GPU",
     "datasets[0].controls[0]": "it downloads a model",
-    "model.assistant_lora_path": "it downloads the adapter",
     "network.network_kwargs.only_if_contains[0]": "the tiny model of this trial has no such layer",
     "train.optimizer": "ai-toolkit's own 8-bit Adam needs a GPU",
     "datasets[0].scale": "a hundredth of the tiny images of this trial has no pixels",
