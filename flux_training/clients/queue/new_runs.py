@@ -5,18 +5,19 @@ Only what a node would continue from is deleted. Everything else may be results 
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job, Kelpie
+from flux_training.clients.records import listed
 from flux_training.clients.results import stored_results, weights_problems
-from flux_training.clients.storage import MAX_KEYS_PER_DELETE, ObjectInfo, Storage
+from flux_training.clients.storage import MAX_KEYS_PER_DELETE, Storage
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
-# Deleting this many takes about a minute, and the claim lasts for ten.
-MAX_OUTPUTS = 20_000
+# Deleting this many takes some ten minutes. The claim is renewed meanwhile.
+MAX_OUTPUTS = 200_000
 OPTIMIZER = "optimizer.pt"
 # What a storage copies with one request. No LoRA has so many.
 MAX_COPIED_BYTES = 5 * 10**9
@@ -31,13 +32,12 @@ def was_queued(storage: Storage, keys: RunKeys, jobs: Iterable[Job]) -> bool:
     return any(jobs) or any(record.key != keys.claim for record in records)
 
 
-@dataclass
+@dataclass(frozen=True)
 class NewRun:
-    """The objects in the output/ of a run that is queued for the first time. `kept`: ETags of those that were left there, by key."""
+    """What is below a run that is queued for the first time."""
 
     storage: Storage
     keys: RunKeys
-    kept: dict[str, str] = field(default_factory=dict)
 
     def set_aside_results(self, steps: int) -> str:
         """Move weights of so many steps out of model/, where training would replace them. Returns the folder; empty if there are none.
@@ -59,43 +59,41 @@ class NewRun:
     def clear(self, renew: Callable[[], None]) -> int:
         """Delete what the run's node would continue from. Returns how many objects. `renew` is called before each part.
 
-        Raises ServiceError, and FluxError if there are more than MAX_OUTPUTS objects.
+        Raises ServiceError, and FluxError if more than MAX_OUTPUTS objects are named like checkpoints.
         """
-        found = self._outputs()
-        planted = [item.key for item in found if self._is_continued_from(item.key)]
-        for start in range(0, len(planted), MAX_KEYS_PER_DELETE):
+        planted, count = self._planted(), 0
+        while part := list(itertools.islice(planted, MAX_KEYS_PER_DELETE)):
             renew()
-            self.storage.delete_many(planted[start : start + MAX_KEYS_PER_DELETE])
-        self.kept = {item.key: item.etag for item in found}
-        return len(planted)
+            self.storage.delete_many(part)
+            count += len(part)
+        return count
 
     def clear_after_post(self, kelpie: Kelpie, job: Job) -> int:
         """Delete what was written between `clear` and the post. Returns how many objects; 0 if a node may have written them."""
-        found = self._outputs()
-        written = [item.key for item in found if self.kept.get(item.key) != item.etag]
-        planted = [key for key in written if self._is_continued_from(key)]
+        planted = list(self._planted())
         # The queue is asked after the listing: whatever was there before a node got the run is not from that node.
         if not planted or not _waits(kelpie.get_job(job.id)):
             return 0
         self.storage.delete_many(planted)
         return len(planted)
 
-    def _outputs(self) -> list[ObjectInfo]:
-        found = list(itertools.islice(self.storage.list(self.keys.output), MAX_OUTPUTS + 1))
-        if len(found) > MAX_OUTPUTS:
-            raise FluxError(
-                f"{self.keys.job}: more than {MAX_OUTPUTS:,} objects are below {self.keys.output}, although the run was never queued",
-                "its node would continue from them, and they are too many to be deleted here",
-                "delete them with a tool of the storage, or give the job another `attempt`",
-            )
-        return found
+    def _planted(self) -> Iterator[str]:
+        for number, item in enumerate(self.storage.list(f"{self.keys.output}{self.keys.job}")):
+            if number == MAX_OUTPUTS:
+                raise FluxError(
+                    f"{self.keys.job}: more than {MAX_OUTPUTS:,} objects are below {self.keys.output}, although the run was never queued",
+                    "its node would continue from them, and they are too many to be deleted here",
+                    "delete them with a tool of the storage, or give the job another `attempt`",
+                )
+            if self._is_checkpoint(item.key):
+                yield item.key
+        others = (f"{self.keys.output}{OPTIMIZER}", self.keys.progress)
+        yield from (key for key in others if listed(self.storage, key))
 
-    def _is_continued_from(self, key: str) -> bool:
-        """Whether it is a checkpoint, final weights, an optimizer's state or a progress.json, as the launcher finds them."""
+    def _is_checkpoint(self, key: str) -> bool:
+        """Whether the launcher would find a checkpoint or final weights there."""
         name = key.removeprefix(self.keys.output)
-        if name.startswith(self.keys.job) and name.endswith(".safetensors"):
-            return "/" not in name
-        return name == OPTIMIZER or key == self.keys.progress
+        return name.endswith(".safetensors") and "/" not in name
 
 
 def _waits(job: Job) -> bool:
