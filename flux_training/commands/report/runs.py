@@ -141,7 +141,8 @@ def newest_runs(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[Report
     if unknown:
         raise BadInput(
             [
-                f"{job}: {outputs} has no run of it{nearest(job, known)}; {flux_command(f'fetch {job}', stack)} gets it"
+                f"{job}: {outputs} has no run of it{nearest(job, known)}; "
+                f"{flux_command(f'fetch {job}', stack)} gets it if the stack has such a job"
                 for job in unknown
             ]
         )
