@@ -354,6 +354,15 @@ def _single_items(job: Subject) -> Iterator[Conflict]:
         yield "single_item_batching fails with a batch_size above 1", ("train", "single_item_batching")
 
 
+def _doubled_batches(job: Subject) -> Iterator[Conflict]:
+    """With do_cfg, ai-toolkit doubles the batch, but not the guidance that FLUX.1-dev gets with it."""
+    train, model = job.section("train"), job.section("model")
+    bypasses = train.get("bypass_guidance_embedding") or model.get("use_flux_cfg")
+    is_guided = job.model is not None and job.model.name == "flux1-dev" and not bypasses
+    if is_guided and train.get("do_cfg") and _number(train.get("batch_size"), 1) > 1:
+        yield "do_cfg fails with a batch_size above 1", ("train", "do_cfg")
+
+
 def _start_step(job: Subject) -> Iterator[Conflict]:
     start, steps = job.section("train").get("start_step"), job.config.steps if job.config else None
     if steps and _number(start, 0) >= steps:
@@ -411,6 +420,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _denoising_steps,
     _few_step_types,
     _single_items,
+    _doubled_batches,
     _start_step,
     _walking_seeds,
     _log_folder,
