@@ -69,6 +69,14 @@ def test_an_object_comes_back_as_it_was_put(s3: Any, bucket: str) -> None:
     assert (head["ContentLength"], head["ETag"]) == (3000, put["ETag"])
 
 
+@pytest.mark.parametrize("key", ["50%20off.jpg", "%41/%2F", 'a"b', "a#b?c=d&e", "a\\b", "100%"])
+def test_a_key_may_contain_what_addresses_encode(s3: Any, bucket: str, key: str) -> None:
+    s3.put_object(Bucket=bucket, Key=key, Body=b"1")
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"1"
+    listed = s3.list_objects_v2(Bucket=bucket)["Contents"]
+    assert [entry["Key"] for entry in listed] == [key]
+
+
 @pytest.mark.parametrize(
     ("asked", "first", "last"),
     [

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from nanio.app import build_app
 from nanio.config import Settings as NanioSettings
@@ -22,6 +22,8 @@ from localcloud.web.request_bodies import read_body, replay_body
 MAX_COMPLETION_BYTES = 4 * 1024 * 1024  # nanio's own limit is lower
 # How x-amz-content-sha256 begins for a chunked body.
 STREAMING = b"STREAMING-"
+# The key of a request's path in the ASGI scope, while the path itself is encoded.
+DECODED_PATH = "localcloud.decoded_path"
 SUFFIX_RANGE = re.compile(r"^bytes=-(\d+)$")
 
 
@@ -40,11 +42,37 @@ def build_storage(folder: Path, state: HomeState, keys: AccessKeys, key_write_se
     storage = ObjectStorage(settings.data_dir, chunk_size=settings.chunk_size, write_rate=rate)
     storage.recover()
     app.state.storage = storage
-    # The last in the list is the innermost. All run after the signature check, inside nanio's error handling.
+    # The last in the list is the innermost. The others run after the signature check, inside nanio's error handling.
+    app.user_middleware.insert(0, Middleware(EncodedPath))
+    app.user_middleware.append(Middleware(DecodedPath))
     app.user_middleware.append(Middleware(AccessMiddleware, keys=keys))
     app.user_middleware.append(Middleware(LifecycleMiddleware, storage=storage))
     app.user_middleware.append(Middleware(R2Middleware, storage=storage))
     return app
+
+
+class EncodedPath:
+    """Encodes the path for nanio's signature check, which decodes it although the server has: a key may contain `%20`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": quote(scope["path"]), DECODED_PATH: scope["path"]}
+        await self._app(scope, receive, send)
+
+
+class DecodedPath:
+    """Restores the path after the signature check."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope[DECODED_PATH]}
+        await self._app(scope, receive, send)
 
 
 class R2Middleware:
