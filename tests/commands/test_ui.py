@@ -81,6 +81,7 @@ class CountedWatcher:
         self.objects = objects
         self.storage = as_storage(objects)
         self.jobs = [row().status.job]
+        self.names = ["cat"]
         self.reads = 0
         self.permits = threading.Semaphore(0)
         self.problem = ""
@@ -90,7 +91,7 @@ class CountedWatcher:
         self.reads += 1
         if self.problem == "down":
             raise ServiceError("Kelpie does not answer")
-        return StackStatus([row(step=self.reads, problem=self.problem)])
+        return StackStatus([row(name, step=self.reads, problem=self.problem) for name in self.names])
 
 
 def deployed_with(watcher: CountedWatcher) -> DeployedStack:
@@ -440,6 +441,16 @@ def test_the_losses_of_all_jobs_follow_the_training(watcher: CountedWatcher) -> 
         watcher.permits.release()
         expect(chart).to_have_attribute("aria-valuemax", "3", timeout=30_000)
         expect(chart).to_be_focused()
+        color = seen.page.locator(".legend li", has_text="cat").locator("line").get_attribute("class")
+        # A job that is declared before starts to train.
+        watcher.objects[f"{LAYOUT.run('bear', KEYS.run).output}loss.csv"] = b"step,loss\n1,1.0\n"
+        watcher.names.insert(0, "bear")
+        watcher.permits.release()
+        expect(seen.page.locator(".legend li")).to_have_text(["bear", "cat"], timeout=30_000)
+        lines = [entry.locator("line") for entry in seen.page.locator(".legend li").all()]
+        expect(lines[1]).to_have_class(color)
+        expect(lines[0]).not_to_have_class(color)
+        expect(seen.page.locator("polyline.smooth").last).to_have_class(color)
     assert seen.console_errors == []
 
 

@@ -1,6 +1,6 @@
 // The loss by step of one or more runs, as SVG: smoothing, a logarithmic axis, and the values below the pointer or at the arrow keys.
 // `curves` has a label, points (pairs of step and loss, by increasing step) and marks: the steps of checkpoints and restarts, which are
-// drawn for a single curve. Each curve has the colour of its position.
+// drawn for a single curve. Each curve has the colour with the number `color`, or that of its position.
 // The element's function `show` replaces the curves and keeps what was chosen.
 function lossChart(curves) {
   const FIRST_SMOOTHING = 10;
@@ -63,8 +63,8 @@ function lossChart(curves) {
       ]),
       ...stepTicks.map((step) => shape("text", { x: x(step), y: bottom + 18, "text-anchor": step === stepTicks.at(-1) ? "end" : "middle" }, short(step))),
       shape("text", { x: (MARGIN.left + right) / 2, y: size.height - 4, "text-anchor": "middle" }, "steps"),
-      ...(curves.length > 3 ? [] : curves.map((curve, number) => line(curve.points, "raw", number))),
-      ...smoothed.map((points, number) => line(points, "smooth", number)),
+      ...(curves.length > 3 ? [] : curves.map((curve, number) => line(curve.points, "raw", curve.color ?? number))),
+      ...smoothed.map((points, number) => line(points, "smooth", curves[number].color ?? number)),
       ...marksOf(curves).map(([kind, step]) => kind === "restart"
         ? shape("line", { class: "restart", x1: x(step), x2: x(step), y1: MARGIN.top, y2: bottom })
         : shape("path", { class: "checkpoint", d: `M${x(step).toFixed(1)},${bottom - 7}l5,7h-10z` })),

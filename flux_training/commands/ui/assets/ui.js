@@ -243,6 +243,8 @@ function logButton(job, run) {
 // At most one read of all curves in this time, however often the steps change.
 const LOSSES_MILLISECONDS = 10_000;
 let lossesTimer = 0;
+// By label. A job keeps its colour while it is shown, whichever jobs start or end meanwhile.
+const colors = new Map();
 
 function openLosses() {
   main.replaceChildren(make("p", { class: "soft" }, "Reading the losses …"));
@@ -256,9 +258,20 @@ function updateLosses() {
   }, LOSSES_MILLISECONDS);
 }
 
+function chooseColors(curves) {
+  const labels = curves.map((curve) => curve.label);
+  for (const label of [...colors.keys()].filter((label) => !labels.includes(label))) colors.delete(label);
+  for (const curve of curves) {
+    const used = [...colors.values()];
+    if (!colors.has(curve.label)) colors.set(curve.label, curves.findIndex((_, color) => !used.includes(color)));
+    curve.color = colors.get(curve.label);
+  }
+}
+
 async function readLosses() {
   const found = await ask("losses");
   if (shown !== "losses") return;
+  chooseColors(found.curves || []);
   const chart = main.querySelector(".loss-chart");
   if (found.failure) main.replaceChildren(make("p", { class: "alarm" }, found.failure));
   else if (!found.curves.length) main.replaceChildren(make("p", { class: "soft" }, "No job has recorded a loss yet."));
@@ -269,9 +282,9 @@ async function readLosses() {
   setText("left-out", found.left_out ? `${found.left_out} more jobs have losses: open a job to see them.` : "");
 }
 
-function legendEntry(curve, number) {
+function legendEntry(curve) {
   const job = stack?.jobs.find((one) => one.name === curve.label);
-  const key = make("svg", { class: "key", viewBox: "0 0 28 8", "aria-hidden": "true" }, make("line", { class: `smooth c${number % 8}`, x1: 0, x2: 28, y1: 4, y2: 4 }));
+  const key = make("svg", { class: "key", viewBox: "0 0 28 8", "aria-hidden": "true" }, make("line", { class: `smooth c${curve.color % 8}`, x1: 0, x2: 28, y1: 4, y2: 4 }));
   const name = job ? make("a", { href: `#run/${job.name}/${job.run_id}` }, curve.label) : curve.label;
   return make("li", {}, key, " ", name, job?.differs ? ` (${job.differs})` : "");
 }
