@@ -150,14 +150,13 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         def prepare() -> None:
             own = queue_of(self.connection, None).own_jobs(args.place)
             new = None if was_queued(storage, args.keys, own) else NewRun(storage, args.keys)
-            if new:
-                tell_set_aside(args, new.set_aside_results(args.steps))
             check_parent(storage, args, is_new=new is not None)
             if run.reservation:
                 reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
             send_configuration(storage, args, run, is_new=new is not None)
-            # The last step before the post, because nodes can write until then.
+            # The last steps before the post: nodes can write until then, and an update that fails earlier moves nothing.
             if new:
+                tell_set_aside(args, new.set_aside_results(args.steps, claims.renew))
                 tell_deleted(args, new.clear(claims.renew), "before the run was queued")
                 first_posts.append(new)
 

@@ -24,7 +24,7 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, findings_of, survey_stack
 from flux_training.clients.verified import CACHE_FILE, Verified
 from flux_training.clients.waiting import in_parallel
-from flux_training.training.cluster_settings import ClusterSettings
+from flux_training.training.cluster_settings import BudgetSettings, ClusterSettings
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import LintReport
@@ -447,6 +447,22 @@ def test_finished_weights_of_a_run_that_was_never_queued_are_announced(ground: G
     (finding,) = findings_of(survey, layout, "dev")
     assert f"moves them to {keys.set_aside} and trains the run" in finding
     assert f"`./flux fetch new --run {keys.run} --accept-changed-weights` records them first" in finding
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_finished_run_that_the_queue_has_forgotten_does_not_wait_for_the_budget(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, is_finished: bool
+) -> None:
+    """With keys for the whole bucket only the stack's state shows that it has finished. Left out, it would be deleted and trained again."""
+    monkeypatch.setattr(StackServices, "nodes_reach_records", True)
+    ground.settings = ground.settings.model_copy(
+        update={"budget": BudgetSettings.model_validate({"maxUsdPerDay": 0.0})}
+    )
+    if is_finished:
+        ground.finish("finished")
+    survey, _ = survey_stack(ground.stack, ground.jobs, LintReport(["finished"], []), with_changes=False)
+    waiting = {job.name for job in survey.waiting}
+    assert waiting == set(NAMES) - ({"finished"} if is_finished else set())
 
 
 def resuming(ground: Ground) -> None:

@@ -403,7 +403,7 @@ def test_finished_weights_without_a_record_are_set_aside_and_the_run_is_queued(
     leave_weights(declared.storage, args.keys)
     weights = declared.storage.get_bytes(args.keys.weights)
     with monkeypatch.context() as once:
-        once.setattr(training_job, "send_configuration", fail)
+        once.setattr(training_job.NewRun, "clear", fail)
         with pytest.raises(InterruptedUpdateError):
             declared.runs.create_or_adopt(args)
     declared.storage.put_bytes(args.keys.weights, weights_file(tensor=b"evil"))
@@ -483,3 +483,32 @@ def test_more_objects_than_can_be_deleted_under_a_claim_are_an_error(
     with pytest.raises(FluxError, match=r"more than 1 objects are below .* give the job another `attempt`"):
         declared.runs.create_or_adopt(args)
     assert all(is_there(declared, key) for key in planted)
+
+
+def test_an_update_that_fails_earlier_moves_no_weights(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the command that accepts them, which preview and plan print, would find none."""
+    args = declared.prepare()
+    leave_weights(declared.storage, args.keys)
+    monkeypatch.setattr(training_job, "send_configuration", fail)
+    with pytest.raises(InterruptedUpdateError):
+        declared.runs.create_or_adopt(args)
+    assert is_there(declared, args.keys.weights)
+
+
+def test_an_update_that_was_suspended_moves_no_weights_of_a_run_that_another_has_queued(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = declared.prepare()
+    real = training_job.send_configuration
+
+    def sleep_over_the_training(*given: Any, **more: Any) -> None:
+        real(*given, **more)
+        declared.storage.put_bytes(args.keys.claim, b"{}")
+        leave_weights(declared.storage, args.keys)
+
+    monkeypatch.setattr(training_job, "send_configuration", sleep_over_the_training)
+    with pytest.raises(FluxError, match="was taken over by another update"):
+        declared.runs.create_or_adopt(args)
+    assert is_there(declared, args.keys.weights)

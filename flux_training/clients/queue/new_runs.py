@@ -39,16 +39,18 @@ class NewRun:
     storage: Storage
     keys: RunKeys
 
-    def set_aside_results(self, steps: int) -> str:
+    def set_aside_results(self, steps: int, renew: Callable[[], None]) -> str:
         """Move weights of so many steps out of model/, where training would replace them. Returns the folder; empty if there are none.
 
-        They may be a copy of earlier results. Raises ServiceError.
+        They may be a copy of earlier results. `renew` is called before they are moved. Raises ServiceError.
         """
         weights = stored_results(self.storage, self.keys, steps).weights
         if weights is None or weights.size > MAX_COPIED_BYTES:
             return ""
         if weights_problems(self.storage, weights, steps):
             return ""
+        # If this machine slept, another update may have queued the run, and these are the results of its node.
+        renew()
         # Others may be set aside later, if this update fails before its post.
         folder = f"{self.keys.set_aside}{hashlib.sha256(weights.etag.encode()).hexdigest()[:12]}/"
         found = [*(file.key for file in weights.files), self.keys.done]

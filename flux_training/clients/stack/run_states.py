@@ -23,7 +23,8 @@ class RunStates:
     """`by_job`: the state of each declared run, by job name. `unfinished`: ids of all unfinished runs in the queues of the stack's groups.
 
     `failing`: those of them that have failed on a node. `pinned`: the keys of the records of verified weights. `unproven`: names of
-    jobs whose run has sound weights, although nothing shows that it was ever queued.
+    jobs whose run has sound weights, although nothing shows that it was ever queued; `maybe_finished`: of such jobs if nodes can write
+    all that could show it. The stack's state may know that they have finished.
     """
 
     by_job: Mapping[str, RunState]
@@ -31,6 +32,7 @@ class RunStates:
     failing: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
     unproven: frozenset[str] = frozenset()
+    maybe_finished: frozenset[str] = frozenset()
 
 
 def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunStates:
@@ -57,8 +59,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
         found = _sound_results(storage, keys, job, verified)
         if not found.finished:
             return False
-        if not stack.nodes_reach_records:
-            sound.add(job.name)
+        sound.add(job.name)
         own = everywhere.own_jobs(RunPlace.at(storage.bucket, keys), fresh)
         return believed(found, own, not stack.nodes_reach_records and was_queued(keys)).finished
 
@@ -85,8 +86,10 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
     runs = {job.id: job.environment.get(RUN_ID_VARIABLE, "") for job in queued if job.unfinished}
     failing = frozenset(runs[job.id] for job in queued if job.id in runs and job.num_failures)
-    unproven = frozenset(name for name in sound if states[name] is RunState.NEW)
-    return RunStates(states, frozenset(runs.values()), failing, pinned, unproven)
+    new = frozenset(name for name in sound if states[name] is RunState.NEW)
+    none = frozenset[str]()
+    unproven, maybe_finished = (none, new) if stack.nodes_reach_records else (new, none)
+    return RunStates(states, frozenset(runs.values()), failing, pinned, unproven, maybe_finished)
 
 
 def _sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: Verified) -> RunResults:

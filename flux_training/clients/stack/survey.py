@@ -82,7 +82,9 @@ def survey_stack(
     runs = run_states_of(stack, jobs)
     states = runs.by_job
     whole = price_stack(stack, jobs, states)
-    waiting = waiting_jobs(stack, jobs, states, whole)
+    # A job that waits is left out of the stack, and would be trained again later.
+    may_wait = [job for job in jobs if job.name not in runs.maybe_finished]
+    waiting = waiting_jobs(stack, may_wait, states, whole)
     names = {job.name for job in waiting}
     bill = whole.without(names) if names else whole
     jobs = with_datasets(job for job in jobs if job.name not in names) if names else jobs
