@@ -1,6 +1,7 @@
 """The bucket: created if it does not exist, marked with its owner, and kept while it holds results."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from components.messages import inform, make_for
@@ -8,9 +9,11 @@ from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.conditions import unheeded_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
+from flux_training.clients.queue.recorded_runs import recorded_runs, run_folders
+from flux_training.clients.records import listed
 from flux_training.clients.stack.owner import new_mark, read_mark
 from flux_training.clients.stack.spending import keep_entries_of_deleted_runs
-from flux_training.clients.storage import Storage
+from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import our_rules, with_our_rules
@@ -48,7 +51,8 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
         storage, layout = self._storage(old), old.layout
         if not replaces or old.results != "delete" or not storage.exists():
             return
-        if owner_of(storage, layout) == old.owner and results_in(storage, layout):
+        runs = known_runs(storage, layout) if owner_of(storage, layout) == old.owner else ()
+        if any(objects_of(storage, layout, runs)):
             raise FluxError(
                 f"this stack's results are in s3://{old.bucket}/{layout.runs}",
                 "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
@@ -91,10 +95,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             inform(f"bucket {state.bucket} is not changed: {why}")
             return
         if state.results == "delete":
-            keep_entries_of_deleted_runs(storage, layout)
-            # The records first: a run whose results are gone must not count as finished.
-            storage.delete_below(layout.run_records)
-            storage.delete_many(results_in(storage, layout))
+            delete_results(storage, layout)
         kept = sum(not item.key.startswith(layout.own) for item in storage.list(layout.prefix))
         if kept:
             inform(f"bucket {state.bucket} is kept, with {kept} objects; results are below {layout.runs}")
@@ -190,27 +191,36 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
     )
 
 
-def results_in(storage: Storage, layout: Layout) -> list[str]:
-    """Every key that `results: delete` deletes."""
-    return keys_of_runs(layout, [item.key for item in storage.list(layout.runs)])
+def delete_results(storage: Storage, layout: Layout) -> None:
+    """The objects of the runs, and what is recorded about them. An interrupted deletion continues the next time."""
+    keep_entries_of_deleted_runs(storage, layout)
+    runs = known_runs(storage, layout)
+    # First what lets a run count as finished: its results are going to be gone. The claims keep the runs known.
+    records = (item.key for item in storage.list(layout.run_records))
+    storage.delete_each(key for key in records if not key.endswith("/claim.json"))
+    storage.delete_each(objects_of(storage, layout, runs))
+    storage.delete_below(layout.run_records)
 
 
-def keys_of_runs(layout: Layout, keys: Sequence[str]) -> list[str]:
-    """Those of `keys` (all below runs/) in the folder of a run: an adopted bucket may hold other objects there.
+def known_runs(storage: Storage, layout: Layout) -> frozenset[tuple[str, str]]:
+    """(job, run id) of the runs that have a record, or a run.json, which nodes can delete."""
+    recorded = recorded_runs(storage, layout)
+    others = set(run_folders(storage, layout)) - set(recorded)
+    return frozenset([*recorded, *(one for one in others if listed(storage, layout.run(*one).record))])
 
-    The run.json, by which a run's folder is recognised, comes last: an interrupted deletion continues the next time.
-    """
-    of_run: dict[tuple[str, ...], list[str]] = {}
-    records = []
-    for key in keys:
-        job, _, rest = key.removeprefix(layout.runs).partition("/")
-        run, _, _ = rest.partition("/")
-        of_run.setdefault((job, run), []).append(key)
-        if key == layout.run(job, run).record:
-            records.append((job, run))
-    last = {layout.run(job, run).record for job, run in records}
-    found = [key for run in records for key in of_run[run]]
-    return sorted(found, key=lambda key: (key in last, key))
+
+def objects_of(storage: Storage, layout: Layout, runs: Collection[tuple[str, str]]) -> Iterator[str]:
+    """The keys below the folders of these runs; an adopted bucket may hold other objects there. Each run's run.json comes last."""
+
+    def place(item: ObjectInfo) -> tuple[str, str]:
+        job, run, *_ = (*item.key.removeprefix(layout.runs).split("/"), "")
+        return job, run
+
+    for run, items in itertools.groupby(storage.list(layout.runs), place):
+        if run in runs:
+            record = layout.run(*run).record
+            yield from (item.key for item in items if item.key != record)
+            yield record
 
 
 def owner_of(storage: Storage, layout: Layout) -> str | None:

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -260,14 +260,17 @@ class Storage:
                     self._service.if_refused,
                 )
 
-    def delete_below(self, prefix: str) -> int:
-        """Delete the objects whose keys begin with `prefix`. Returns how many. In parts: nodes can make any number."""
-        keys = (item.key for item in self.list(prefix))
-        count = 0
-        while part := list(itertools.islice(keys, MAX_KEYS_PER_DELETE)):
+    def delete_each(self, keys: Iterable[str]) -> int:
+        """Delete objects in parts: `keys` may be any number. Returns how many. Raises ServiceError as `delete_many` does."""
+        left, count = iter(keys), 0
+        while part := list(itertools.islice(left, MAX_KEYS_PER_DELETE)):
             self.delete_many(part)
             count += len(part)
         return count
+
+    def delete_below(self, prefix: str) -> int:
+        """Delete the objects whose keys begin with `prefix`. Returns how many. In parts: nodes can make any number."""
+        return self.delete_each(item.key for item in self.list(prefix))
 
     def _put(self, key: str, data: bytes, condition: Mapping[str, str]) -> str:
         md5 = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()

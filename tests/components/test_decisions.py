@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from components import container_group
-from components.bucket import BucketProvider, keys_of_runs
+from components.bucket import BucketProvider, objects_of
 from components.container_group import (
     ContainerGroupProvider,
     ContainerGroupState,
@@ -57,6 +57,7 @@ from flux_training.training.runs.run import Layout
 from tests.components.groups import GROUP, group, spec
 from tests.components.in_memory import PLACE
 from tests.components.in_memory import job as queued_job
+from tests.support.hostile_buckets import as_storage
 
 
 def connection(**changes: Any) -> Connection:
@@ -578,14 +579,14 @@ def test_a_runs_record_is_deleted_last_and_other_objects_are_kept() -> None:
         "runs/dog/0c/output/run.json",
         "runs/dog/0c/run.json",
     ]
-    assert keys_of_runs(Layout(""), keys) == [
+    storage = as_storage(dict.fromkeys(keys, b""))
+    assert list(objects_of(storage, Layout(""), {("cat", "0a"), ("dog", "0c"), ("owl", "0d")})) == [
         "runs/cat/0a/claim.json",
         "runs/cat/0a/output/z",
-        "runs/dog/0c/run.json",
         "runs/cat/0a/output/run.json",
+        "runs/dog/0c/run.json",
         "runs/dog/0c/output/run.json",
     ]
-    assert keys_of_runs(Layout("p/"), [f"p/{key}" for key in keys])[0] == "p/runs/cat/0a/claim.json"
 
 
 # ---- stacks and jobs
