@@ -17,6 +17,7 @@ from flux_training.commands.stack.engine import (
     choose_command,
     find_cli,
     find_engine,
+    has_changes,
     without_unknown,
 )
 from flux_training.commands.stack.file import stack_config, uses_local_cloud
@@ -225,3 +226,23 @@ def test_only_locks_of_processes_known_to_have_ended_count_as_dead(
     for number, lock in enumerate(locks):
         (folder / f"{number}.json").write_text(lock)
     assert is_locked_by_dead_process(tmp_path, "dev") == is_dead
+
+
+@pytest.mark.parametrize(
+    ("counted", "found"),
+    [
+        ({"same": 10}, False),
+        ({}, False),
+        (None, False),
+        ({"same": 9, "update": 1}, True),
+        ({"create": 10}, True),
+    ],
+)
+def test_changes_are_read_from_the_summary(counted: dict[str, int] | None, found: bool) -> None:
+    summary = {"sequence": 1, "summaryEvent": {"resourceChanges": counted}}
+    log = [{"sequence": 0, "preludeEvent": {}}, summary, {"sequence": 2, "cancelEvent": {}}]
+    assert has_changes("\n".join(map(json.dumps, log))) is found
+
+
+def test_an_unfinished_event_log_is_no_promise() -> None:
+    assert has_changes('{"sequence": 0, "preludeEvent": {}}\n')

@@ -116,6 +116,11 @@ class RecordingEngine:
 
     def __init__(self) -> None:
         self.ran: list[str] = []
+        self.preview_result = (0, True)
+
+    def show_preview(self) -> tuple[int, bool]:
+        self.ran.append("preview")
+        return self.preview_result
 
     def run(self, *arguments: str) -> int:
         self.ran.append(arguments[0])
@@ -183,6 +188,24 @@ def test_with_consent_the_stack_is_changed(
     printed = capsys.readouterr().out
     assert "container group flux" in printed
     assert "had not ended when the state was updated: cat." in printed
+
+
+@pytest.mark.usefixtures("terminal")
+def test_without_changes_nobody_is_asked(
+    paid_stack: RecordingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paid_stack.preview_result = (0, False)
+    stack.up.main(["--stack", "prod", "--no-wait"], standalone_mode=False)
+    assert paid_stack.ran == ["preview", "up"]
+    assert "Nothing changes" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_failed_preview_ends_up(paid_stack: RecordingEngine) -> None:
+    paid_stack.preview_result = (255, True)
+    with pytest.raises(SystemExit, match=r"^255$"):
+        stack.up.main(["--stack", "prod"], standalone_mode=False)
+    assert paid_stack.ran == ["preview"]
 
 
 def test_replicas_that_nobody_would_stop_are_not_started(

@@ -52,15 +52,14 @@ yes_option = click.option(
 def up(stack: str, yes: bool, no_wait: bool) -> None:
     """Deploy the configuration, wait for the jobs, fetch their results.
 
-    First shows what changes and what it costs, and asks.
+    First shows what changes and what it costs, and asks unless nothing changes.
     """
     if no_wait:
         _refuse_unwatched_replicas(stack)
     must_ask = _must_ask(stack, yes, "up")
     engine = prepare_engine(stack)
     if must_ask:
-        run_or_exit(engine, "preview", "--suppress-outputs")
-        _confirm(f"Update stack {stack} as shown above?")
+        _preview_and_confirm(engine, stack)
     if no_wait:
         run_or_exit(engine, "up", "--yes", "--skip-preview")
         return
@@ -134,6 +133,17 @@ def _must_ask(stack: str, yes: bool, command: str) -> bool:
         )
         raise click.UsageError(f"this is not a terminal, so nobody can confirm; {again} does not ask")
     return True
+
+
+def _preview_and_confirm(engine: Engine, stack: str) -> None:
+    """Raises FluxError if the user declines. Does not ask if nothing would change. Exits if the preview fails."""
+    code, has_changes = engine.show_preview()
+    if code != 0:
+        sys.exit(code)
+    if has_changes:
+        _confirm(f"Update stack {stack} as shown above?")
+    else:
+        say("Nothing changes, so there is nothing to confirm.")
 
 
 def _refuse_unwatched_replicas(stack: str) -> None:

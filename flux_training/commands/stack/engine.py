@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ COMPRESSION_VARIABLES = (
     "PULUMI_SELF_MANAGED_STATE_GZIP",
     "PULUMI_DIY_BACKEND_ZSTD",
 )
+# The CLI has the option --event-log only with this variable.
+EVENT_LOG_ENABLED = {"PULUMI_DEBUG_COMMANDS": "true"}
 # Pulumi's placeholder for an unknown value.
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
@@ -84,6 +87,14 @@ class Engine:
         """The outputs in the stack's state, without unknown ones. Raises FluxError."""
         outputs = json.loads(self._capture("stack", "output", "--json"))
         return without_unknown(outputs) if isinstance(outputs, dict) else {}
+
+    def show_preview(self) -> tuple[int, bool]:
+        """Run `preview`, which prints to the user; its exit code, and whether it found changes of resources."""
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "events.jsonl"
+            logging = replace(self, environment={**self.environment, **EVENT_LOG_ENABLED})
+            code = logging.run("preview", "--suppress-outputs", "--event-log", str(log))
+            return code, has_changes(log.read_text(encoding="utf-8")) if log.exists() else True
 
     def preview(self) -> tuple[dict[str, Any], str]:
         """What `preview --json` prints, and its error messages if the program failed. Raises FluxError."""
@@ -250,6 +261,13 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             # A terminal sends Ctrl-C to the engine as well, which would stop at once when signalled twice.
             if not sys.stdin.isatty():
                 process.send_signal(signal.SIGINT)
+
+
+def has_changes(event_log: str) -> bool:
+    """Whether the summary at the end of an event log counts resources that do not stay as they are. True if there is none."""
+    events = [json.loads(line) for line in event_log.splitlines()]
+    summaries = [event["summaryEvent"] for event in events if "summaryEvent" in event]
+    return not summaries or not (summaries[-1].get("resourceChanges") or {}).keys() <= {"same"}
 
 
 def without_unknown(outputs: Mapping[str, Any]) -> dict[str, Any]:

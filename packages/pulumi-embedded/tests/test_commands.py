@@ -207,6 +207,7 @@ def test_the_only_stack_needs_neither_selection_nor_an_empty_passphrase(stack: E
     [
         ("policy ls", "command of `pulumi`: `policy`"),
         ("watch --anything", "command of `pulumi`: `watch`"),
+        ("don't", "command of `pulumi`: `don't` (did you mean `down`?)"),
         ("stack tag ls", "command of `pulumi stack`: `tag`"),
         ("stack innit", "command of `pulumi stack`: `innit` (did you mean `init`?)"),
         ("up --target-replace urn", "option of `pulumi up`: `--target-replace` (did you mean `--replace`?)"),
@@ -215,6 +216,10 @@ def test_the_only_stack_needs_neither_selection_nor_an_empty_passphrase(stack: E
             "options of `pulumi up`: `--tragets` (did you mean `--target`?), `--yess` (did you mean `--yes`?)",
         ),
         ("--stak=dev", "option of `pulumi`: `--stak` (did you mean `--stack`?)"),
+        ("--stak dev up", "option of `pulumi`: `--stak` (did you mean `--stack`?)"),
+        ("-x dev --stack dev up", "option of `pulumi`: `-x`"),
+        ("-sdev --non-interactive upp", "command of `pulumi`: `upp` (did you mean `up`?)"),
+        ("stack --jsn x ls", "option of `pulumi stack`: `--jsn`"),
         ("up template", "argument of `pulumi up`: `template`"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -17,19 +18,40 @@ class CommandParser(argparse.ArgumentParser):
         self._commands = super().add_subparsers(metavar=_COMMAND, **settings)
         return self._commands
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._arguments = list(args or ())
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         unknown = message.partition(f"argument {_COMMAND}: invalid choice: ")[2]
         if unknown:
-            message = _refusal("command", self.prog, [unknown.split("'")[1]], self._commands.choices)
+            # argparse quotes the word as `repr` does.
+            message = self._unknown_command(unknown[1 : unknown.index(unknown[0], 1)])
         self.exit(2, f"error: {message}\n")
+
+    def _unknown_command(self, word: str) -> str:
+        """The message for a word that is no command: it may be the value of an unknown option before it."""
+        known = self._option_string_actions
+        before = itertools.takewhile(lambda text: text != word, self._arguments)
+        # `-sdev` is `-s` with a value.
+        options = [
+            text for text in before if text.startswith("-") and not known.keys() & {_name_of(text), text[:2]}
+        ]
+        if options:
+            return unknown_arguments(self.prog, options, known)
+        return _refusal("command", self.prog, [word], self._commands.choices)
 
 
 def unknown_arguments(command: str, arguments: Sequence[str], known: Iterable[str]) -> str:
     """The message for `arguments` that the command does not take. `known`: the names of its options."""
-    options = [text.partition("=")[0] for text in arguments if text.startswith("-") and text.strip("-")]
+    options = [_name_of(text) for text in arguments if text.startswith("-") and text.strip("-")]
     if options:
         return _refusal("option", command, options, known)
     return _refusal("argument", command, arguments, ())
+
+
+def _name_of(option: str) -> str:
+    return option.partition("=")[0]
 
 
 def _refusal(kind: str, command: str, words: Sequence[str], known: Iterable[str]) -> str:
