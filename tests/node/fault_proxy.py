@@ -39,6 +39,8 @@ class DownloadFault(StrEnum):
     LONGER = "a Content-Length of more than the body"
     SHORTER = "a Content-Length of less than the body"
     CHUNKED = "a body in chunks, longer than its Content-Length"
+    LONGER_CHUNKS = "a body in chunks, one byte too long"
+    SHORTER_CHUNKS = "a body in chunks, one byte too short"
     EMPTY = "200 without a body"
     COMPRESSED = "a body that is compressed unasked"
     LOGIN_PAGE = "200 with the login page of a network"
@@ -204,9 +206,9 @@ class _FaultHandler(BaseHTTPRequestHandler):
         self, status: int, headers: Mapping[str, str], body: bytes, fault: DownloadFault | None = None
     ) -> None:
         self.send_response(status)
-        lengths = {"content-length": str(len(body))} | dict(headers)
+        lengths = {} if "transfer-encoding" in headers else {"content-length": str(len(body))}
         # Otherwise clients would send their next request into a closed connection.
-        for name, value in (lengths | {"connection": "close"}).items():
+        for name, value in (lengths | dict(headers) | {"connection": "close"}).items():
             self.send_header(name, value)
         self.end_headers()
         self._send_body(body, fault)
@@ -247,13 +249,25 @@ def changed(
         case DownloadFault.SHORTER if body:
             return status, headers | {"content-length": str(len(body) - 1)}, body
         case DownloadFault.CHUNKED:
-            data = f"{len(body) + 1:x}\r\n".encode() + body + b"x\r\n0\r\n\r\n"
-            return status, headers | {"transfer-encoding": "chunked"}, data
+            return status, headers | {"transfer-encoding": "chunked"}, in_chunks(body + b"x")
+        case DownloadFault.LONGER_CHUNKS | DownloadFault.SHORTER_CHUNKS if body:
+            data = body + b"x" if fault == DownloadFault.LONGER_CHUNKS else body[:-1]
+            return status, without_length(headers), in_chunks(data)
         case DownloadFault.COMPRESSED:
             data = gzip.compress(body)
             sizes = {"content-encoding": "gzip", "content-length": str(len(data))}
             return status, headers | sizes, data
     return status, headers, body
+
+
+def in_chunks(body: bytes) -> bytes:
+    return f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+
+
+def without_length(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers of an answer in chunks."""
+    kept = {name: value for name, value in headers.items() if name != "content-length"}
+    return kept | {"transfer-encoding": "chunked"}
 
 
 def flipped(body: bytes) -> bytes:

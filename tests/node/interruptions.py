@@ -41,8 +41,13 @@ HERE = Path(__file__).parent
 STEPS, SAVE_EVERY = 60, 10
 MAX_LIFE_SECONDS = 3.0  # a job takes about three
 MAX_STARTS = 12
-# Without a digest or a known size, wrong bytes are believed.
-NOT_NOTICED = (DownloadFault.WRONG, DownloadFault.SHORTER)
+# Without a digest, an MD5 as ETag or a known size, wrong bytes are believed.
+NOT_NOTICED = (
+    DownloadFault.WRONG,
+    DownloadFault.SHORTER,
+    DownloadFault.LONGER_CHUNKS,
+    DownloadFault.SHORTER_CHUNKS,
+)
 FAULTS = tuple(fault for fault in DownloadFault if fault not in (*NOT_NOTICED, DownloadFault.SILENT))
 RUN_PY = f"""
 import os, sys

@@ -6,11 +6,13 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,14 +20,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from nanio.storage.backend import ObjectInfo
+from nanio.storage.metadata import write_metadata
+from nanio.storage.paths import metadata_path
 
 from flux_training.node.launcher import retries
-from flux_training.node.launcher.bucket import BucketClient, Timeouts
+from flux_training.node.launcher.bucket import BucketClient, BucketError, Timeouts
 from flux_training.node.launcher.downloads import Download, DownloadBatch
 from flux_training.node.launcher.errors import RunEndedError
 from flux_training.node.launcher.retries import RetryingBucket
 from flux_training.node.launcher.signing import SigningKeys
-from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest
+from tests.node import fault_proxy
+from tests.node.fault_proxy import DownloadFault, FaultProxy, ProxiedRequest, in_chunks, without_length
 from tests.node.storage import ACCESS_KEY_ID, SECRET_ACCESS_KEY, folder_storage
 
 CONTENT = b"0123456789" * 300
@@ -36,6 +42,8 @@ ODD_ANSWERS = {
     DownloadFault.LONGER: "it has 3001 bytes instead of 3000",
     DownloadFault.SHORTER: "it has 2999 bytes instead of 3000",
     DownloadFault.CHUNKED: "the answer has no usable Content-Length ('chunked')",
+    DownloadFault.LONGER_CHUNKS: "it has more than 3000 bytes",
+    DownloadFault.SHORTER_CHUNKS: "it has 2999 bytes instead of 3000",
     DownloadFault.EMPTY: "the answer has no ETag, so it is not the bucket's",
     DownloadFault.COMPRESSED: "the answer is compressed (gzip)",
     DownloadFault.LOGIN_PAGE: "the answer has no ETag, so it is not the bucket's",
@@ -54,6 +62,13 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Path:
     path.mkdir()
     (path / "object").write_bytes(CONTENT)
     return path
+
+
+def store_md5(bucket: Path) -> None:
+    """As an upload does: the object gets its MD5 as ETag. Files that are put into the server's folder get another one."""
+    etag = f'"{hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()}"'
+    info = ObjectInfo(key="object", size=len(CONTENT), etag=etag, last_modified=datetime.now(UTC))
+    write_metadata(metadata_path(bucket.parent, bucket.name, "object"), info)
 
 
 def client(bucket: Path, url: str, connect_seconds: float = 5) -> BucketClient:
@@ -89,14 +104,14 @@ def test_an_odd_answer_is_asked_for_again_and_named_if_it_lasts(
 def test_an_odd_answer_hides_neither_reports_nor_checkpoints(fault: DownloadFault, bucket: Path) -> None:
     """Otherwise the hours that were used, or the steps that were trained, would count as none."""
 
+    store_md5(bucket)
+
     def first(request: ProxiedRequest) -> DownloadFault | None:
         return fault if request.number == 1 else None
 
     with FaultProxy(folder_storage().url, first) as proxy:
         store = RetryingBucket(client(bucket, proxy.url), 3)
-        # An object without a known size: its Content-Length is believed.
-        if fault is not DownloadFault.SHORTER:
-            assert store.get_bytes("object", 10_000) == CONTENT
+        assert store.get_bytes("object", 10_000) == CONTENT
         assert [item.key for item in store.list_objects("")] == ["object"]
         assert store.get_bytes("missing", 10) is None
 
@@ -109,6 +124,86 @@ def test_an_odd_answer_to_the_request_for_the_rest_spoils_nothing(
     with FaultProxy(folder_storage().url, lambda request: faults.get(request.number)) as proxy:
         assert download(client(bucket, proxy.url), tmp_path / "object") == CONTENT
         assert [request.range for request in proxy.requests] == ["", "bytes=1500-", "bytes=1500-"]
+
+
+Answer = tuple[int, dict[str, str], bytes]
+OTHER_ETAG = {"etag": f'"{"0" * 32}"'}
+# What sound services and ways to them may change of an answer.
+SOUND_CHANGES: dict[str, Callable[[dict[str, str], bytes], tuple[dict[str, str], bytes]]] = {
+    "in chunks": lambda headers, body: (without_length(headers), in_chunks(body)),
+    "in empty chunks": lambda headers, body: (
+        without_length(headers),
+        in_chunks(body) if body else b"0\r\n\r\n",
+    ),
+    "no encoding": lambda headers, body: (headers | {"content-encoding": ""}, body),
+    "identity": lambda headers, body: (headers | {"content-encoding": "Identity"}, body),
+    "the upload's": lambda headers, body: (headers | {"content-encoding": "aws-chunked"}, body),
+    "the rest of the upload's": lambda headers, body: (headers | {"content-encoding": "aws-chunked,"}, body),
+    "encrypted with a key of KMS": lambda headers, body: (headers | OTHER_ETAG, body),
+    "uploaded in parts": lambda headers, body: (headers | {"etag": f'"{"0" * 32}-2"'}, body),
+    "weak ETag": lambda headers, body: (headers | {"etag": f"W/{headers.get('etag', '')}"}, body),
+    "ETag without quotes": lambda headers, body: (
+        headers | {"etag": headers.get("etag", "x").strip('"')},
+        body,
+    ),
+}
+
+
+@pytest.mark.parametrize("change", SOUND_CHANGES)
+def test_a_sound_answer_of_another_service_is_believed(
+    change: str, bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(_fault: object, status: int, headers: dict[str, str], body: bytes) -> Answer:
+        return (status, *SOUND_CHANGES[change](headers, body))
+
+    monkeypatch.setattr(fault_proxy, "changed", changed)
+    (bucket / "empty").touch()
+    with FaultProxy(folder_storage().url, lambda _request: None) as proxy:
+        store = client(bucket, proxy.url)
+        assert download(store, tmp_path / "object") == CONTENT
+        assert len(proxy.requests) == 1
+        reading = RetryingBucket(store, 1)
+        assert [reading.get_bytes(key, 3000) for key in ("object", "empty", "missing")] == [
+            CONTENT,
+            b"",
+            None,
+        ]
+        assert [item.key for item in reading.list_objects("")] == ["empty", "object"]
+        with pytest.raises(BucketError, match="more than 2999"):
+            reading.get_bytes("object", 2999)
+
+
+def test_a_small_object_that_is_cut_the_same_way_twice_is_believed(bucket: Path) -> None:
+    """Nothing tells it from one that is encrypted with a key of KMS."""
+    store_md5(bucket)
+    with FaultProxy(folder_storage().url, lambda _request: DownloadFault.SHORTER) as proxy:
+        assert RetryingBucket(client(bucket, proxy.url), 1).get_bytes("object", 3000) == CONTENT[:-1]
+        assert len(proxy.requests) == 2
+
+
+def test_a_cut_answer_in_chunks_is_resumed_where_it_broke(
+    bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(fault: object, status: int, headers: dict[str, str], body: bytes) -> Answer:
+        data = in_chunks(body)
+        return status, without_length(headers), data[: len(data) // 2] if fault else data
+
+    monkeypatch.setattr(fault_proxy, "changed", changed)
+    cut = {1: DownloadFault.CUT}
+    with FaultProxy(folder_storage().url, lambda request: cut.get(request.number)) as proxy:
+        assert download(client(bucket, proxy.url), tmp_path / "object") == CONTENT
+        first, second = [request.range for request in proxy.requests]
+        assert (first, second[:8]) == ("", "bytes=74")
+
+
+@pytest.mark.parametrize("tokens", [["a", "a"], ["a", "b", "a"]])
+def test_a_listing_without_an_end_is_ended(
+    tokens: list[str], bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = client(bucket, "")
+    monkeypatch.setattr(store, "list_page", mock.Mock(side_effect=[([], token) for token in tokens]))
+    with pytest.raises(BucketError, match=f"the listing of output/ has no end: {len(tokens)} pages"):
+        RetryingBucket(store, 1).list_objects("output/")
 
 
 def test_an_image_of_another_size_is_asked_for_three_times(bucket: Path, tmp_path: Path) -> None:

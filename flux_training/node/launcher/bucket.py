@@ -6,6 +6,7 @@ Nothing here is retried; see retries.py.
 """
 
 import contextlib
+import hashlib
 import http.client
 import importlib
 import os
@@ -32,6 +33,8 @@ CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests that are 15 minute
 # And 5xx. R2 answers 403 for moments in which it cannot check a key. A network that wants a login redirects.
 RETRYABLE_STATUS = (302, 303, 307, 308, 403, 408, 416, 425, 429)
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
+# Content-Encoding of an answer that is not compressed. Some services store what an upload was sent with, or what is left of it.
+NOT_COMPRESSED = ("", "identity", "aws-chunked")
 
 
 class BucketError(Exception):
@@ -69,29 +72,47 @@ class ListedObject:
     size: int
 
 
+@dataclass(frozen=True)
+class SmallObject:
+    """The whole content of an object, with its ETag."""
+
+    data: bytes
+    etag: str
+
+    @property
+    def has_other_md5(self) -> bool:
+        """The ETag is no MD5 of the content: it was cut or changed on the way, or is encrypted with a key of KMS."""
+        match = re.fullmatch('(?:W/)?"?([0-9a-f]{32})"?', self.etag.lower())
+        return match is not None and hashlib.md5(self.data, usedforsecurity=False).hexdigest() != match[1]
+
+
 class ObjectBody:
-    """The bytes of an object from `start` on; iterate once. Raises BucketError for an answer that is not S3's."""
+    """The bytes of an object from `start` on; iterate once. Raises BucketError for an answer that is not S3's.
+
+    `size`: of the whole object; None if the answer comes in chunks, which say themselves where they end.
+    """
 
     def __init__(self, response: http.client.HTTPResponse, start: int, read_seconds: float) -> None:
         headers = response.headers
         # A login page or an empty answer has none, and would pass for a small object.
         if "ETag" not in headers:
             raise BucketError("the answer has no ETag, so it is not the bucket's", retryable=True)
-        encoding = headers.get("Content-Encoding", "identity")
-        if encoding not in ("identity", "aws-chunked"):  # some services store the encoding of the upload
+        encoding = headers.get("Content-Encoding", "")
+        if any(one.strip().lower() not in NOT_COMPRESSED for one in encoding.split(",")):
             raise BucketError(f"the answer is compressed ({encoding:.40})", retryable=True)
         self.start = _range_start(response, start) if response.status == 206 else 0
-        self.version = f"{headers['ETag']} {headers.get('Last-Modified', '')}"
+        self.etag = headers["ETag"]
+        self.version = f"{self.etag} {headers.get('Last-Modified', '')}"
         self._response, self._read_seconds = response, read_seconds
         self._expected = _content_length(response)
-        self.size = self.start + self._expected
+        self.size = None if self._expected is None else self.start + self._expected
 
     def __iter__(self) -> Iterator[bytes]:
         received = 0
         for chunk in read_chunks(self._response, self._read_seconds):
             received += len(chunk)
             yield chunk
-        if received < self._expected:
+        if self._expected is not None and received < self._expected:
             raise BucketError(f"the answer ended after {received} of {self._expected} bytes", retryable=True)
 
 
@@ -131,12 +152,16 @@ class BucketClient:
         with self._request("GET", key, headers=headers) as response:
             yield ObjectBody(response, start, self._timeouts.read_seconds)
 
-    def get_bytes(self, key: str, max_bytes: int) -> bytes:
+    def get_bytes(self, key: str, max_bytes: int) -> SmallObject:
         """Raises BucketError, also for an object that is larger."""
+        data = bytearray()
         with self.get(key) as body:
-            if body.size > max_bytes:
-                raise BucketError(f"{key} has {body.size} bytes, more than {max_bytes}", retryable=False)
-            return b"".join(body)
+            for chunk in body:
+                data += chunk
+                if max(len(data), body.size or 0) > max_bytes:
+                    size = body.size or "too many"
+                    raise BucketError(f"{key} has {size} bytes, more than {max_bytes}", retryable=False)
+            return SmallObject(bytes(data), body.etag)
 
     def list_page(self, prefix: str, token: str = "") -> tuple[list[ListedObject], str]:
         """One page, and the token of the next page; empty: there is none."""
@@ -264,8 +289,12 @@ def _range_start(response: http.client.HTTPResponse, start: int) -> int:
     return start
 
 
-def _content_length(response: http.client.HTTPResponse) -> int:
-    text = response.headers.get("Transfer-Encoding", "") or response.headers.get("Content-Length", "")
+def _content_length(response: http.client.HTTPResponse) -> int | None:
+    """None: the answer comes in chunks."""
+    chunks, length = response.headers.get("Transfer-Encoding", ""), response.headers.get("Content-Length", "")
+    if chunks.lower() == "chunked" and not length:
+        return None
+    text = chunks or length  # both together contradict each other
     if not re.fullmatch("[0-9]{1,15}", text):
         raise BucketError(f"the answer has no usable Content-Length ({text!r:.40})", retryable=True)
     return int(text)

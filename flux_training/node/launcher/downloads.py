@@ -139,7 +139,7 @@ class DownloadBatch:
         if partial.received == download.size:  # an empty object, or the answer broke after its last byte
             return
         with self._client.get(download.key, partial.received) as body:
-            if body.size != download.size:
+            if body.size not in (None, download.size):
                 raise WrongContentError(f"it has {body.size} bytes instead of {download.size}")
             partial.begin(body.start, body.version)
             for chunk in body:
@@ -148,6 +148,7 @@ class DownloadBatch:
                 partial.write(chunk)
                 with self._lock:
                     self._received += len(chunk)
+            partial.check_size()
 
 
 class PartialFile:
@@ -169,10 +170,20 @@ class PartialFile:
         self._version = version
 
     def write(self, chunk: bytes) -> None:
+        """Raises BucketError when these are too many bytes."""
+        if self.received + len(chunk) > self._download.size:
+            self.restart()
+            raise WrongContentError(f"it has more than {self._download.size} bytes")
         with self._path.open("ab") as file:
             file.write(chunk)
         self._digest.update(chunk)
         self.received += len(chunk)
+
+    def check_size(self) -> None:
+        """At the end of an answer. Raises BucketError when bytes are missing."""
+        if (received := self.received) < self._download.size:
+            self.restart()
+            raise WrongContentError(f"it has {received} bytes instead of {self._download.size}")
 
     def restart(self) -> None:
         self._path.write_bytes(b"")

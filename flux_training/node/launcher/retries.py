@@ -17,6 +17,7 @@ from flux_training.node.launcher.process import check_stopped, pause
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 20.0
 MAX_LISTED = 10_000
+MAX_PAGES = 1000  # S3 may return pages with few objects, or none
 MAX_SECONDS = 120.0  # of one try; a curve of 16 MB comes at 140 kB/s in that time
 
 T = TypeVar("T")
@@ -37,9 +38,19 @@ class RetryingBucket:
     def get_bytes(self, key: str, max_bytes: int) -> bytes | None:
         """None when there is no such object. Raises BucketError."""
         try:
-            return self._retry(lambda: self._client.get_bytes(key, max_bytes))
+            return self._retry(lambda: self._read(key, max_bytes))
         except ObjectMissingError:
             return None
+
+    def _read(self, key: str, max_bytes: int) -> bytes:
+        """If the ETag is another MD5, the content is believed only when it comes twice."""
+        found = self._client.get_bytes(key, max_bytes)
+        if not found.has_other_md5:
+            return found.data
+        again = self._client.get_bytes(key, max_bytes)
+        if again.has_other_md5 and again != found:
+            raise BucketError(f"{key} came twice with different bytes", retryable=True)
+        return again.data
 
     def delete(self, key: str) -> None:
         self._retry(lambda: self._client.delete(key))
@@ -54,12 +65,14 @@ class RetryingBucket:
         return found[:MAX_LISTED]
 
     def _pages(self, prefix: str) -> Iterator[list[ListedObject]]:
-        token = ""
-        while True:
+        token, seen = "", set[str]()
+        while token not in seen and len(seen) < MAX_PAGES:
+            seen.add(token)
             page, token = self._retry(partial(self._client.list_page, prefix, token))
             yield page
             if not token:
                 return
+        raise BucketError(f"the listing of {prefix} has no end: {len(seen)} pages", retryable=False)
 
     def _retry(self, action: Callable[[], T]) -> T:
         failures = 0
