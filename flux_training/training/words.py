@@ -65,8 +65,13 @@ def _wrapped_line(line: str, width: int) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean `x`?)`, or nothing if no known word is similar."""
-    matches = difflib.get_close_matches(word, list(known), cutoff=0.5)
-    return f" (did you mean `{matches[0]}`?)" if matches else ""
+    found = most_similar(word, known)
+    return f" (did you mean `{found}`?)" if found else ""
+
+
+def most_similar(word: str, known: Iterable[str]) -> str:
+    """The known word that is most similar, or nothing."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
 
 
 def same_letters(word: str, known: Iterable[str]) -> str:

@@ -487,7 +487,7 @@ MISTAKES: dict[str, Spoil] = {
     "quantize-needed": edit("quantize: true", "quantize: false"),
     "quantize-needless": do(_nothing, gpu="A100 (80 GB)"),
     "quantize-ignored": SDXL,
-    "memory-short": edit("is_flux: true", "arch: sdxl", gpu="RTX 3080 (10 GB)"),
+    "memory-short": edit("is_flux: true", "arch: sdxl", gpu="GTX 1660 (6 GB)"),
     "gpu-small": edit("low_vram: false", "low_vram: true", gpu="RTX 4080 (16 GB)"),
     "low-vram-needed": do(_nothing, gpu="RTX 4080"),
     "low-vram-needless": edit("low_vram: false", "low_vram: true"),

@@ -121,12 +121,20 @@ class TrainableModel(_Row):
     since: str = Field(pattern=r"^20\d\d-[01]\d-[0-3]\d$")
     commit: str = Field(pattern=r"^[0-9a-f]{8}$")
 
+    @property
+    def weights_gb(self) -> float:
+        """The size of the weights with their text encoders in BF16."""
+        return BF16_BYTES * (self.billion_parameters + self.billion_encoder_parameters)
+
     def download_gb(self, weights: str = "") -> float:
-        """The size of these weights with their text encoders; of the first ones if the row does not have them."""
-        name = weights if self.has_weights(weights) else self.weights
+        """The size of these weights with their text encoders, as they are stored; of the first ones if `weights` is empty.
+
+        Fine-tunes, which the row does not list, are commonly stored in BF16 or FP16.
+        """
+        name = weights or self.weights
         is_float32 = name.lower() in (known.lower() for known in self.float32)
         transformer = (FP32_BYTES if is_float32 else BF16_BYTES) * self.billion_parameters
-        encoders = FP32_BYTES if self.float32_encoders else BF16_BYTES
+        encoders = FP32_BYTES if self.float32_encoders and self.has_weights(name) else BF16_BYTES
         return transformer + encoders * self.billion_encoder_parameters
 
     @property

@@ -103,7 +103,7 @@ def mistakes_for(model: TrainableModel) -> list[FamilyMistake]:
         FamilyMistake(
             "memory-short" if model.memory.fixed else "low-vram-needed",
             {"model.quantize": True, "model.low_vram": False},
-            gb=model.memory.quantized - 1,
+            gb=int(model.weights_gb) if model.memory.fixed else model.memory.quantized - 1,
         ),
         FamilyMistake("storage-small", storage=int(model.download_gb())),
     ]

@@ -112,7 +112,7 @@ def test_a_mistake_in_train_yml_is_found(model: TrainableModel, change: Mapping[
     )
     if code == "quantize-needed":
         job = replace(job, gpu=f"X ({model.memory.unquantized - 1} GB)")
-        code = "memory-short" if model.memory.fixed else code
+        code = "gpu-small" if model.memory.fixed else code
     assert code in codes(job) | codes(job, "warning")
 
 
@@ -138,11 +138,33 @@ def test_the_wrong_flag_is_a_mismatch(model: TrainableModel) -> None:
 @pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
 def test_too_little_memory_is_found(model: TrainableModel) -> None:
     job = replace(for_model(model), gpu=f"X ({model.memory.quantized - 1} GB)")
-    if model.memory.fixed:
-        assert codes(job) == {"memory-short"}
-    else:
-        assert "gpu-small" in codes(job, "warning")
-        assert "low-vram-needed" in codes(job)
+    assert "gpu-small" in codes(job, "warning")
+    assert codes(job) == (set() if model.memory.fixed else {"low-vram-needed"})
+
+
+@pytest.mark.parametrize(
+    ("name", "gb", "is_refused"),
+    [("sdxl", 6, True), ("sdxl", 8, False), ("sd15", 1, True), ("sd15", 4, False)],
+)
+def test_only_weights_that_do_not_fit_are_refused(name: str, gb: int, is_refused: bool) -> None:
+    """What training needs beside them is a rule of thumb for these models."""
+    job = replace(for_model(MODELS[name]), gpu=f"X ({gb} GB)")
+    assert codes(job) == ({"memory-short"} if is_refused else set())
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_needless"),
+    [
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", True),
+        ("Wan-AI/Wan2.1-T2V-14B-Diffusers", False),
+        ("me/a-tune", False),
+    ],
+)
+def test_unlisted_weights_may_be_those_of_the_largest_model(weights: str, is_needless: bool) -> None:
+    change = {"model.name_or_path": weights, "model.low_vram": True}
+    job = replace(for_model(MODELS["wan21-1b"], change), gpu="X (32 GB)")
+    needless = {"quantize-needless", "low-vram-needless"}
+    assert codes(job, "warning") & needless == (needless if is_needless else set())
 
 
 @pytest.mark.parametrize("model", TRAINABLE, ids=name_of)
@@ -225,6 +247,8 @@ def test_samplers_are_those_that_the_trainer_knows(name: str, sampler: str, said
         ("wan22-14b", "", 69),
         ("wan22-14b", "Wan-AI/Wan2.2-T2V-A14B-Diffusers", 126),
         ("flux1-dev", "me/my-own-tune", 34),
+        ("sdxl", "me/my-own-tune", 7),
+        ("wan21-14b", "me/my-own-tune", 40),
     ],
 )
 def test_weights_in_fp32_are_downloaded_in_full(name: str, weights: str, gigabytes: int) -> None:
@@ -272,8 +296,19 @@ def test_the_disk_has_to_hold_downloaded_weights(storage: int | None, is_enough:
 KNOWN_PATHS = [
     ("z-image", "Tongyi-MAI/ZImage", "model-path", "but the id is Tongyi-MAI/Z-Image"),
     ("flux1-dev", "black-forest-labs/FLUX1-dev", "model-path", "but the id is black-forest-labs/FLUX.1-dev"),
-    ("qwen-image", "Qwen/Qwen-Image-2601", "weights-unknown", "(did you mean `Qwen/Qwen-Image-2512`?)"),
+    (
+        "qwen-image",
+        "Qwen/Qwen-Image-2601",
+        "weights-unknown",
+        "; the most similar id there is Qwen/Qwen-Image-2512",
+    ),
     ("qwen-image", "me/my-own-tune", "weights-unknown", "does not list me/my-own-tune"),
+    (
+        "flux1-dev",
+        "me/FLUX.1-dev-fp8",
+        "weights-unknown",
+        "; the most similar id there is black-forest-labs/FLUX.1-dev",
+    ),
 ]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from flux_training.training.finding import Problem
 from flux_training.training.gpu import GB_EACH_MORE_MEGAPIXEL, smallest_class
 from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.models.choice import models_of
+from flux_training.training.models.table import TrainableModel
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.trainer_config import positive_int
 from flux_training.training.values import whole_number
@@ -29,7 +31,8 @@ def missing_quantization(job: Subject) -> Iterator[Problem]:
 )
 def needless_quantization(job: Subject) -> Iterator[Problem]:
     if job.model and not job.model.memory.fixed:
-        yield from _has_memory(job, "quantize", job.model.memory.unquantized)
+        need = max(model.memory.unquantized for model in _possible_models(job))
+        yield from _has_memory(job, "quantize", need)
 
 
 @AREA.warning(
@@ -45,22 +48,22 @@ def ignored_quantization(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "memory-short",
-    "ai-toolkit quantizes this model in no way, so that only a GPU with more memory helps",
+    "the weights alone do not fit into the GPU's memory, and ai-toolkit does not quantize this model",
     "choose a larger GPU in the stack's configuration",
 )
-def too_little_memory_for_a_model_that_is_not_quantized(job: Subject) -> Iterator[Problem]:
-    if job.model and job.model.memory.fixed and _gpu_below(job, need := job.model.memory.quantized):
-        message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
+def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
+    if job.model and job.model.memory.fixed and _gpu_below(job, job.model.weights_gb):
+        message = f"the weights of {job.model.name} take {job.model.weights_gb:.0f} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "model")
 
 
 @AREA.warning(
     "gpu-small",
-    "with less memory than ai-toolkit needs for the model, it needs low_vram and may still run out of memory",
+    "with less memory than ai-toolkit needs for the model, it may run out of memory, even with low_vram",
     "choose a GPU with that much memory in the stack's configuration",
 )
 def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
-    if job.model and not job.model.memory.fixed and _gpu_below(job, need := job.model.memory.quantized):
+    if job.model and _gpu_below(job, need := job.model.memory.quantized):
         message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.in_config(message, "model")
 
@@ -82,8 +85,9 @@ def missing_low_vram(job: Subject) -> Iterator[Problem]:
 )
 def needless_low_vram(job: Subject) -> Iterator[Problem]:
     if job.model and not job.model.memory.fixed:
-        memory = job.model.memory
-        yield from _has_memory(job, "low_vram", memory.unquantized if memory.low_vram else memory.quantized)
+        needs = [model.memory for model in _possible_models(job)]
+        need = max(memory.unquantized if memory.low_vram else memory.quantized for memory in needs)
+        yield from _has_memory(job, "low_vram", need)
 
 
 @AREA.warning(
@@ -120,7 +124,12 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
             yield job.in_config(message, "datasets", str(number), "num_frames")
 
 
-def _gpu_below(job: Subject, size: int) -> bool:
+def _possible_models(job: Subject) -> list[TrainableModel]:
+    """The job's model; all models of its architecture if the table does not list the weights."""
+    return [job.model] if job.model and job.choice.owner else models_of(job.choice.arch)
+
+
+def _gpu_below(job: Subject, size: float) -> bool:
     return job.gpu_gb is not None and job.gpu_gb < size
 
 

@@ -17,7 +17,7 @@ from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.key_values import HUB_ID
 from flux_training.training.train_yml.trainer_config import positive_int
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
-from flux_training.training.words import nearest, same_letters
+from flux_training.training.words import most_similar, nearest, same_letters
 
 AREA = Area("model")
 # ModelConfig of ai-toolkit replaces the one arch by the other.
@@ -161,7 +161,10 @@ def weights_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
     if job.model is None or job.choice.owner or not isinstance(path, str) or not HUB_ID.fullmatch(path):
         return
     if not same_letters(path, KNOWN_WEIGHTS):
-        message = f"docs/models.md does not list {path}{nearest(path, KNOWN_WEIGHTS)}"
+        similar = most_similar(path, KNOWN_WEIGHTS)
+        message = f"docs/models.md does not list {path}" + (
+            f"; the most similar id there is {similar}" if similar else ""
+        )
         yield job.in_config(message, "model", "name_or_path")
 
 
