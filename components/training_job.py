@@ -23,7 +23,7 @@ from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.hung_nodes import NODE_REPLACED, replace_hung_node
 from flux_training.clients.queue.new_runs import NewRun, was_queued
-from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.own_jobs import RunPlace, last_posted
 from flux_training.clients.queue.posting import queue_of
 from flux_training.clients.queue.requeue import cancel_run, job_of_run
 from flux_training.clients.records import read_record
@@ -152,7 +152,9 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             new = None if was_queued(storage, args.keys, own) else NewRun(storage, args.keys)
             check_parent(storage, args, is_new=new is not None)
             if run.reservation:
-                reserve(storage, args.prefix, args.keys, run.reservation, make_for(args.owner, "up"))
+                last, again = last_posted(own), make_for(args.owner, "up")
+                replaced = last.id if last else ""
+                reserve(storage, args.prefix, args.keys, run.reservation, again, replaced)
             send_configuration(storage, args, run, is_new=new is not None)
             # The last steps before the post: nodes can write until then, and an update that fails earlier moves nothing.
             if new:

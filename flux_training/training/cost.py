@@ -242,6 +242,10 @@ class StackBill:
         return {job: usd for bill in self.clusters.values() for job, usd in bill.charges.items()}
 
     @property
+    def known_charges(self) -> dict[str, float]:
+        return {job: usd for job, usd in self.charges.items() if usd is not None}
+
+    @property
     def lines(self) -> tuple[Line, ...]:
         return tuple(line for bill in self.clusters.values() for line in bill.lines)
 

@@ -27,6 +27,7 @@ from flux_training.clients.queue.requeue import SilentRun, cancel_run, job_of_ru
 from flux_training.clients.salad import GroupSpec, Instance, Salad
 from flux_training.clients.stack import spending
 from flux_training.clients.stack.spending import Reservation
+from flux_training.clients.storage import Storage
 from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.job_status import JobStatus, StackJob
@@ -476,6 +477,10 @@ def test_a_run_that_is_removed_while_a_watcher_queues_it_again_is_not_trained(
     assert queue_silent_again(watcher, watcher.read()) == []
 
 
+def unexpected(*_args: object, **_more: object) -> None:
+    raise AssertionError("nothing is to be written")
+
+
 def test_a_run_that_no_longer_fits_its_limit_is_canceled_and_waits(
     silent: NodeAndRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,6 +493,11 @@ def test_a_run_that_no_longer_fits_its_limit_is_canceled_and_waits(
     assert "cat could not be queued again: cat no longer fits in the budget" in said
     assert "run `make up` again" in said
     assert [job.status for job in silent.jobs()] == ["canceled"]
+    # A watcher tries again at each poll, and must not write each time.
+    with monkeypatch.context() as reading:
+        reading.setattr(Storage, "put_bytes", unexpected)
+        (said,) = queue_silent_again(silent.watcher(), watcher.read())
+    assert "cat could not be queued again: cat no longer fits in the budget" in said
 
     tomorrow = spending.today() + timedelta(days=1)
     monkeypatch.setattr(spending, "today", lambda: tomorrow)

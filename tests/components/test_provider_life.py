@@ -18,10 +18,13 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.pins import accept_weights
 from flux_training.clients.queue import new_runs, posting
+from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.new_runs import NewRun
 from flux_training.clients.results import inspect_run
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack.owner import new_mark
+from flux_training.clients.stack.spending import Reservation, read_spending, today
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import read_images
 from flux_training.training.runs.run import Layout, run_id
@@ -170,6 +173,7 @@ class Declared:
         self.datasets: DatasetProvider = connected(DatasetProvider(), connection)
         self.runs: TrainingJobProvider = connected(TrainingJobProvider(), connection)
         self.folder = make_job(folder, "cat", images=2)
+        self.reservation: Reservation | None = None
         place = {"home": args.home, "bucket": args.bucket, "prefix": args.prefix}
         self.dataset = DatasetArgs(
             **place,
@@ -203,7 +207,7 @@ class Declared:
     def prepare(self, attempt: int = 1, **more: Any) -> TrainingJobArgs:
         """A run as the program leaves it for the provider."""
         name = run_id(MANIFEST, RAW_CONFIG, attempt, None)
-        write_prepared(OWNER, [PreparedRun("cat", name, RAW_CONFIG, MANIFEST, 10, None)])
+        write_prepared(OWNER, [PreparedRun("cat", name, RAW_CONFIG, MANIFEST, 10, None, self.reservation)])
         return replace(self.run, run_id=name, attempt=attempt, **more)
 
     def queue(self, **more: Any) -> tuple[TrainingJobArgs, TrainingJobState]:
@@ -393,6 +397,26 @@ def test_nothing_is_deleted_below_a_run_whose_job_was_canceled(
     _, again = declared.queue()
     assert again.kelpie_id != state.kelpie_id
     assert all(is_there(declared, key) for key in kept)
+
+
+def test_a_canceled_job_that_a_killed_update_could_not_record_counts_beside_the_next(
+    declared: Declared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day's limit holds two jobs: without the first one's record, a third would be queued."""
+    declared.reservation = Reservation(2.0, BudgetSettings(maxUsdPerDay=5.0))
+    for count in (1, 2):
+        monkeypatch.setattr(posting, "_queues", {})  # as in another process
+        with monkeypatch.context() as killed:
+            killed.setattr(ClaimFile, "record", fail)
+            with pytest.raises(InterruptedUpdateError):
+                declared.queue()
+        monkeypatch.setattr(posting, "_queues", {})
+        args, state = declared.queue()
+        assert not is_there(declared, args.keys.posted)
+        assert [entry.usd for entry in read_spending(declared.storage, today())] == [2.0] * count
+        declared.runs.remove(args.run_id, state)
+    with pytest.raises(FluxError, match="cat no longer fits in the budget"):
+        declared.queue()
 
 
 def test_finished_weights_without_a_record_are_set_aside_and_the_run_is_queued(

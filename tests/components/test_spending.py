@@ -20,7 +20,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest
 from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace
+from flux_training.clients.queue.own_jobs import RunPlace, last_posted
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun
 from flux_training.clients.salad import GroupSpec
@@ -35,9 +35,9 @@ from flux_training.training.budget.entries import (
     run_mark,
     spent_on,
 )
-from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait_sharing
+from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
 from flux_training.training.cluster_settings import BudgetSettings
-from flux_training.training.cost import Bill, Line, Rate
+from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.errors import FluxError
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.run import Layout, RunKeys
@@ -119,7 +119,7 @@ class SharingStack:
     connection: Connection
     prefix: str
     group: str
-    bill: Bill
+    bill: StackBill
     budget: BudgetSettings
     accepted: set[str] = field(default_factory=set)
 
@@ -128,13 +128,14 @@ class SharingStack:
         storage = Mortal(self.connection.storage(BUCKET), kills)
         queue = Queue(Mortal(self.connection.kelpie(), kills), self.group)
         new, waiting = self.plan(storage, queue)
-        charges = self.bill.without({one.name for one in waiting}).charges
+        charges = self.bill.without({one.name for one in waiting}).known_charges
         for job in set(new) - {one.name for one in waiting}:
             keys = Layout(self.prefix).run(job, self.run(job))
-            reservation = Reservation(charges[job] or 0.0, self.budget)
+            reservation = Reservation(charges[job], self.budget)
 
-            def prepare(keys=keys, reservation=reservation) -> None:  # type: ignore[no-untyped-def]  # binds the loop's values
-                reserve(storage, self.prefix, keys, reservation, "`make up`")
+            def prepare(job=job, keys=keys, reservation=reservation) -> None:  # type: ignore[no-untyped-def]  # binds the loop's values
+                last = last_posted(queue.own_jobs(self.place(job)))
+                reserve(storage, self.prefix, keys, reservation, "`make up`", last.id if last else "")
                 self.accept(keys)
 
             queue.post_once(
@@ -147,10 +148,10 @@ class SharingStack:
         day = spending.today()
         entries = read_spending(storage, day)
         marks = {job: run_mark(self.prefix, job, self.run(job)) for job in new}
-        wanted = [WantedJob(job, 0.0, recorded=recorded_today(day, marks[job], entries)) for job in new]
-        return new, jobs_that_wait_sharing(
+        wanted = [WantedJob(job, recorded=recorded_today(day, marks[job], entries)) for job in new]
+        return new, jobs_that_wait(
             wanted,
-            lambda queued: self.bill.without(set(new) - set(queued)).charges,
+            lambda queued: self.bill.without(set(new).difference(queued)).known_charges,
             spent_on(day, entries),
             self.budget,
         )
@@ -227,7 +228,7 @@ def sharing_stack(
     lines = tuple(Line(job, "new", 20, usd.times(3600), usd, "") for job, usd in costs.items())
     idle, replicas = Range.exactly(random_.choice((0.0, 360.0, 1800.0))), random_.randint(1, 4)
     bill = Bill(Rate("RTX 5090", "high", 1.0), lines, idle.times(replicas), replicas)
-    return SharingStack(connection, f"{new_name()}/", group, bill, budget)
+    return SharingStack(connection, f"{new_name()}/", group, StackBill({"": bill}), budget)
 
 
 def spent_today(connection: Connection) -> Spent:

@@ -6,12 +6,12 @@ what it finds. Whichever writes last sees what the other has done.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, last_posted, own_job
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import read_json
@@ -28,14 +28,8 @@ def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
     if known is None or known.status != "canceled":
         return known
     jobs = kelpie.list_jobs(known.container_group_id)
-    return choose_own_job(jobs, place) or max(
-        (job for job in jobs if place.is_own(job)), key=_posted_at, default=known
-    )
-
-
-def _posted_at(job: Job) -> tuple[datetime, int]:
-    """Kelpie's times are whole seconds."""
-    return job.created or datetime.min.replace(tzinfo=UTC), requeues(job.environment)
+    own = (job for job in jobs if place.is_own(job))
+    return choose_own_job(jobs, place) or last_posted(own) or known
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Each queued job has an entry (flux_training/training/budget/entries.py), also on
 posted only if they are within the limits. Of two updates at the same time, the one whose entry is written last therefore sees both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock
@@ -89,7 +89,8 @@ def reserve(
 ) -> None:
     """Record that the run is queued. Raises FluxError if it does not fit any more; `again`: the command to suggest.
 
-    `replaced`: the run's job that the new one replaces, by default the last one that is recorded.
+    `replaced`: the id of the run's last job in the queue; by default the last one that is recorded, which is none if an update was
+    killed right after its post.
     """
     after = queued_after(replaced or posted_id(storage, keys))
     entry = SpendingEntry(today(), run_mark(prefix, keys.job, keys.run), after, reservation.usd)
@@ -99,15 +100,23 @@ def reserve(
         if not reservation.budget.limits_spending:
             return
         found = read_spending(storage, entry.day)
-        others = [one for one in found if not one.is_same_job(entry)]
-        why = does_not_fit(entry.usd, spent_on(entry.day, others), reservation.budget)
+        why = _does_not_fit_beside(found, entry, reservation.budget)
         if not why:
             # Of a killed update, with an older estimate.
             storage.delete_many([one.key for one in found if one.is_same_job(entry) and one.key != entry.key])
             return
         # An older one may belong to a job that was posted by an update which was killed before it recorded that.
         storage.delete_many([entry.key] if is_new else [])
-    raise FluxError(
+    raise _no_longer_fits(keys, why, again)
+
+
+def _does_not_fit_beside(found: Sequence[SpendingEntry], entry: SpendingEntry, budget: BudgetSettings) -> str:
+    others = [one for one in found if not one.is_same_job(entry)]
+    return does_not_fit(entry.usd, spent_on(entry.day, others), budget)
+
+
+def _no_longer_fits(keys: RunKeys, why: str, again: str) -> FluxError:
+    return FluxError(
         f"{keys.job} no longer fits in the budget: other jobs have been queued in the meantime",
         why,
         f"run {again} again: it queues what fits, and says what waits",
@@ -130,12 +139,18 @@ def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, a
     is unknown. Raises FluxError if it does not fit.
     """
     mark, day = run_mark(prefix, keys.job, keys.run), today()
-    months = (day.replace(day=1) - timedelta(days=1), day)
-    own = [entry for month in months for entry in read_spending(storage, month) if entry.run == mark]
-    if own:
-        last = max(own, key=lambda entry: entry.day)
-        reservation = Reservation(last.usd, _limits_of(storage, last))
-        reserve(storage, prefix, keys, reservation, again, replaced)
+    found = read_spending(storage, day)
+    last_month = read_spending(storage, day.replace(day=1) - timedelta(days=1))
+    own = [entry for entry in (*last_month, *found) if entry.run == mark]
+    if not own:
+        return
+    last = max(own, key=lambda entry: entry.day)
+    reservation = Reservation(last.usd, _limits_of(storage, last))
+    # Before anything is written, because a watcher tries at each poll.
+    entry = SpendingEntry(day, mark, queued_after(replaced), last.usd)
+    if why := _does_not_fit_beside(found, entry, reservation.budget):
+        raise _no_longer_fits(keys, why, again)
+    reserve(storage, prefix, keys, reservation, again, replaced)
 
 
 def _limits_of(storage: Storage, entry: SpendingEntry) -> BudgetSettings:

@@ -23,7 +23,7 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.spending import read_spending, today
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.budget.entries import SpendingEntry, recorded_today, run_mark, spent_on
-from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait_sharing
+from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
 from flux_training.training.cost import StackBill
 from flux_training.training.finding import LintReport
 from flux_training.training.jobs.declare import DeclaredJob, with_datasets
@@ -130,12 +130,12 @@ def waiting_jobs(
         return ()
     day = today()
     entries = read_spending(stack.storage, day) if stack.bucket_exists else []
-
-    known = [job for job in new if bill.clusters[job.cluster].charge_of(job.name) is not None]
+    charges = bill.charges
+    known = [job for job in new if charges.get(job.name) is not None]
     names = {job.name for job in known}
-    return jobs_that_wait_sharing(
+    return jobs_that_wait(
         [_wanted(job, prefix, day, entries, is_new=states[job.name] is RunState.NEW) for job in known],
-        lambda queued: bill.without(names - set(queued)).charges,
+        lambda queued: bill.without(names.difference(queued)).known_charges,
         spent_on(day, entries),
         budget,
     )
@@ -144,10 +144,9 @@ def waiting_jobs(
 def _wanted(
     job: DeclaredJob, prefix: str, day: date, entries: Sequence[SpendingEntry], is_new: bool
 ) -> WantedJob:
-    """Without its charge, which depends on the other jobs."""
     mark = run_mark(prefix, job.name, job.run_id)
     recorded = recorded_today(day, mark, entries) if is_new else 0.0
-    return WantedJob(job.name, 0.0, job.settings.priority, recorded)
+    return WantedJob(job.name, job.settings.priority, recorded)
 
 
 def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:

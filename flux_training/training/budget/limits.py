@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flux_training.training.bill import show_dollars
 from flux_training.training.budget.entries import Spent
@@ -15,13 +15,9 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class WantedJob:
-    """A job that `up` would queue. `usd`: the high end of its estimate, with its share of the replicas' idle time.
-
-    `recorded`: what a killed update has recorded for it today, without queueing it.
-    """
+    """A job that `up` would queue. `recorded`: the dollars that a killed update has recorded for it today, without queueing it."""
 
     name: str
-    usd: float
     priority: int = 0
     recorded: float = 0.0
 
@@ -36,40 +32,25 @@ class WaitingJob:
 
 
 def jobs_that_wait(
-    wanted: Sequence[WantedJob], spent: Spent, budget: BudgetSettings
-) -> tuple[WaitingJob, ...]:
-    """`wanted` is in declared order. A job that does not fit does not keep cheaper ones from being queued."""
-    waiting = []
-    for job in sorted(wanted, key=lambda one: -one.priority):
-        others = spent.plus(-job.recorded)
-        why = does_not_fit(job.usd, others, budget)
-        if why:
-            waiting.append(WaitingJob(job.name, job.usd, why))
-        else:
-            spent = others.plus(job.usd)
-    return tuple(waiting)
-
-
-def jobs_that_wait_sharing(
     wanted: Sequence[WantedJob],
-    charges_of: Callable[[Collection[str]], Mapping[str, float | None]],
+    charges_of: Callable[[Collection[str]], Mapping[str, float]],
     spent: Spent,
     budget: BudgetSettings,
 ) -> tuple[WaitingJob, ...]:
-    """The same for jobs that share the idle time after them, so that what each is charged depends on which others are queued.
+    """`wanted` is in declared order. A job that does not fit does not keep cheaper ones from being queued.
 
-    `charges_of`: dollars by job, if these are queued; they replace the `usd` of `wanted`.
+    `charges_of`: dollars by job, if these are queued: the high end of each estimate, with its share of the replicas' idle time.
     """
     fitting: list[WantedJob] = []
-    waiting: list[WaitingJob] = []
+    waiting = []
     for job in sorted(wanted, key=lambda one: -one.priority):
-        tried = [*fitting, job]
-        charges = charges_of([one.name for one in tried])
-        priced = [replace(one, usd=charges[one.name] or 0.0) for one in tried]
-        found = jobs_that_wait(priced, spent, budget)
-        waiting += found
-        if not found:
-            fitting = tried
+        charges = charges_of([one.name for one in (*fitting, job)])
+        before = sum(charges[one.name] - one.recorded for one in fitting) - job.recorded
+        usd = charges[job.name]
+        if why := does_not_fit(usd, spent.plus(before), budget):
+            waiting.append(WaitingJob(job.name, usd, why))
+        else:
+            fitting.append(job)
     return tuple(waiting)
 
 
