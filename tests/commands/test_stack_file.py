@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.commands.stack.file import stack_config, stack_settings
+from flux_training.commands.stack.project import project_name
 from flux_training.training.errors import BadInput
 
 
@@ -56,3 +57,28 @@ def test_a_job_may_have_a_name_that_yaml_takes_for_a_date_or_a_number(tmp_path: 
     text = f"{settings}  loras:jobs: {{2026-11-30: {{}}, 7: {{}}}}\n"
     (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
     assert list(stack_settings(tmp_path, "dev").jobs) == ["2026-11-30", "7"]
+
+
+UNREADABLE = {
+    "!!bool 1": "'1' is not a valid bool",
+    "!!int x": "'x' is not a valid int",
+    '!!int ""': "'' is not a valid int",
+    "!!float x": "'x' is not a valid float",
+    "!!python/object:os.system x": "a tag such as !!python/object is not supported",
+    "[" * 5000: "nested too deeply",
+}
+
+
+@pytest.mark.parametrize(("value", "said"), UNREADABLE.items(), ids=lambda text: text[:20])
+def test_a_value_that_does_not_fit_its_tag_is_named(value: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  a:b: {value}\n", encoding="utf-8")
+    assert said in finding(tmp_path)
+    (tmp_path / "Pulumi.yaml").write_text(f"name: {value}\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="fix the file"):
+        project_name(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["2026-11-30", "2026-02-30", "!!timestamp soon"])
+def test_dates_are_texts(text: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  a:b: {text}\n", encoding="utf-8")
+    assert stack_config(tmp_path, "dev") == {"a:b": text.removeprefix("!!timestamp ")}

@@ -452,6 +452,10 @@ MISTAKES: dict[str, Spoil] = {
     "licence-commercial": do_commercial,
     "training-adapter": edit("/model", "black-forest-labs/FLUX.1-schnell"),
     "adapter-other": edit(
+        "is_flux: true",
+        "is_flux: true\n        assistant_lora_path: ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
+    ),
+    "adapter-unsuited": edit(
         "is_flux: true", "is_flux: true\n        assistant_lora_path: ostris/FLUX.1-schnell-training-adapter"
     ),
     "weights-unknown": edit("/model", "someone/flux-fine-tune"),

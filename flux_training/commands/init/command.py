@@ -11,12 +11,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import rich_click as click
-import yaml
 
 from flux_training.commands.cli import UserPath, say
 from flux_training.commands.init.existing import existing_setup
 from flux_training.commands.stack.file import stack_path
 from flux_training.commands.stack.project import TOOL_FOLDER, tool_root
+from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import named_in_errors
 from flux_training.training.schemas import stack_schema, train_schema
@@ -161,7 +161,7 @@ def source_of_package() -> str:
 
 def _salt(tool: Path) -> str:
     """The salt of the local stack, which has no secret."""
-    document = yaml.safe_load(stack_path(tool, DEFAULT_STACK).read_text(encoding="utf-8"))
+    document = load_yaml(stack_path(tool, DEFAULT_STACK).read_text(encoding="utf-8"))
     return str(document["encryptionsalt"])
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE_VARIABLE
 from flux_training.clients.stack.services import StackServices
@@ -29,6 +27,7 @@ from flux_training.commands.stack.project import (
     project_name,
     project_root,
 )
+from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_yml.yaml_text import set_value
 
@@ -147,7 +146,7 @@ class ExistingSetup:
 
     def _backend_elsewhere(self) -> str:
         """The address of the states' backend; empty if it is the project's folder."""
-        document = yaml.safe_load((self.root / PROJECT_FILE).read_text(encoding="utf-8"))
+        document = load_yaml((self.root / PROJECT_FILE).read_text(encoding="utf-8"))
         url = os.environ.get(BACKEND_VARIABLE) or (document.get("backend") or {}).get("url") or BACKEND_HERE
         return "" if url.rstrip("/") == BACKEND_HERE else str(url)
 

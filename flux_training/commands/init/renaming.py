@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.results.outputs import INDEX
+from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
 from flux_training.training.runs.retention import our_rules, with_our_rules
@@ -108,5 +107,5 @@ def rename_marks(stack: StackServices, groups: Iterable[str], old: str, new: str
 
 
 def _config(text: str) -> Any:
-    document = yaml.safe_load(text)
+    document = load_yaml(text)
     return document.get("config") if isinstance(document, dict) else None

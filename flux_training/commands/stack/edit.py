@@ -10,6 +10,7 @@ import yaml
 
 from flux_training.commands.stack.file import stack_config, stack_path
 from flux_training.commands.stack.project import project_name
+from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import GLOB_CHARACTERS
@@ -93,7 +94,7 @@ def edit_job(text: str, jobs_key: str, name: str, **settings: object) -> str:
     """
     place = ("config", jobs_key)
     try:
-        jobs = _jobs(yaml.safe_load(text), jobs_key)
+        jobs = _jobs(load_yaml(text), jobs_key)
         if name not in jobs:
             inherited = {**(entry_for(jobs, name) or {}), **settings}
             return add_entry(text, place, name, {k: v for k, v in inherited.items() if v is not None})

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from flux_training.commands.stack.project import project_name
+from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.opening import outside_target, read_regular_file
 from flux_training.training.settings import StackSettings, parse_stack_settings
@@ -51,7 +52,7 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raw = read_regular_file(path, MAX_FILE_BYTES)
         if left := git_artefact(raw):
             raise BadInput([left.finding(path.name)])
-        document = yaml.safe_load(raw.decode("utf-8-sig"))
+        document = load_yaml(raw.decode("utf-8-sig"))
     except FileNotFoundError as error:
         stacks = stack_names(root)
         here = (

@@ -11,6 +11,7 @@ import yaml
 
 from flux_training.commands.stack.file import stack_path
 from flux_training.commands.stack.project import project_name
+from flux_training.commands.stack.yaml_file import load_yaml
 
 FORMER_PASSPHRASE = "local-cloud"  # noqa: S105 - protects nothing
 # What Pulumi.dev.yaml had until version 0.2.
@@ -46,7 +47,7 @@ def has_former_salt(root: Path, stack: str) -> bool:
 def salt_of_file(root: Path, stack: str) -> str:
     """The `encryptionsalt`; empty if there is none. Whether the file is valid is checked elsewhere."""
     try:
-        document = yaml.safe_load(stack_path(root, stack).read_text(encoding="utf-8-sig"))
+        document = load_yaml(stack_path(root, stack).read_text(encoding="utf-8-sig"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return ""
     return str(document.get("encryptionsalt") or "") if isinstance(document, dict) else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.opening import read_regular_file
 
@@ -54,7 +55,7 @@ def project_name(root: Path) -> str:
     """The `name` in Pulumi.yaml. Raises BadInput."""
     path = root / PROJECT_FILE
     try:
-        document = yaml.safe_load(read_regular_file(path, MAX_FILE_BYTES).decode("utf-8-sig"))
+        document = load_yaml(read_regular_file(path, MAX_FILE_BYTES).decode("utf-8-sig"))
     except FileNotFoundError:
         return DEFAULT_NAME
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -325,22 +325,26 @@ TURBO_ADAPTER = "ostris/zimage_turbo_training_adapter/zimage_turbo_training_adap
 
 
 @pytest.mark.parametrize(
-    ("name", "adapter", "weights", "is_found"),
+    ("name", "adapter", "weights", "rules"),
     [
-        ("flux1-schnell", SCHNELL_ADAPTER, None, False),
-        ("flux1-dev", SCHNELL_ADAPTER, None, True),
-        ("flux1-schnell", SCHNELL_ADAPTER, "me/schnell-tune", False),
-        ("z-image-turbo", TURBO_ADAPTER, None, False),
-        ("z-image-turbo", SCHNELL_ADAPTER, None, True),
-        ("z-image", TURBO_ADAPTER, None, True),
-        ("z-image-turbo", "me/my-own-adapter", None, False),
+        ("flux1-schnell", SCHNELL_ADAPTER, None, set()),
+        ("flux1-dev", SCHNELL_ADAPTER, None, {"adapter-unsuited"}),
+        ("flex1", SCHNELL_ADAPTER, None, {"adapter-unsuited"}),
+        ("flux1-kontext", SCHNELL_ADAPTER, None, {"adapter-other"}),
+        ("flux1-schnell", SCHNELL_ADAPTER, "me/schnell-tune", set()),
+        ("z-image-turbo", TURBO_ADAPTER, None, set()),
+        ("z-image-turbo", SCHNELL_ADAPTER, None, {"adapter-other"}),
+        ("z-image", TURBO_ADAPTER, None, {"adapter-unsuited"}),
+        ("z-image-turbo", "me/my-own-adapter", None, set()),
     ],
 )
 def test_an_adapter_of_another_model_is_found(
-    name: str, adapter: str, weights: str | None, is_found: bool
+    name: str, adapter: str, weights: str | None, rules: set[str]
 ) -> None:
     change = {"model.assistant_lora_path": adapter, **({"model.name_or_path": weights} if weights else {})}
-    assert codes(for_model(MODELS[name], change)) == ({"adapter-other"} if is_found else set())
+    job = for_model(MODELS[name], change)
+    assert codes(job) == rules & {"adapter-other"}
+    assert codes(job, "warning") & {"adapter-unsuited"} == rules & {"adapter-unsuited"}
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,8 @@ SWAPPING = {"do_paramiter_swapping": True}
         ({"train": {"do_cfg": True, "batch_size": 2}}, "config-conflict"),
         ({"train": {"do_cfg": True, "batch_size": 2, "bypass_guidance_embedding": True}}, ""),
         ({"train": {"do_cfg": True}}, ""),
+        ({"train": {"loss_type": "mean_flow", "batch_size": 2}}, "config-conflict"),
+        ({"train": {"loss_type": "mean_flow"}}, ""),
         ({"network": {"network_kwargs": {"parameter_threshold": 56_641_536}}}, ""),
         ({"network": {"network_kwargs": {"parameter_threshold": 56_641_537}}}, "config-conflict"),
     ],

@@ -355,12 +355,16 @@ def _single_items(job: Subject) -> Iterator[Conflict]:
 
 
 def _doubled_batches(job: Subject) -> Iterator[Conflict]:
-    """With do_cfg, ai-toolkit doubles the batch, but not the guidance that FLUX.1-dev gets with it."""
+    """Where ai-toolkit doubles the batch, or its timesteps, but not all that FLUX.1 gets with them."""
     train, model = job.section("train"), job.section("model")
+    if _number(train.get("batch_size"), 1) <= 1:
+        return
     bypasses = train.get("bypass_guidance_embedding") or model.get("use_flux_cfg")
     is_guided = job.model is not None and job.model.name == "flux1-dev" and not bypasses
-    if is_guided and train.get("do_cfg") and _number(train.get("batch_size"), 1) > 1:
+    if is_guided and train.get("do_cfg"):
         yield "do_cfg fails with a batch_size above 1", ("train", "do_cfg")
+    if job.choice.arch == "flux" and train.get("loss_type") == "mean_flow":
+        yield "loss_type mean_flow fails with a batch_size above 1", ("train", "loss_type")
 
 
 def _start_step(job: Subject) -> Iterator[Conflict]:

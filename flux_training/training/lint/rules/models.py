@@ -20,6 +20,9 @@ from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from flux_training.training.words import most_similar, nearest, same_letters
 
 AREA = Area("model")
+ADAPTER_FIX = (
+    "set model.assistant_lora_path to the adapter that docs/models.md has for the model, or delete it"
+)
 # ModelConfig of ai-toolkit replaces the one arch by the other.
 LOADED_AS = {"flex1": "flux"}
 # Both are variants of SDXL, and ai-toolkit adds is_xl itself.
@@ -236,17 +239,32 @@ def missing_training_adapter(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "adapter-other",
-    "ai-toolkit adds the adapter to the weights: one for another model spoils the training, or stops the run",
-    "set model.assistant_lora_path to the adapter that docs/models.md has for the model, or delete it",
+    "ai-toolkit stops at an adapter for another architecture, or ignores it",
+    ADAPTER_FIX,
 )
-def adapters_of_another_model(job: Subject) -> Iterator[Problem]:
+def adapters_of_another_architecture(job: Subject) -> Iterator[Problem]:
+    yield from _adapters_of_others(job, same_architecture=False)
+
+
+@AREA.warning(
+    "adapter-unsuited",
+    "ai-toolkit adds the adapter to the weights while it trains, so one for other weights changes what the LoRA learns",
+    ADAPTER_FIX,
+)
+def adapters_of_other_weights(job: Subject) -> Iterator[Problem]:
+    yield from _adapters_of_others(job, same_architecture=True)
+
+
+def _adapters_of_others(job: Subject, *, same_architecture: bool) -> Iterator[Problem]:
+    """Training adapters that the table has for other weights, of the job's architecture or of another."""
     if job.model is None:
         return
     for key in ("assistant_lora_path", "inference_lora_path"):
         path = job.section("model").get(key)
         made_for = _models_with_adapter(path) if isinstance(path, str) else []
-        fits = [row for row in made_for if row is job.choice.owner or not job.choice.owner]
-        if made_for and not any(set(row.archs) & set(job.model.archs) for row in fits):
+        fits = any(set(row.archs) & set(job.model.archs) for row in made_for)
+        is_own = job.choice.owner in made_for or (fits and not job.choice.owner)
+        if made_for and not is_own and fits == same_architecture:
             takes = job.model.training_adapter or "none"
             message = (
                 f"model.{key} is {path}, which is for {made_for[0].name}; {job.model.name} takes {takes}"

@@ -63,6 +63,10 @@ def _read(path: Path) -> Any:
         raise EngineError(f"{path.name}{_duplicate(error)}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is not valid YAML: {error}") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # for a tag such as `!!bool 1`
+        raise EngineError(f"{path.name} has a value that does not fit its tag ({error})") from None
+    except RecursionError:
+        raise EngineError(f"{path.name} has lists or keys that are nested too deeply") from None
     if content is None:
         return CommentedMap()
     if not isinstance(content, dict):
