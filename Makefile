@@ -148,7 +148,7 @@ lock: .venv/ready-dev ### pin all dependencies with hashes (UPGRADE=--upgrade)
 	@$(COMPILE) --generate-hashes --group export -c requirements/dev.lock -o requirements/export.lock
 	@$(COMPILE) --no-deps pyproject.toml packages/localcloud/pyproject.toml --extra aws -c requirements/dev.lock -o requirements.txt
 
-ready: $(READY)
+ready: $(READY) ## make or update the virtual environment
 
 aws: .venv/ready-aws ## install what stacks on AWS need
 

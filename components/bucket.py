@@ -178,7 +178,7 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
         return FluxError(
             f"bucket {where} belongs to {present}",
             f"{owner} must not write into another stack's bucket",
-            f"{rename_back(owner, present)}choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}",
+            f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}{rename_back(owner, present)}",
         )
     is_empty = all(is_spending(item.key) for item in storage.list(layout.prefix))
     # Another update of this stack may have marked and filled it since the mark was read.

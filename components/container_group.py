@@ -300,7 +300,7 @@ def foreign_group(group: ContainerGroup, owner: str) -> FluxError:
         f"container group {group.name} exists already and "
         + (f"belongs to {other}" if other else "is not this project's"),
         f"{owner} must not change a group that belongs to others",
-        f"{rename_back(owner, other)}choose another cluster.name, delete that group, or set {adopt_setting(owner)}",
+        f"choose another cluster.name, delete that group, or set {adopt_setting(owner)}{rename_back(owner, other)}",
     )
 
 

@@ -52,18 +52,20 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         return args.group_id, args
 
     def change(self, _id: str, old: DeclaredRunsArgs, new: DeclaredRunsArgs) -> DeclaredRunsArgs:
-        self._cancel(old, old.runs.items() - new.runs.items())
+        self._cancel(old, old.runs.items() - new.runs.items(), new.runs)
         return new
 
     def remove(self, _id: str, state: DeclaredRunsArgs) -> None:
-        self._cancel(state, state.runs.items())
+        self._cancel(state, state.runs.items(), None)
 
     def _is_done(self, args: DeclaredRunsArgs, job: str) -> bool:
         keys = Layout(args.prefix).run(job, args.runs[job])
         return self.connection.storage(args.bucket).head(keys.done) is not None
 
-    def _cancel(self, args: DeclaredRunsArgs, runs: Collection[tuple[str, str]]) -> None:
-        """`runs`: (job, run id)."""
+    def _cancel(
+        self, args: DeclaredRunsArgs, runs: Collection[tuple[str, str]], declared: Mapping[str, str] | None
+    ) -> None:
+        """`runs`: (job, run id). `declared`: the runs from now on, None if the stack or its group is removed."""
         if not runs:
             return
         queue = queue_of(self.connection, args.group_id)
@@ -74,7 +76,7 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
             name, run = job.environment.get(JOB_VARIABLE, "?"), job.environment[RUN_ID_VARIABLE]
             self._replace_if_hung(args, job, layout.run(name, run))
             queue.kelpie.cancel_job(job.id)
-            inform(f"{name}: canceled the job of run {run}, which is no longer declared")
+            inform(f"{name}: canceled the job of run {run}: {why_canceled(name, declared)}")
         if removed:
             queue.forget()
 
@@ -82,6 +84,17 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         # The run's own limit is not stored here.
         if replace_hung_node(self.connection, job, args.bucket, keys, LaunchLimits.stall_minutes):
             inform(f"{keys.job}: {NODE_REPLACED}")
+
+
+def why_canceled(job: str, declared: Mapping[str, str] | None) -> str:
+    """`declared`: run ids by job name, None if the stack or its group is removed."""
+    if declared is None:
+        return "the stack or its container group is removed"
+    if job in declared:
+        return (
+            f"its images, captions, train.yml or settings have changed, and run {declared[job]} replaces it"
+        )
+    return "the stack no longer declares the job, or the job has `skip: true`"
 
 
 def unfinished_jobs(jobs: Iterable[Job], runs: Collection[RunPlace]) -> list[Job]:

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from flux_training.training.words import one_line
+
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The second address is that of Git LFS before its release (the specification of Git LFS).
 LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
@@ -18,6 +20,8 @@ MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+MAY_BE_SECRET = re.compile("key|secret|token|password|secure|salt", re.IGNORECASE)
+MAX_QUOTED = 80
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Characters that look like a space or a quote, and are none for YAML.
 LOOKALIKES = re.compile("[\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff\u2018\u2019\u201c\u201d]")
@@ -84,6 +88,15 @@ def describe_encoding(raw: bytes, start: int) -> str:
     return next((name for mark, name in MARKS if raw.startswith(mark)), f"not UTF-8 (byte {start})")
 
 
+def quote_line(text: str, line: int | None) -> str:
+    """: `jobs: [cat`, for the end of a message. Empty for a line that may hold a key or a password."""
+    lines = text.splitlines()
+    if line is None or not 0 < line <= len(lines) or MAY_BE_SECRET.search(lines[line - 1]):
+        return ""
+    quoted = one_line(lines[line - 1].strip(), MAX_QUOTED)
+    return f": `{quoted}`" if quoted else ""
+
+
 def describe_yaml_error(text: str, error: Exception) -> tuple[str, int | None]:
     """Why PyYAML refused a text, and the line, counted from 1. What people meet often is said in plain words."""
     mark = getattr(error, "problem_mark", None)
@@ -103,4 +116,4 @@ def describe_yaml_error(text: str, error: Exception) -> tuple[str, int | None]:
             return f"a line contains U+{ord(found[0]):04X}, which looks like a space or a quote", line
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     known = next((words for part, words in YAML_PROBLEMS.items() if part in problem), None)
-    return f"not YAML: {known}" if known else f"not YAML ({problem})", line
+    return (f"not YAML: {known}" if known else f"not YAML ({problem})") + quote_line(text, line), line

@@ -100,7 +100,7 @@ def adopt_setting(owner: str) -> str:
 
 
 def rename_back(owner: str, other: str | None) -> str:
-    """For what carries the mark of `other`: the start of the next step, in case that was the stack's name before."""
+    """For what carries the mark of `other`: the end of the next step, in case that was the stack's name before."""
     (project, _, stack), (other_project, _, other_stack) = (
         owner.rpartition("/"),
         (other or "").rpartition("/"),
@@ -108,4 +108,4 @@ def rename_back(owner: str, other: str | None) -> str:
     if not other_stack or other_project != project:
         return ""
     command = pulumi_command(f"stack rename {other_stack}", stack)
-    return f"if this stack was renamed, {command} renames it back; otherwise "
+    return f"; if this stack was renamed, {command} renames it back"

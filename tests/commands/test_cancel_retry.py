@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flux_training.clients.kelpie import Job
+from flux_training.commands.jobs import cancel_retry
 from flux_training.commands.jobs.cancel_retry import attempt_of, check_failed, next_attempt
 from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.watch.job_status import JobStatus, StackJob
@@ -141,6 +142,48 @@ def test_the_attempt_is_read_from_the_queue_first(
     status = JobStatus(JOB, RunState.FAILED, queue_job=None if queued is None else job)
     inputs = None if made_from is None else Inputs(b"{}", b"", made_from)
     assert attempt_of(status, inputs) == attempt
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("declared", "state", "attempt", "said"),
+    [
+        (JobSettings(), "failed", 2, ""),
+        (
+            JobSettings(attempt=2),
+            "failed",
+            None,
+            "attempt 2 is declared already, attempt 1 was the last one queued",
+        ),
+        (JobSettings(skip=True), "canceled", 2, "`skip: true`, which keeps it canceled; this removes it"),
+        (JobSettings(skip=True, attempt=2), "canceled", 2, "this removes it"),
+    ],
+)
+def test_retry_declares_an_attempt_once_and_says_what_it_removes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    declared: JobSettings,
+    state: str,
+    attempt: int | None,
+    said: str,
+    force: bool,
+) -> None:
+    edits: list[int | None] = []
+    monkeypatch.setattr(cancel_retry, "_declaration", lambda *_: declared)
+    monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: (1, JobStatus(JOB, RunState(state), "why")))
+    monkeypatch.setattr(
+        cancel_retry, "_edit", lambda *_, attempt, skip: edits.append(attempt) if skip is None else None
+    )
+    cancel_retry.retry.main(["cat", *(["--force"] if force else [])], standalone_mode=False)
+    assert edits == ([] if attempt is None else [attempt])
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_job_that_was_never_queued_is_not_retried_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel_retry, "_declaration", lambda *_: JobSettings())
+    monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: (None, None))
+    with pytest.raises(FluxError, match="cat has not been queued yet"):
+        cancel_retry.retry.main(["cat", "--force"], standalone_mode=False)
 
 
 def test_there_is_no_attempt_after_the_highest() -> None:

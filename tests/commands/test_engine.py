@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.connection import VARIABLES
+from flux_training.commands.stack import engine as engine_module
 from flux_training.commands.stack.access import connection_of
 from flux_training.commands.stack.engine import (
     UNKNOWN,
@@ -226,6 +227,29 @@ def test_only_locks_of_processes_known_to_have_ended_count_as_dead(
     for number, lock in enumerate(locks):
         (folder / f"{number}.json").write_text(lock)
     assert is_locked_by_dead_process(tmp_path, "dev") == is_dead
+
+
+@pytest.mark.parametrize("lock", ["", DEAD, json.dumps({"pid": os.getpid(), "hostname": "another"})])
+def test_only_updates_that_run_on_this_machine_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    folder = tmp_path / ".pulumi/locks/organization/flux-training/dev"
+    folder.mkdir(parents=True)
+    if lock:
+        (folder / "other.json").write_text(lock)
+    running = folder / "running.json"
+    running.write_text(json.dumps({"pid": os.getpid(), "hostname": HERE}))
+    pauses: list[float] = []
+
+    def end_after_three(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            running.unlink()
+
+    monkeypatch.setattr(engine_module, "pause", end_after_three)
+    waited_for: list[int] = []
+    Engine(("pulumi",), {}, "dev", tmp_path).wait_for_other_updates(waited_for.append)
+    assert (waited_for, len(pauses)) == ([os.getpid()], 3)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,17 @@ def test_an_export_has_weights_card_and_samples(checkout: Path, run: Run, tmp_pa
         run(export, "first", "--to", target)
 
 
+def test_weights_of_the_stand_in_are_not_offered_for_publishing(
+    checkout: Path, run: Run, tmp_path: Path
+) -> None:
+    path = finished_run(checkout) / "run.json"
+    write_json(path, {**json.loads(path.read_text()), "stand_in": True})
+    printed = run(export, "first", "--to", tmp_path / "tried")
+    assert "hf upload" not in printed
+    card = (tmp_path / "tried/README.md").read_text(encoding="utf-8")
+    assert "The stand-in trainer of a local cloud made these weights" in card
+
+
 def test_both_files_of_a_model_with_two_noise_stages_are_exported(
     checkout: Path, run: Run, tmp_path: Path
 ) -> None:

@@ -49,7 +49,7 @@ def checkout(tmp_path: Path, cloud: dict[str, Any], monkeypatch: pytest.MonkeyPa
 def test_each_class_has_price_availability_and_estimate_in_eighty_columns(run: Run) -> None:
     lines = run(offers).splitlines()
     assert lines[0] == "RTX 5090 at priority high"
-    assert lines[1].split() == ["GPU", "class", "$/hour", "Free", "Hours", "Dollars"]
+    assert lines[1].split() == ["GPU", "class", "$/hour", "Free", "Time", "Dollars"]
     assert lines[-1] == "* has less memory than the jobs need"
     assert max(map(len, lines)) <= 80
     (row,) = [line for line in lines if line.startswith("RTX 3060")]

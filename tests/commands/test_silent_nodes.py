@@ -18,7 +18,7 @@ from components import declared_runs, training_job
 from components.declared_runs import DeclaredRunsArgs, DeclaredRunsProvider
 from components.training_job import TrainingJobProvider, TrainingJobState
 from flux_training.clients.connection import Connection, connect
-from flux_training.clients.errors import ServiceError
+from flux_training.clients.errors import ServiceError, Unavailable
 from flux_training.clients.kelpie import Job, JobRequest, Sync, SyncRule
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.own_jobs import RunPlace
@@ -548,3 +548,21 @@ def test_an_error_that_lasts_is_said_once_and_not_waited_for(
     printed = "".join(capsys.readouterr())
     assert printed.count("could not be queued again: claim.json is held") == 1
     assert refusing.tries == 2
+
+
+def test_services_that_stop_answering_are_named_once_and_their_return_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(follow_module, "LOCAL_POLL_SECONDS", 0.0)
+    refusing, failures = Refusing(), [Unavailable("the local cloud does not answer")] * 3
+
+    def read() -> StackStatus:
+        if failures:
+            raise failures.pop()
+        return StackStatus([refusing.row])
+
+    monkeypatch.setattr(refusing, "read", read)
+    assert follow_module.follow(cast(Watcher, refusing)).has_ended
+    lines = "".join(capsys.readouterr()).splitlines()
+    assert lines[:2] == ["the local cloud does not answer; still waiting", "The services answer again."]
+    assert len([line for line in lines if "answer" in line]) == 2

@@ -33,13 +33,14 @@ def row(name: str, state: str) -> JobRow:
 def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
     """The errors of `flux up` when the jobs end in the given states and the results of `unfetched` cannot be fetched.
 
-    Those of `fetched` were fetched by an earlier `up`.
+    Those of `fetched` were fetched by an earlier `up`. `declared_later`: the run ids after the wait, by job; by default the same.
     """
 
     def run(
         unfetched: tuple[str, ...] = (),
         stack_name: str = "dev",
         fetched: tuple[str, ...] = (),
+        declared_later: dict[str, str] | None = None,
         **states: str,
     ) -> list[str]:
         def fetch(status: JobStatus, *_rest: object) -> FetchResult:
@@ -49,8 +50,14 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         (tmp_path / "report.html").touch()
 
         rows = [row(name, state) for name, state in states.items()]
-        outputs = {"jobs": dict.fromkeys(states, ENTRY)}
-        engine = SimpleNamespace(outputs=lambda: outputs, run=lambda *_: 0)
+        jobs = dict.fromkeys(states, ENTRY)
+        later = (
+            jobs if declared_later is None else {n: ENTRY | {"runId": i} for n, i in declared_later.items()}
+        )
+        outputs = iter([{"jobs": jobs}, {"jobs": jobs}, {"jobs": later}])
+        engine = SimpleNamespace(
+            outputs=lambda: next(outputs), run=lambda *_: 0, wait_for_other_updates=lambda _on_wait: None
+        )
         monkeypatch.setattr(stack, "prepare_engine", lambda *_: engine)
         monkeypatch.setattr(stack, "uses_local_cloud", lambda _root, name: name == "dev")
         monkeypatch.setattr(stack, "watcher_of", lambda *_: SimpleNamespace(storage=None, local=True))
@@ -82,6 +89,21 @@ def test_up_names_the_failed_jobs_and_how_to_train_them_again(up: Up) -> None:
     assert failed.startswith("2 of the jobs failed (cat, owl)")
     assert "`./flux retry cat` and `make up`" in failed
     assert "(dog)" in unfetched
+
+
+def test_runs_that_were_canceled_or_replaced_on_purpose_are_no_failures(
+    up: Up, capsys: pytest.CaptureFixture[str]
+) -> None:
+    later = {"dog": "fedcba987654", "owl": ENTRY["runId"]}
+    (error,) = up(declared_later=later, cat="canceled", dog="canceled", owl="failed")
+    assert error.startswith("1 of the jobs failed (owl)")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "cat: canceled, because the stack no longer declares it" in shown
+    assert (
+        "dog: run 0123456789ab was replaced by a newer run, fedcba987654; `make up` waits for that one"
+        in shown
+    )
+    assert up(declared_later={}, cat="canceled") == []
 
 
 def test_commands_in_an_error_name_the_stack(up: Up) -> None:
@@ -128,6 +150,9 @@ class RecordingEngine:
 
     def outputs(self) -> dict[str, object]:
         return {}
+
+    def wait_for_other_updates(self, on_wait: Callable[[int], None]) -> None:
+        """No other update is running."""
 
     def export(self) -> dict[str, object]:
         group = {"type": "pulumi-python:dynamic/flux:ContainerGroup", "outputs": {"name": "flux"}}

@@ -487,13 +487,16 @@ def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     news = olds | {"runs": {"b": "2", "d": "9"}}
     assert provider.update("g", olds, news).outs == news
     assert (canceled, dropped) == (["job-1"], ["g"])
-    assert messages == ["a: canceled the job of run 1, which is no longer declared"]
+    assert messages == [
+        "a: canceled the job of run 1: the stack no longer declares the job, or the job has `skip: true`"
+    ]
     provider.update("g", news, news)
     assert provider.update("g", news, olds).outs == olds  # run 9 has no job
     assert (canceled, dropped) == (["job-1"], ["g"])
     provider.delete("g", news)
     assert (canceled, dropped) == (["job-1", "job-2"], ["g", "g"])
-    assert messages[-1] == "?: canceled the job of run 2, which is no longer declared"
+    assert messages[-1] == "?: canceled the job of run 2: the stack or its container group is removed"
+    assert declared_runs.why_canceled("a", {"a": "3"}).endswith("have changed, and run 3 replaces it")
 
 
 class FinishedRuns:

@@ -79,7 +79,7 @@ def test_progress_and_curve(tmp_path: Path) -> None:
             "updated_at",
         ),
         *("begun", "start_seconds", "download_seconds", "skipped_batches", "nan_losses", "faulty_steps"),
-        *("trainer", "checkpoints", "resumed"),
+        *("trainer", "checkpoints", "resumed", "restart_seconds", "repeated_seconds"),
     }
     assert ended.progress["start_seconds"] >= 0
     rows = (tmp_path / "upload/loss.csv").read_text().splitlines()
@@ -147,6 +147,9 @@ def test_a_restart_adds_up(tmp_path: Path) -> None:
     second = node.run().progress
     assert (second["restarts"], second["state"]) == (1, "finished")
     assert (first["resumed"], second["resumed"]) == ([], [8])
+    assert (first["restart_seconds"], first["repeated_seconds"]) == (0, 0)
+    assert second["repeated_seconds"] == round(first["seconds_per_step"], 1)  # one step
+    assert second["restart_seconds"] == round(second["start_seconds"], 1)
     assert second["started_at"] == first["started_at"]
     assert second["gpu_seconds"] >= first["gpu_seconds"]
     assert first["loss_first"] == second["loss_first"] == 0.75

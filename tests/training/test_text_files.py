@@ -248,3 +248,13 @@ def test_what_is_wrong_with_a_yaml_file_is_said_in_plain_words(text: str, said: 
         yaml.safe_load(text)
     assert describe_yaml_error(text, caught.value)[0].startswith("not YAML: ")
     assert said in describe_yaml_error(text, caught.value)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "end"), [("cat: {steps: 1: 2}", ": `cat: {steps: 1: 2}`"), ("saladApiKey: a: b", 'as "a: b"')]
+)
+def test_a_yaml_error_quotes_its_line_unless_it_may_hold_a_secret(line: str, end: str) -> None:
+    text = f"config:\n  {line}\n"
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load(text)
+    assert describe_yaml_error(text, caught.value)[0].endswith(end)

@@ -120,7 +120,7 @@ def check_group(group: ContainerGroup | None, owner: str, adopt: bool) -> list[C
         bad(
             "Group",
             f"{group.name} exists already and {whose}",
-            f"{rename_back(owner, other)}choose another cluster.name, or set {adopt_setting(owner)}",
+            f"choose another cluster.name, or set {adopt_setting(owner)}{rename_back(owner, other)}",
         )
     ]
 

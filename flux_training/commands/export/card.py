@@ -45,7 +45,7 @@ class CardImage:
 class Card:
     """What the card says. `config` is the run's train.yml; `weights`: the files' SHA-256 in 64 hex digits by name.
 
-    `weights_in_image`: the id of what the image's `/model` held; empty if unknown.
+    `weights_in_image`: the id of what the image's `/model` held; empty if unknown. `is_stand_in`: trained by the local cloud's stand-in.
     """
 
     job: str
@@ -57,6 +57,7 @@ class Card:
     images: int
     samples: Sequence[CardImage]
     weights_in_image: str = ""
+    is_stand_in: bool = False
 
 
 def base_model(card: Card) -> str:
@@ -116,6 +117,9 @@ def _metadata(card: Card) -> dict[str, Any]:
 def _body(card: Card) -> list[str]:
     model = base_model(card)
     lines = [f"# {card.job}", "", f"A LoRA for {model or 'the model named in train.yml'}.", ""]
+    if card.is_stand_in:
+        stand_in = "The stand-in trainer of a local cloud made these weights and samples: no image model can use them."
+        lines += [f"**{stand_in}**", ""]
     if card.trigger:
         lines += [f"Trigger word: {_code(card.trigger)}", ""]
     lines += [

@@ -72,7 +72,10 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
         made.rename(folder)
     say(f"{folder}: {weights.names} of run {run.run_id}, step {weights.step}, and {CARD}")
     if run.is_stand_in:
-        say("The stand-in trainer of the local cloud made these weights: no image model can use them.")
+        say_wrapped(
+            "The stand-in trainer of the local cloud made these weights: no image model can use them, so do not publish them."
+        )
+        return
     say_wrapped(
         f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself). "
         "`pip install huggingface_hub` installs `hf`; `hf auth login` is needed once."
@@ -144,6 +147,7 @@ def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
         images=len(run.captions),
         samples=samples,
         weights_in_image=run.weights_in_image,
+        is_stand_in=run.is_stand_in,
     )
     (folder / CARD).write_text(card_text(card), encoding="utf-8")
 

@@ -56,20 +56,27 @@ def cancel(job: str, dry_run: bool, stack: str) -> None:
 def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
     """Train JOB again from the start with the next `make up`.
 
-    Increases the job's `attempt` in Pulumi.<stack>.yaml and shows the change. Changes nothing else. Refuses unless the
-    job's last run failed.
+    Increases the job's `attempt` in Pulumi.<stack>.yaml, removes its `skip: true`, and shows the change. Changes nothing
+    else. Refuses unless the job's last run failed.
     """
     declared = _declaration(stack, job)
     attempted, status = _last_run(stack, job)
-    if not declared.skip and attempted is not None and declared.attempt > attempted and not force:
+    is_declared = attempted is not None and declared.attempt > attempted
+    if is_declared and not declared.skip:
         say(
             f"{job}: attempt {declared.attempt} is declared already, attempt {attempted} was the last one queued. "
             f"Next: {make_command('up', stack)} queues it."
         )
         return
-    if not force:
+    if not force or status is None:
         check_failed(stack, job, status)
-    attempt = next_attempt(stack, job, max(declared.attempt, attempted or 0))
+    attempt = (
+        declared.attempt if is_declared else next_attempt(stack, job, max(declared.attempt, attempted or 0))
+    )
+    if declared.skip:
+        say(
+            f"{job} has `skip: true`, which keeps it canceled; this removes it, so that the job is trained again:\n"
+        )
     _edit(stack, job, f"Train {job} again", dry_run, attempt=attempt, skip=None)
 
 

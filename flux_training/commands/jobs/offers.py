@@ -20,7 +20,7 @@ from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.settings import StackSettings
 
-COLUMNS = ("GPU class", "$/hour", "Free", "Hours", "Dollars")
+COLUMNS = ("GPU class", "$/hour", "Free", "Time", "Dollars")
 TOO_SMALL = "has less memory than the jobs need"
 
 
@@ -68,7 +68,9 @@ def gpu_time(bill: Bill) -> Range | None:
 def _table(found: Sequence[ClassOffer]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for title in COLUMNS:
-        table.add_column(title, justify="left" if title == COLUMNS[0] else "right")
+        # In a narrow terminal the name of the class wraps, and no range of times or dollars.
+        is_name = title == COLUMNS[0]
+        table.add_column(title, justify="left" if is_name else "right", no_wrap=not is_name)
     for offer in found:
         table.add_row(*offer_row(offer))
     return table

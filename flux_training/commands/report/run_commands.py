@@ -6,7 +6,7 @@ from flux_training.training.words import flux_command
 def run_commands(job: str, run_id: str, stack: str, *, is_finished: bool) -> list[tuple[str, str]]:
     """What a reader may want to do with a run, and the command for it."""
     which = f"{job} --run {run_id}"
-    export = ("Make a folder for Hugging Face, Civitai and ComfyUI", f"export {which} --to {job}-lora")
+    export = ("Make a folder for Hugging Face, Civitai and ComfyUI", f"export {which} --to ~/loras/{job}")
     found = [
         ("Get these results, with all checkpoints", f"fetch {which} --checkpoints"),
         *([export] if is_finished else []),

@@ -66,6 +66,12 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
     # The outputs would fill forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     collected = _collect(engine, stack)
+    engine.wait_for_other_updates(
+        lambda process: say_wrapped(
+            f"\nAnother update of stack {stack} is running (process {process}). Waiting for it, to refresh the state afterwards. "
+            "The results are complete: Ctrl-C leaves the state to the next update."
+        )
+    )
     if fixed := fixed_clusters(engine.outputs()):
         say(f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:")
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
@@ -73,7 +79,12 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
     _refresh(engine, "--suppress-outputs")
     if steps := _next_steps(stack, collected, images_folder(stack)):
         say_wrapped(steps)
-    errors = failures(stack, collected.statuses, collected.unfetched)
+    # Another update may have canceled or replaced runs while this one waited.
+    withdrawn = withdrawn_runs(stack, collected.statuses, engine.outputs())
+    for line in withdrawn.values():
+        say_wrapped(line)
+    counted_in = [status for status in collected.statuses if status.job.name not in withdrawn]
+    errors = failures(stack, counted_in, collected.unfetched)
     if errors:
         raise FluxError("\n".join(map(str, errors)))
 
@@ -244,6 +255,22 @@ def _was_fetched_before(status: JobStatus, result: FetchResult) -> bool:
     return status.state == RunState.COMPLETED and is_up_to_date and (result.folder / PAGE).is_file()
 
 
+def withdrawn_runs(stack: str, statuses: Sequence[JobStatus], outputs: Mapping[str, Any]) -> dict[str, str]:
+    """By job name, what became of runs without results that are no longer declared. `outputs`: the stack's, as they are now."""
+    declared = {job.name: job.run_id for job in stack_jobs(outputs)}
+    found = {}
+    for status in statuses:
+        name, run = status.job.name, status.job.run_id
+        if status.state == RunState.COMPLETED or declared.get(name) == run:
+            continue
+        if name in declared:
+            newer = f"run {run} was replaced by a newer run, {declared[name]}"
+            found[name] = f"{name}: {newer}; {make_command('up', stack)} waits for that one"
+        else:
+            found[name] = f"{name}: canceled, because the stack no longer declares it (or has `skip: true`)"
+    return found
+
+
 def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]) -> list[FluxError]:
     """Why `up` fails: one error for each kind of problem."""
     stalled = [status.job.name for status in statuses if status.state == RunState.STALLED]
@@ -301,7 +328,7 @@ def _next_steps(stack: str, collected: Collected, images: Path) -> str:
         return ""
     return (
         f"\nNext: open {outputs_of(stack)}/{job.name}/{job.run_id}/{PAGE} in a browser to see the samples of each step.\n"
-        f"{flux_command(f'export {job.name} --to {job.name}-lora', stack)} makes a folder to use or publish.\n"
+        f"{flux_command(f'export {job.name} --to ~/loras/{job.name}', stack)} makes a folder to use or publish.\n"
         f"Or edit a caption under {images}/ and run {make_command('preview', stack)}: it shows what would be trained again."
     )
 

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flux_training.clients.waiting import pause
 from flux_training.commands.stack.file import stack_settings
-from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process
+from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process, running_updates
 from flux_training.commands.stack.passphrase import (
     FORMER_PASSPHRASE,
     FORMER_SALT,
@@ -46,6 +47,7 @@ COMPRESSION_VARIABLES = (
 )
 # The CLI has the option --event-log only with this variable.
 EVENT_LOG_ENABLED = {"PULUMI_DEBUG_COMMANDS": "true"}
+LOCK_POLL_SECONDS = 0.5
 # Pulumi's placeholder for an unknown value.
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
@@ -78,6 +80,15 @@ class Engine:
                 f"run `make refresh STACK={self.stack} ENGINE=embedded` once",
             )
         self._capture("cancel", "--yes")
+
+    def wait_for_other_updates(self, on_wait: Callable[[int], None]) -> None:
+        """Return once no process of this machine updates the stack. `on_wait` is called once, with the id of one that does."""
+        said = False
+        while running := running_updates(self.root, self.stack):
+            if not said:
+                on_wait(running[0])
+            said = True
+            pause(LOCK_POLL_SECONDS)
 
     def select(self) -> None:
         """Create the stack if there is none. Raises FluxError with the engine's message."""

@@ -24,6 +24,13 @@ def is_locked(root: Path, stack: str) -> bool:
     return bool(_lock_files(root, stack))
 
 
+def running_updates(root: Path, stack: str) -> list[int]:
+    """The processes of this machine that hold the stack's lock. Sees the locks of the file backend in the checkout only."""
+    locks = [_read(path) for path in _lock_files(root, stack)]
+    own = [lock for lock in locks if lock.get("hostname") == socket.gethostname() and not _is_dead(lock)]
+    return sorted(lock["pid"] for lock in own if isinstance(lock.get("pid"), int))
+
+
 def has_journal(root: Path, stack: str) -> bool:
     """Whether the embedded engine has left steps that are not in the state file yet."""
     return (root / ".pulumi" / "journals" / project_name(root) / f"{stack}.jsonl").exists()

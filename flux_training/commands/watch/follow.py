@@ -47,9 +47,11 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
         except ServiceError as error:
             if not is_failing:
                 # On the console of the live table, which stays below it.
-                screen.print(f"{error}; waiting for it", highlight=False, markup=False, soft_wrap=True)
+                screen.print(f"{error}; still waiting", highlight=False, markup=False, soft_wrap=True)
             is_failing = True
         else:
+            if is_failing:
+                screen.print("The services answer again.", highlight=False, markup=False)
             is_failing = False
             on_status(stack)
             # An error that lasts is said once, and is nothing to wait for.

@@ -153,6 +153,8 @@ class Watcher:
 
     def read(self, jobs: Sequence[StackJob] | None = None) -> StackStatus:
         """The status of `jobs`, by default of all. Raises ServiceError; if only SaladCloud fails, some fields are empty."""
+        # Otherwise the retries would keep the user waiting for a minute without a word.
+        self._connection.check_alive()
         statuses = self._statuses(self.jobs if jobs is None else jobs)
         busy = {status.job.cluster for status in statuses if not status.has_ended}
         clusters = {name: self._current_cluster(name, name in busy) for name in self._groups}

@@ -4,7 +4,8 @@ progress.json: `state` is starting, training, verifying, finished, failed, cance
 `loss_smoothed` are means of `loss_steps` steps at the start and at the end; `seconds_per_step` and `eta_seconds` are null
 until they are known; `gpu_seconds` is the time of trainers over all restarts, `download_seconds` that of downloads of this
 one; `begun` is [the step that the last start began with, how many starts in a row began with it]; `resumed` are the steps
-that the starts after the first began with; `checkpoints` has the SHA-256 of each checkpoint that was put into the folder for
+that the starts after the first began with; `restart_seconds` are summed over these starts, from the trainer's start to its first
+step, and `repeated_seconds` is the time of the steps that they trained again; `checkpoints` has the SHA-256 of each checkpoint that was put into the folder for
 uploads, by name.
 """
 
@@ -79,6 +80,9 @@ class EarlierStarts:
         if isinstance(begun, list) and len(begun) == 2 and all(map(is_number, begun)):
             self.begun = begun
         self.resumed = _step_list(raw.get("resumed") if is_sane else None)
+        self.restart_seconds = _amount(raw, "restart_seconds") if is_sane else 0.0
+        self.repeated_seconds = _amount(raw, "repeated_seconds") if is_sane else 0.0
+        self.step, self.seconds_per_step = _amount(raw, "step"), _amount(raw, "seconds_per_step")
         self.lost_checkpoints = is_ours and raw.get("checkpoints_lost") is True
         self.faulty = FaultySteps(raw.get("faulty_steps") if is_ours else None)
         recorded = raw.get("checkpoints") if is_ours else None
@@ -131,6 +135,11 @@ def _step_list(raw: object) -> list[int]:
     return [int(one) for one in found if is_number(one)]
 
 
+def _amount(raw: dict[str, Any], key: str) -> float:
+    """0 for anything that is no number."""
+    return float(raw[key]) if is_number(raw.get(key)) else 0.0
+
+
 def digests_of(raw: object) -> dict[str, str]:
     """What can be digests in an object of a file that a node wrote."""
     found = raw.items() if isinstance(raw, dict) else ()
@@ -150,7 +159,7 @@ class ProgressWriter:
         self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
         self.faulty, self.digests = self.earlier.faulty, self.earlier.digests
         self.begun, self.lost_checkpoints = self.earlier.begun, self.earlier.lost_checkpoints
-        self.resumed = self.earlier.resumed
+        self.resumed, self.repeated_seconds = self.earlier.resumed, self.earlier.repeated_seconds
         self._curve = curve or b""
         self._written: tuple[object, ...] = ()
         self._written_at = self._curve_at = -math.inf
@@ -158,6 +167,11 @@ class ProgressWriter:
     @property
     def gpu_seconds(self) -> float:
         return self.earlier.gpu_seconds + self.trainer_seconds
+
+    @property
+    def restart_seconds(self) -> float:
+        is_restart = self.earlier.restarts > 0
+        return self.earlier.restart_seconds + (self.start_seconds or 0.0 if is_restart else 0.0)
 
     def check_hours(self) -> None:
         """Raises RunEndedError when the run's hours are used up."""
@@ -172,6 +186,8 @@ class ProgressWriter:
         self.faulty.forget_after(step)
         if self.earlier.restarts:
             self.resumed = [*self.resumed, step][-MAX_RESUMED:]
+            lost_steps = max(0.0, self.earlier.step - step)
+            self.repeated_seconds += lost_steps * self.earlier.seconds_per_step
         self.begun = [step, self.begun[1] + 1 if self.begun[0] == step else 1]
         if self.begun[1] > MAX_RESTARTS and step < self.settings.steps:
             message = f"{MAX_RESTARTS} starts in a row began at step {step} and brought no new checkpoint"
@@ -210,6 +226,8 @@ class ProgressWriter:
             "start_seconds": self.start_seconds,
             "download_seconds": round(self.download_seconds, 1),
             "restarts": self.earlier.restarts,
+            "restart_seconds": round(self.restart_seconds, 1),
+            "repeated_seconds": round(self.repeated_seconds, 1),
             "started_at": self.earlier.started_at,
             "launcher": "1",
             "trainer": self.trainer or None,

@@ -116,11 +116,12 @@ def waste_of(progress: RunProgress, idle_seconds: float | None = None) -> Waste:
     """`idle_seconds`: the run's share of the replicas' idle time, which counts once the run has finished."""
     start, restarts = progress.start_seconds or 0.0, progress.restarts or 0
     trained, step = progress.gpu_seconds or 0.0, progress.seconds_per_step
-    repeated = 0.0
-    if restarts and step is not None and progress.step is not None:
+    starts = start * restarts if progress.restart_seconds is None else progress.restart_seconds
+    repeated = progress.repeated_seconds or 0.0
+    if progress.repeated_seconds is None and restarts and step is not None and progress.step is not None:
         repeated = max(0.0, trained - start * (1 + restarts) - step * progress.step)
     idle = idle_seconds if progress.state == "finished" and idle_seconds else 0.0
-    return Waste(progress.download_seconds or 0.0, min(start, trained), start * restarts, repeated, idle)
+    return Waste(progress.download_seconds or 0.0, min(start, trained), starts, repeated, idle)
 
 
 def paid_seconds_of(progress: RunProgress) -> float:

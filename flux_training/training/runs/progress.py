@@ -29,7 +29,8 @@ class RunProgress(UntrustedRecord):
 
     `state` is starting, training, verifying, finished, failed, canceled or interrupted; empty before the launcher's first report.
     `begun`: the step that the last start began with, and how many starts in a row began with it. `resumed`: the steps that the
-    starts after the first began with; older launchers do not write it.
+    starts after the first began with. `restart_seconds`: from the trainer's start to its first step, summed over these starts;
+    `repeated_seconds`: the time of the steps that they trained again. Older launchers write none of the three.
     """
 
     model_config = ConfigDict(validate_by_name=True)
@@ -48,6 +49,8 @@ class RunProgress(UntrustedRecord):
     gpu_seconds: Seconds | None = None
     start_seconds: Seconds | None = None
     restarts: Annotated[Steps, Field(le=MAX_RESTARTS)] | None = None
+    restart_seconds: Seconds | None = None
+    repeated_seconds: Seconds | None = None
     begun: list[Steps] | None = None
     resumed: list[Steps] = Field(default_factory=list, max_length=MAX_RESUMED)
     started_at: Time | None = None

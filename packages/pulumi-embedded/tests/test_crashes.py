@@ -143,8 +143,13 @@ def test_which_locks_are_taken_over(store: FolderStore, who: str, is_local: bool
         assert "took over the lock" in told[0]
         assert store.list_keys("locks") == []
     else:
-        with pytest.raises(LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"):
+        with pytest.raises(
+            LockedError, match=r"locked by 1 lock.*\n  a.json: created by .*@.* \(pid \d+\)"
+        ) as caught:
             locking.take_lock(store, "locks", told.append)
+        is_known_to_run = who == "alive"
+        assert ("wait until it ends" in str(caught.value)) == is_known_to_run
+        assert ("pulumi cancel" in str(caught.value)) != is_known_to_run
 
 
 def test_cancel_removes_a_lock(stack: EngineStack) -> None:
@@ -155,7 +160,10 @@ def test_cancel_removes_a_lock(stack: EngineStack) -> None:
         place="another pid:[1]",
     )
     stack.spec({"one": thing()})
-    assert "currently locked by 1 lock(s)" in stack.up(code=1)
+    refused = stack.up(code=1)
+    assert "currently locked by 1 lock(s)" in refused
+    assert "if none is running, `" in refused
+    assert "pulumi cancel --stack dev` deletes the lock" in refused
     assert "(1 lock(s) removed)" in stack.run("cancel")
     assert "2 created" in stack.up()
 

@@ -39,6 +39,13 @@ RECORD = RunRecord(estimate=ESTIMATE, created_at=datetime(2026, 11, 30, tzinfo=U
         (PROGRESS.model_copy(update={"restarts": 0}), Waste(downloads=40.0, loading=100.0)),
         (PROGRESS.model_copy(update={"seconds_per_step": None}), Waste(40.0, 100.0, 200.0)),
         (PROGRESS.model_copy(update={"gpu_seconds": 3000.0}), Waste(40.0, 100.0, 200.0)),
+        # What the launcher has summed up does not change with the speed of the last steps.
+        (
+            PROGRESS.model_copy(
+                update={"restart_seconds": 210.0, "repeated_seconds": 90.0, "seconds_per_step": 3.2}
+            ),
+            Waste(40.0, 100.0, 210.0, 90.0),
+        ),
         (RunProgress(), Waste()),
     ],
 )

@@ -62,7 +62,9 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
     (remove("reg/00003.txt"), ["reg/00003.txt: no caption for this image [caption-missing]"]),
     (
         lambda folder: (folder / "control/00001.txt").write_text("x"),
-        ["control/00001.txt: a caption of an image that is not trained itself [caption-orphan]"],
+        [
+            "control/00001.txt: a caption of an image that is not trained itself, such as a control image or a mask [caption-orphan]"
+        ],
     ),
     (
         lambda folder: picture(3).save(folder / "control/00009.png"),

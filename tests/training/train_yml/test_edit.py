@@ -123,7 +123,7 @@ def test_a_number_like_1e_4_is_read_as_ai_toolkit_reads_it(head: str) -> None:
         (b"job: x\nname: caf\xe9", "not UTF-8 (byte 16)", None, "config-encoding"),
         (
             b"job: x\nconfig: ]\n",
-            "not YAML (expected the node content, but found ']')",
+            "not YAML (expected the node content, but found ']'): `config: ]`",
             2,
             "config-yaml",
         ),

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from flux_training.training.dataset.model_answers import clean_answer, find_fault
 from flux_training.training.finding import Problem
@@ -23,7 +24,12 @@ GARBAGE = "\ufffd\ufeff\u200b\u2060\u202a\u202b\u202c\u202d\u202e"
 DESCRIBE = "write what the image shows, with the trigger word"
 
 
-@AREA.error("caption-missing", "ai-toolkit would train it with an empty prompt", DESCRIBE, needed=True)
+@AREA.error(
+    "caption-missing",
+    "ai-toolkit would train it with an empty prompt",
+    f"{DESCRIBE}; `./flux caption JOB` generates it",
+    needed=True,
+)
 def images_without_caption(job: Subject) -> Iterator[Problem]:
     written = job.dataset.captions if job.dataset else {}
     for name in dict.fromkeys(caption_name(image) for image in job.images):
@@ -38,8 +44,8 @@ AREA.fault("caption-unreadable", "a caption is a short text file", "make it a re
 
 @AREA.error(
     "caption-orphan",
-    "each caption belongs to the trained image of the same name; the trainer reads none in folders of control images or masks",
-    "add the image, or delete the caption",
+    "each caption belongs to the trained image of the same name",
+    "add the image (`git restore` brings back a deleted one that was committed), or delete the caption",
     needed=True,
 )
 def captions_without_image(job: Subject) -> Iterator[Problem]:
@@ -49,9 +55,9 @@ def captions_without_image(job: Subject) -> Iterator[Problem]:
         if name not in expected:
             is_paired = name in of_other_images
             message = (
-                "a caption of an image that is not trained itself"
+                "a caption of an image that is not trained itself, such as a control image or a mask"
                 if is_paired
-                else "a caption without an image"
+                else f"a caption without an image: no image is named {PurePath(name).stem}"
             )
             yield job.in_dataset(name, message)
 

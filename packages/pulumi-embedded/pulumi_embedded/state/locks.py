@@ -9,8 +9,10 @@ import contextlib
 import getpass
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,17 +83,27 @@ def _check_unlocked(store: Store, folder: str, own: str | None) -> None:
     others = [key for key in _lock_keys(store, folder) if key != own]
     if not others:
         return
-    lines = [
-        f"the stack is currently locked by {len(others)} lock(s). Either wait for the other process(es) to end or "
-        "delete the lock file with `pulumi cancel`."
-    ]
-    for key in others:
-        content = _read(store, key)
+    contents = {key: _read(store, key) for key in others}
+    is_running = any(_is_alive(content, store.is_local) for content in contents.values())
+    advice = (
+        "An update is running on this machine: wait until it ends."
+        if is_running
+        else f"Wait until the other update ends; if none is running, {_cancel_command(folder)} deletes the lock."
+    )
+    lines = [f"the stack is currently locked by {len(others)} lock(s). {advice}"]
+    for key, content in contents.items():
         lines.append(
             f"  {key.rpartition('/')[2]}: created by {content.get('username')}@{content.get('hostname')} "
             f"(pid {content.get('pid')}) at {content.get('timestamp')}"
         )
     raise LockedError("\n".join(lines))
+
+
+def _cancel_command(folder: str) -> str:
+    """As the user can type it: with the path of this environment's script if there is no `pulumi` on the PATH."""
+    script = Path(sys.executable).with_name("pulumi")
+    program = os.path.relpath(script) if shutil.which("pulumi") is None and script.exists() else "pulumi"
+    return f"`{program} cancel --stack {folder.rpartition('/')[2]}`"
 
 
 def _read(store: Store, key: str) -> dict[str, Any]:
