@@ -73,6 +73,16 @@ def test_the_settings_that_a_sweep_changed_are_listed(run: Run) -> None:
     assert jobs["first"]["changes"] == jobs["other"]["changes"] == []
 
 
+def test_steps_are_those_that_the_stack_would_train(checkout: Path, run: Run) -> None:
+    path = checkout / "Pulumi.dev.yaml"
+    path.write_text(path.read_text().replace("config:\n", "config:\n  flux-training:maxSteps: 15\n", 1))
+    printed = run(sweep, "first", "--set", "train.steps=10,40", "--dry-run")
+    assert "25 steps in total" in printed
+    assert "limits each of these trainings to 15 steps" in printed
+    assert "limits each training to 15 steps" in run(list_command)
+    assert {job["steps"] for job in json.loads(run(list_command, "--json"))["jobs"]} == {15}
+
+
 def test_the_runs_of_a_job_are_listed(checkout: Path, run: Run) -> None:
     assert "outputs/dev/ has no run of it" in run(list_command, "first")
     finished_run(checkout)

@@ -296,12 +296,26 @@ def test_a_comparison_shows_what_differs(outputs: Path) -> None:
     assert "config.name" not in text
 
 
+def test_a_comparison_is_summed_up_in_the_terminal_and_says_what_it_replaces(outputs: Path) -> None:
+    for job, lr, loss in (("cat", "1e-4", 0.3), ("dog", "2e-4", None)):
+        write_json(make_run(outputs, job, lr=lr) / "progress.json", {"step": 20, "loss_smoothed": loss})
+    command = ["--from", str(outputs), "--compare"]
+    first, again = CliRunner().invoke(report, command), CliRunner().invoke(report, command)
+    _, cat, dog, said, page = first.stdout.splitlines()
+    assert (cat.split(), dog.split()) == (
+        ["cat", "learning", "rate", "1e-4", "0.3000"],
+        ["dog", "learning", "rate", "2e-4", "-"],
+    )
+    assert (said, page) == ("Samples and losses side by side:", str(outputs / "compare.html"))
+    assert again.stdout.splitlines()[-2] == "Replaced by this comparison:"
+
+
 def test_the_page_of_a_comparison_can_be_written_elsewhere(outputs: Path, tmp_path: Path) -> None:
     make_run(outputs)
     make_run(outputs, "dog")
     page = tmp_path / "new folder/both.html"
     done = CliRunner().invoke(report, ["--from", str(outputs), "--compare", "--to", str(page)])
-    assert (done.exit_code, done.output.strip()) == (0, str(page))
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, str(page))
     assert "2 runs side by side" in page.read_text(encoding="utf-8")
     refused = CliRunner().invoke(report, ["--from", str(outputs), "--to", str(page)])
     assert (refused.exit_code, "--to FILE is the page of --compare" in refused.output) == (2, True)

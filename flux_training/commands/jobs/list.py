@@ -13,6 +13,7 @@ from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, runs_of
 from flux_training.commands.stack.edit import declared_jobs, entry_for
+from flux_training.commands.stack.file import steps_limit
 from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import folder_names
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, MEDIA_SUFFIXES
@@ -27,7 +28,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class ListedJob:
-    """A job folder. `dataset` names the job whose images it uses, if not its own; `steps` is None if train.yml has no valid number.
+    """A job folder. `dataset` names the job whose images it uses, if not its own; `steps` are those that the stack would train, None if train.yml has no valid number.
 
     `changes`: the settings that differ from those of the job whose images it uses, as of a sweep.
     """
@@ -54,7 +55,8 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
     folder = jobs_folder(HERE, stack)
     names = [existing_job(folder, job).name] if job else folder_names(folder)
     entries = declared_jobs(HERE, stack)
-    jobs = [_read(folder / name, entry_for(entries, name), stack) for name in names]
+    limit = steps_limit(HERE, stack)
+    jobs = [_read(folder / name, entry_for(entries, name), stack, limit) for name in names]
     if as_json:
         click.echo(
             json.dumps({"version": 1, "stack": stack, "jobs": [_document(one) for one in jobs]}, indent=2)
@@ -67,9 +69,11 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
         _print_runs(jobs[0], stack)
     else:
         _print_jobs(jobs)
+        if limit is not None:
+            say(f"maxSteps in Pulumi.{stack}.yaml limits each training to {limit:,} steps")
 
 
-def _read(path: Path, entry: dict[str, Any] | None, stack: str) -> ListedJob:
+def _read(path: Path, entry: dict[str, Any] | None, stack: str, limit: int | None) -> ListedJob:
     shared = str((entry or {}).get("dataset") or "")
     dataset = (path.parent / shared if shared else path) / DATASET_FOLDER
     files = list(dataset.iterdir()) if dataset.is_dir() else []
@@ -78,7 +82,8 @@ def _read(path: Path, entry: dict[str, Any] | None, stack: str) -> ListedJob:
     is_declared = entry is not None and not entry.get("skip")
     file, runs = read_trainer_file(path), runs_of(outputs_of(stack), path.name)
     changes = _changes(read_trainer_file(path.parent / shared), file) if shared else []
-    return ListedJob(path.name, is_declared, shared, len(images), captions, file.steps, runs, changes)
+    steps = file.steps if file.steps is None or limit is None else min(file.steps, limit)
+    return ListedJob(path.name, is_declared, shared, len(images), captions, steps, runs, changes)
 
 
 def _changes(base: TrainerFile, file: TrainerFile) -> list[str]:

@@ -17,6 +17,7 @@ from flux_training.commands.stack.edit import (
     jobs_key,
     undeclare,
 )
+from flux_training.commands.stack.file import steps_limit
 from flux_training.training.errors import BadInput
 from flux_training.training.files import only_one_in, write_atomically
 from flux_training.training.jobs.folder import read_config
@@ -60,7 +61,10 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
     with only_one_in(folder):
         existing = _existing(folder, variants)
         new = [variant for variant in variants if variant.name not in existing]
-        _print(variants, existing, _total_steps(folder, variants))
+        limit = steps_limit(HERE, stack)
+        _print(variants, existing, _total_steps(folder, variants, limit))
+        if limit is not None:
+            say(f"maxSteps in Pulumi.{stack}.yaml limits each of these trainings to {limit:,} steps")
         if dry_run:
             say(f"\n{counted(len(new), 'job')} would be made")
             return
@@ -151,8 +155,8 @@ def _existing(folder: Path, variants: Sequence[Variant]) -> set[str]:
     return existing
 
 
-def _total_steps(folder: Path, variants: Sequence[Variant]) -> int:
-    """Raises BadInput with everything that is wrong in any train.yml, before any job is made."""
+def _total_steps(folder: Path, variants: Sequence[Variant], limit: int | None) -> int:
+    """`limit`: the most steps of a training. Raises BadInput with everything that is wrong in any train.yml, before any job is made."""
     steps, findings = 0, []
     with tempfile.TemporaryDirectory() as name:
         for variant in variants:
@@ -160,7 +164,8 @@ def _total_steps(folder: Path, variants: Sequence[Variant]) -> int:
             job.mkdir()
             (job / CONFIG_NAMES[0]).write_text(variant.text, encoding="utf-8")
             try:
-                steps += read_config(job).steps
+                own = read_config(job).steps
+                steps += own if limit is None else min(own, limit)
             except BadInput as bad:
                 findings += [finding.replace(name, str(folder)) for finding in bad.findings]
     if findings:

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import rich_click as click
+from rich.table import Table
+from rich.text import Text
 
-from flux_training.commands.cli import UserPath, outputs_of, say, stack_option
+from flux_training.commands.cli import UserPath, outputs_of, say, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, jobs_folder
-from flux_training.commands.report.runs import PAGE, ReportedRun, newest_runs, runs_of
+from flux_training.commands.report.runs import PAGE, ReportedRun, label_of, newest_runs, runs_of
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
+from flux_training.training.train_yml.diff import compared_settings, settings_by_job
 from flux_training.training.words import DEFAULT_STACK, flux_command
 
 DEFAULT_JOBS_FOLDER = "jobs"
@@ -59,7 +62,11 @@ def report(
         raise click.UsageError("--to FILE is the page of --compare; a run's page stays in its folder")
     if compare:
         runs = _runs_to_compare(outputs, jobs, stack)
-        say(str(write_comparison(runs, to or outputs / COMPARISON)))
+        page = to or outputs / COMPARISON
+        is_replaced = page.exists()
+        write_comparison(runs, page)
+        screen.print(_comparison_table(runs))
+        say(f"{'Replaced by this comparison' if is_replaced else 'Samples and losses side by side'}:\n{page}")
         return
     for newest in newest_runs(outputs, jobs, stack):
         for run in runs_of(outputs, newest.job) if all_runs else [newest]:
@@ -90,6 +97,18 @@ def write_comparison(runs: list[ReportedRun], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, compare_page(runs))
     return path
+
+
+def _comparison_table(runs: list[ReportedRun]) -> Table:
+    """Each run with its values of the settings in which the runs differ, and its last loss."""
+    labels = [label_of(run, runs) for run in runs]
+    changed = settings_by_job(labels, compared_settings([run.config for run in runs]))
+    table = Table("Run", "Different settings", box=None, pad_edge=False, header_style="dim")
+    table.add_column("Loss", justify="right", no_wrap=True)
+    for label, run in zip(labels, runs, strict=True):
+        loss = run.progress.loss
+        table.add_row(Text(label), Text(changed.get(label) or "-"), "-" if loss is None else f"{loss:.4f}")
+    return table
 
 
 def _runs_to_compare(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[ReportedRun]:

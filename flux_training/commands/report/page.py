@@ -12,7 +12,7 @@ from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, InlineImage, embed_image
 from flux_training.commands.report.poster import first_frame
 from flux_training.commands.report.run_commands import run_commands, typed
-from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, parent_of, runs_of
+from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, label_of, parent_of, runs_of
 from flux_training.commands.report.times import cost_parts, idle_seconds_of, price_of, times_of, waste_of_run
 from flux_training.training.bill import show_dollars
 from flux_training.training.names import VIDEO_SUFFIXES
@@ -140,7 +140,7 @@ def _distinction(run: ReportedRun, outputs: Path) -> str:
 
 def compare_page(runs: Sequence[ReportedRun]) -> str:
     """The page of two or more runs."""
-    labels = [_label(run, runs) for run in runs]
+    labels = [label_of(run, runs) for run in runs]
     figures = [dict(_figures(run)) for run in runs]
     names = list(dict.fromkeys(name for one in figures for name in one))
     return _render(
@@ -184,12 +184,6 @@ def _render(template: str, **facts: Any) -> str:
         policy=policy,
         **facts,
     )
-
-
-def _label(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
-    """The job's name, with the run id if the job occurs twice."""
-    is_unique = sum(other.job == run.job for other in runs) == 1
-    return run.job if is_unique else f"{run.job} {run.run_id[:6]}"
 
 
 def _state(run: ReportedRun) -> tuple[str, str]:

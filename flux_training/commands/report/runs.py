@@ -1,6 +1,6 @@
 """A fetched run in outputs/<stack>/<job>/<run id>/. Its files are not trusted; what is missing or invalid is left empty."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -169,6 +169,12 @@ def select_run(outputs: Path, job: str, run_id: str | None, stack: str) -> Repor
             [f"--run {run_id}: {problem}; {outputs} has {', '.join(run.run_id for run in runs)} of {job}"]
         )
     return matching[0]
+
+
+def label_of(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
+    """The job's name, with the run id if the job occurs twice."""
+    is_unique = sum(other.job == run.job for other in runs) == 1
+    return run.job if is_unique else f"{run.job} {run.run_id[:6]}"
 
 
 def parent_of(run: ReportedRun, outputs: Path) -> tuple[ReportedRun | None, str]:

@@ -32,6 +32,12 @@ def stack_settings(root: Path, stack: str) -> StackSettings:
     )
 
 
+def steps_limit(root: Path, stack: str) -> int | None:
+    """The stack's `maxSteps`; None without a valid one. Raises BadInput if the file cannot be read."""
+    value = str(stack_config(root, stack).get(f"{project_name(root)}:maxSteps", ""))
+    return int(value) if value.isdecimal() and int(value) else None
+
+
 def stack_path(root: Path, stack: str) -> Path:
     return root / f"Pulumi.{stack}.yaml"
 
