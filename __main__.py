@@ -26,7 +26,7 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, findings_of, survey_stack, write_survey
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import each_thousand
-from flux_training.training.environment import pulumi_command
+from flux_training.training.environment import REFRESH_VARIABLE, pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import file_error
 from flux_training.training.finding import LintReport, group_findings
@@ -34,9 +34,10 @@ from flux_training.training.jobs.cap import SUGGESTED_STEPS, describe_long_train
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
-from flux_training.training.runs.run_state import RunState
+from flux_training.training.runs.run_state import RunState, left_to_up
 from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_machines, parse_stack_settings
 from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
+from flux_training.training.words import make_command
 
 # Pulumi shows the logged errors, without a traceback, of a program that ends with this code (docs/pulumi.md).
 REFUSED = 32
@@ -69,6 +70,9 @@ def main() -> None:
     findings = findings_of(survey, stack.layout, pulumi.get_stack())
     notes = [
         describe_stack_bill(bill, local=connection.cloud == "local"),
+        left_to_up(survey.states, make_command("up", pulumi.get_stack()))
+        if REFRESH_VARIABLE in os.environ
+        else "",
         waiting_in_words(survey),
         *changes_in_words(survey),
         *existing.notes,

@@ -98,12 +98,14 @@ def test_runs_that_were_canceled_or_replaced_on_purpose_are_no_failures(
     (error,) = up(declared_later=later, cat="canceled", dog="canceled", owl="failed")
     assert error.startswith("1 of the jobs failed (owl)")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "cat: canceled, because the stack no longer declares it" in shown
+    assert "cat: another update canceled it: it was not declared, or had `skip: true`" in shown
     assert (
         "dog: run 0123456789ab was replaced by a newer run, fedcba987654; `make up` waits for that one"
         in shown
     )
     assert up(declared_later={}, cat="canceled") == []
+    (error,) = up(declared_later={}, cat="failed")
+    assert error.startswith("1 of the jobs failed (cat)")
 
 
 def test_commands_in_an_error_name_the_stack(up: Up) -> None:

@@ -77,12 +77,12 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
-    if steps := _next_steps(stack, collected, images_folder(stack)):
-        say_wrapped(steps)
     # Another update may have canceled or replaced runs while this one waited.
     withdrawn = withdrawn_runs(stack, collected.statuses, engine.outputs())
     for line in withdrawn.values():
         say_wrapped(line)
+    if steps := _next_steps(stack, collected, images_folder(stack)):
+        say_wrapped(steps)
     counted_in = [status for status in collected.statuses if status.job.name not in withdrawn]
     errors = failures(stack, counted_in, collected.unfetched)
     if errors:
@@ -256,7 +256,7 @@ def _was_fetched_before(status: JobStatus, result: FetchResult) -> bool:
 
 
 def withdrawn_runs(stack: str, statuses: Sequence[JobStatus], outputs: Mapping[str, Any]) -> dict[str, str]:
-    """By job name, what became of runs without results that are no longer declared. `outputs`: the stack's, as they are now."""
+    """By job name, what another update did to runs while this one waited for them. `outputs`: the stack's, as they are now."""
     declared = {job.name: job.run_id for job in stack_jobs(outputs)}
     found = {}
     for status in statuses:
@@ -266,8 +266,8 @@ def withdrawn_runs(stack: str, statuses: Sequence[JobStatus], outputs: Mapping[s
         if name in declared:
             newer = f"run {run} was replaced by a newer run, {declared[name]}"
             found[name] = f"{name}: {newer}; {make_command('up', stack)} waits for that one"
-        else:
-            found[name] = f"{name}: canceled, because the stack no longer declares it (or has `skip: true`)"
+        elif status.state == RunState.CANCELED:
+            found[name] = f"{name}: another update canceled it: it was not declared, or had `skip: true`"
     return found
 
 

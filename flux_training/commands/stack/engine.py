@@ -24,7 +24,7 @@ from flux_training.commands.stack.passphrase import (
     salt_of_file,
 )
 from flux_training.commands.stack.project import project_name, project_root
-from flux_training.training.environment import direct_on_this_machine, with_usable_home
+from flux_training.training.environment import REFRESH_VARIABLE, direct_on_this_machine, with_usable_home
 from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
@@ -63,8 +63,8 @@ class Engine:
 
     def run(self, *arguments: str) -> int:
         """Run a Pulumi command that prints to the user; its exit code."""
-        line = self._line(arguments)
-        return _wait(subprocess.Popen(line, env=dict(self.environment), cwd=self.root))  # noqa: S603 - fixed commands
+        line, refresh = self._line(arguments), {REFRESH_VARIABLE: "1"} if arguments[0] == "refresh" else {}
+        return _wait(subprocess.Popen(line, env={**self.environment, **refresh}, cwd=self.root))  # noqa: S603 - fixed commands
 
     def release(self) -> None:
         """Remove the lock of a CLI that was killed on this machine. Raises FluxError.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -106,6 +107,12 @@ def in_words(seconds: float) -> str:
         return f"{whole} s"
     minutes = round(whole / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def left_to_up(states: Mapping[str, RunState], up: str) -> str:
+    """What a refresh says about the declared runs that it does not queue; empty if there are none. `up`: the command that queues them."""
+    waiting = [job for job, state in states.items() if state in (RunState.NEW, RunState.CANCELED)]
+    return f"A refresh queues nothing: {up} trains {', '.join(sorted(waiting))}." if waiting else ""
 
 
 def run_state(queue_status: str | None, evidence: Evidence, stalled: str = "") -> RunState:

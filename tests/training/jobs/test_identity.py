@@ -18,7 +18,15 @@ from flux_training.training.dataset.manifest import (
     manifest_json,
 )
 from flux_training.training.runs.run import run_id
-from flux_training.training.runs.run_state import Evidence, LastContact, RunState, explain, run_state, stall
+from flux_training.training.runs.run_state import (
+    Evidence,
+    LastContact,
+    RunState,
+    explain,
+    left_to_up,
+    run_state,
+    stall,
+)
 from flux_training.training.runs.weights import header_length, header_problems, parse_header
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 
@@ -174,3 +182,17 @@ def test_a_stall_needs_three_missed_heartbeats() -> None:
 def test_only_running_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
     assert run_state(queue, evidence, stalled="silent") == state
     assert (explain(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ({"cat": RunState.COMPLETED, "dog": RunState.RUNNING, "owl": RunState.FAILED}, ""),
+        (
+            {"owl": RunState.NEW, "cat": RunState.CANCELED, "dog": RunState.COMPLETED},
+            "A refresh queues nothing: `make up` trains cat, owl.",
+        ),
+    ],
+)
+def test_a_refresh_names_the_runs_that_it_does_not_queue(states: dict[str, RunState], said: str) -> None:
+    assert left_to_up(states, "`make up`") == said
