@@ -10,8 +10,8 @@ import pytest
 from tests.test_measures import ROOT, tracked
 
 COMMAND = re.compile(r"`(?:\./flux|make) ([a-z]+)(?! STACK=)\b")
-# They are about the machine, the tool or all stacks.
-WITHOUT_STACK = {"cloud", "down", "aws", "ready", "generated", "models", "new"}
+# They are about the machine, the tool, all stacks or a job folder.
+WITHOUT_STACK = {"cloud", "down", "aws", "ready", "generated", "models", "new", "caption"}
 # Left out: generated documents, which are about no stack, and `flux init`, whose messages are about other projects.
 FILES = [
     path
