@@ -208,7 +208,9 @@ def test_fetch_copies_to_another_folder_and_keeps_changed_files(trained: Checkou
 def test_a_comparison_of_runs_is_written(trained: Checkout) -> None:
     printed = pipe(trained, "report", "--compare")
     assert printed.code == 0
-    assert "2 runs side by side" in (trained.root / printed.output.splitlines()[-1]).read_text(encoding="utf-8")
+    assert "2 runs side by side" in (trained.root / printed.output.splitlines()[-1]).read_text(
+        encoding="utf-8"
+    )
     assert pipe(trained, "report", "--compare", "cat").code == 1
 
 
