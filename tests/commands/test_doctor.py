@@ -98,7 +98,7 @@ def test_a_container_group_of_others_is_found_before_the_preview_refuses_it(
     (result,) = check_group(found, "p/prod", adopt)
     assert (result.verdict, result.message) == (verdict, message)
     assert ("`p:adopt: true` under `config:` in Pulumi.prod.yaml" in result.fix) == (verdict == "bad")
-    assert ("`pulumi stack rename dev --stack prod`" in result.fix) == (verdict == "bad" and mark is not None)
+    assert ("pulumi stack rename dev --stack prod`" in result.fix) == (verdict == "bad" and mark is not None)
     assert check_group(None, "p/prod", adopt)[0].verdict == "ok"
 
 
