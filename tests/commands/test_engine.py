@@ -229,7 +229,12 @@ def test_only_locks_of_processes_known_to_have_ended_count_as_dead(
     assert is_locked_by_dead_process(tmp_path, "dev") == is_dead
 
 
-@pytest.mark.parametrize("lock", ["", DEAD, json.dumps({"pid": os.getpid(), "hostname": "another"})])
+# pytest-xdist needs the same names of tests in all workers.
+@pytest.mark.parametrize(
+    "lock",
+    ["", DEAD, json.dumps({"pid": os.getpid(), "hostname": "another"})],
+    ids=["no other", "of a dead process", "of another machine"],
+)
 def test_only_updates_that_run_on_this_machine_are_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
 ) -> None:
