@@ -419,7 +419,7 @@ def test_many_tabs_share_one_stream(watcher: CountedWatcher) -> None:
                 expect(tab.locator("#job-cat .numbers")).to_contain_text(f"step {step} of")
                 expect(tab.locator("#connection")).to_have_text("live")
             if step == 2:
-                # It reads the stream.
+                # The first tab holds the stream; another one has to take over.
                 tabs.pop(0).close()
             watcher.permits.release()
         taken = [server.streams.acquire(blocking=False) for _ in range(MAX_STREAMS)]

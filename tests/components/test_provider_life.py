@@ -378,7 +378,7 @@ def test_nothing_is_deleted_below_a_run_that_has_a_record(declared: Declared, re
 
 
 class InterruptedUpdateError(Exception):
-    """Stands for a budget, a 503 or Ctrl-C."""
+    """Raised in place of a refused budget, an HTTP 503 or Ctrl-C."""
 
 
 def fail(*_args: object, **_more: object) -> None:
@@ -483,7 +483,7 @@ def test_what_is_planted_during_the_post_is_deleted_unless_a_node_may_have_writt
 
     planted: list[str] = []
     args = declared.prepare()
-    # The same bytes are there before, too.
+    # The same objects were also there before the update, which deletes them once.
     plant(declared, args)
     monkeypatch.setattr(Kelpie, "post_job", plant_and_post)
     _, state = declared.queue()

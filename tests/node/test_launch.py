@@ -372,7 +372,7 @@ NEW_BARS = ("0 -", "0 1", "1 1", "1 2", "2 2", "2 3", "3 3", "3 4", "4 4")
 def test_each_loss_belongs_to_its_step_in_every_version(
     trainer: str, bars: tuple[str, ...], begun: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also after a resume."""
+    """From the first step, and after a resume at step 4."""
     node = Node(tmp_path, steps=begun + 4)
     monkeypatch.chdir(tmp_path)
     of_run = settings.read_settings(node.environment)

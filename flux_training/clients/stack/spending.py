@@ -102,10 +102,10 @@ def reserve(
         found = read_spending(storage, entry.day)
         why = _does_not_fit_beside(found, entry, reservation.budget)
         if not why:
-            # Of a killed update, with an older estimate.
+            # A killed update may have left entries of this job with an older estimate.
             storage.delete_many([one.key for one in found if one.is_same_job(entry) and one.key != entry.key])
             return
-        # An older one may belong to a job that was posted by an update which was killed before it recorded that.
+        # An older entry stays: the update that wrote it may have posted the job before it was killed.
         storage.delete_many([entry.key] if is_new else [])
     raise _no_longer_fits(keys, why, again)
 

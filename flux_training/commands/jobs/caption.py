@@ -362,7 +362,7 @@ def _is_undecided(probed: list[CaptionOutcome], options: CaptionOptions) -> bool
 
 
 def _equal_caption(probed: list[CaptionOutcome], options: CaptionOptions) -> str:
-    """What the model says of each image; empty if its answers differ, or if a prompt of the user's may ask for equal ones."""
+    """The caption that all probed images got. Empty if they differ, or if the user wrote the prompt, which may ask for equal captions."""
     captions = {outcome.caption for outcome in probed}
     return captions.pop() if len(captions) == 1 and options.instruction in PROMPTS else ""
 

@@ -11,7 +11,7 @@ from flux_training.training.bill import FREE
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import make_command
 
-# As many as a comparison has.
+# More lines in one chart cannot be told apart.
 MAX_CURVES = 12
 BAD = (RunState.FAILED, RunState.WITHOUT_WEIGHTS, RunState.STALLED, RunState.LOST)
 

@@ -24,16 +24,16 @@ _SERVICE = re.compile(
 )
 MIN_SERVICE_WORDS = 2
 MIN_SERVICE_WORDS_IN_A_SCENE = 3
-# Where something is, or several parts as in tags.
+# Words that say where something is, or at least two commas, as in tags.
 _SCENE = re.compile(
     r"\b(?:an?|on|in(?! \d)|at|with|beside|under|behind|near|against|through|over|above|along|between|of)\b|,.*,",
     _I,
 )
-# A caption names what it shows.
+# Captions often begin with an article or a number: "A dog", "Three cups".
 _SHOWS_A_THING = re.compile(
     r"^(?:an?|one|two|three|some|several|ein(?:e|en)?|une?|una|uno|um|uma|een|et|ett)\s", _I
 )
-# What carries words, or what is said about words.
+# Things that text is written on, and verbs for writing or reading it.
 _WRITING = re.compile(
     r"\b(?:graffiti|signs?|posters?|murals?|mugs?|t-?shirts?|shirts?|books?|covers?|magazine|newspaper|walls?|paintings?|letters|billboards?|screens?|labels?"
     r"|vinyl|plush|stickers?|banners?|neon|cards?|maps?|box|headline|blackboard|chalkboard|whiteboard|paper|notes?|menu|stone|tombstone|tattoo|doormat"

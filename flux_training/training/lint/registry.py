@@ -1,5 +1,6 @@
 """What a lint rule is, what it sees of a job, and how rules are registered."""
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -133,7 +134,8 @@ class Rule:
             problem.line,
             with_escapes(_short(without_secrets(problem.message))),
             self.why,
-            self.fix,
+            # In a rule's own text, JOB stands for the job's name.
+            self.fix.replace(" JOB`", f" {with_escapes(shlex.quote(job))}`") if job else self.fix,
             job,
         )
 

@@ -61,6 +61,14 @@ def test_tokens_are_estimated_from_words_and_characters(text: str, tokens: int) 
     assert t5_tokens(text) == tokens
 
 
+@pytest.mark.parametrize(
+    ("job", "command"), [("cat", "./flux caption cat"), ("a cat", "./flux caption 'a cat'")]
+)
+def test_the_command_of_a_fix_names_the_job(job: str, command: str) -> None:
+    finding = RULES["caption-missing"].finding(Problem("1.txt", "no caption for this image"), job)
+    assert f"`{command}`" in finding.fix
+
+
 def test_a_caption_longer_than_flux_reads_is_reported() -> None:
     assert messages("caption-long", captioned("a " * 384)) == []
     assert messages("caption-long", captioned("a " * 385)) == ["about 514 tokens"]

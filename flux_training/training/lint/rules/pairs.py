@@ -32,11 +32,11 @@ AREA = Area("control images and masks")
 MAX_STRETCH = 1.02
 INPAINT_SUFFIXES = (".png", ".webp")
 FOUR_CHANNELS = ("RGBA", "CMYK")
-# They open an image if a sample names one, and need none.
+# Models whose samples may start from an image but do not need one.
 OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
-# It raises NotImplementedError.
+# Its sampling raises NotImplementedError if a sample names an image.
 STOPS_AT_IMAGES = "qwen_image"
-# Where a sample names the only image of a model that takes one: in its prompt, or as this key.
+# A model that takes one image finds it in the sample's prompt or under `ctrl_img`.
 ONE_IMAGE = ((), ("ctrl_img",))
 # cap_min_pixels in extensions_built_in/diffusion_models/flux2/src/sampling.py of ai-toolkit.
 SIZED_CONTROL_ARCHS = ("flux2", "flux2_klein_4b", "flux2_klein_9b")
