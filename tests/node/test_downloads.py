@@ -257,6 +257,19 @@ def test_a_request_whose_headers_never_end_is_tried_again(
             RetryingBucket(client(bucket, proxy.url), 1, max_seconds=0.5).get_bytes("another", 10)
 
 
+def test_the_error_of_most_tries_is_reported(bucket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.01)
+
+    def last_is_busy(request: ProxiedRequest) -> DownloadFault:
+        return DownloadFault.UNAVAILABLE if request.number == 3 else DownloadFault.FORBIDDEN
+
+    with (
+        FaultProxy(folder_storage().url, last_is_busy) as proxy,
+        pytest.raises(BucketError, match="403 AccessDenied"),
+    ):
+        RetryingBucket(client(bucket, proxy.url), 3).get_bytes("object", 10)
+
+
 def test_a_wrong_clock_is_corrected_by_the_servers(bucket: Path) -> None:
     """S3 refuses a signature that is 15 minutes off; games turn clocks back."""
     (bucket / "object").write_bytes(b"x")

@@ -75,15 +75,23 @@ class RetryingBucket:
         raise BucketError(f"the listing of {prefix} has no end: {len(seen)} pages", retryable=False)
 
     def _retry(self, action: Callable[[], T]) -> T:
-        failures = 0
+        errors: list[BucketError] = []
         while True:
             try:
                 return _interruptible(action, self._max_seconds)
             except BucketError as error:
-                failures += 1
-                if not error.retryable or failures >= self._attempts:
+                if not error.retryable:
                     raise
-                pause(pause_seconds(failures))
+                errors.append(error)
+            if len(errors) >= self._attempts:
+                raise _most_common(errors)
+            pause(pause_seconds(len(errors)))
+
+
+def _most_common(errors: list[BucketError]) -> BucketError:
+    """With wrong keys, the 403 of most tries and not the 503 of the last."""
+    texts = [str(error) for error in errors]
+    return max(reversed(errors), key=lambda error: texts.count(str(error)))
 
 
 def _interruptible(action: Callable[[], T], max_seconds: float) -> T:
