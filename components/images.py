@@ -1,4 +1,4 @@
-"""A custom image: docker/ is built and pushed when its content changes, and the container group uses it by its digest.
+"""Custom images, one for each model: docker/ is built and pushed when its content changes, and the container groups use them by their digests.
 
 Needs the plugin pulumi-command, so the Pulumi CLI, and Docker with buildx. The build reads the Hugging Face token from the environment
 (HF_TOKEN) as a build secret: it gets neither into the state nor into a layer.
@@ -27,6 +27,7 @@ class TrainerImages(pulumi.ComponentResource):
         self,
         name: str,
         settings: ImageSettings,
+        model: str,
         with_dev: bool,
         root: Path = Path(),
         opts: pulumi.ResourceOptions | None = None,
@@ -35,9 +36,9 @@ class TrainerImages(pulumi.ComponentResource):
         from pulumi_command import local
 
         command = local.Command(
-            "images",
+            name,
             create=f"./{SCRIPT}",
-            environment=build_environment(settings, with_dev),
+            environment=build_environment(settings, model, with_dev),
             triggers=[folder_digest(root / FOLDER)],
             # The output of the last build must not influence the next.
             add_previous_output_in_env=False,
@@ -49,11 +50,24 @@ class TrainerImages(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def build_environment(settings: ImageSettings, with_dev: bool) -> dict[str, str]:
+def images_name(settings: ImageSettings, model: str) -> str:
+    """The Pulumi name of the images with a model: with `image.model`, that of stacks before there were several."""
+    return f"images{tag_suffix(settings, model)}"
+
+
+def tag_suffix(settings: ImageSettings, model: str) -> str:
+    """`-Qwen--Qwen-Image`: the end of the tags of the images with a model; empty with `image.model`."""
+    return "" if model == settings.model else f"-{model.replace('/', '--')}"
+
+
+def build_environment(settings: ImageSettings, model: str, with_dev: bool) -> dict[str, str]:
     """The variables of docker/build.sh; it inherits HF_TOKEN."""
+    suffix = tag_suffix(settings, model)
+    # A MODEL_REVISION in the shell is a commit of `image.model`.
     return {
+        **({"TAG_SUFFIX": suffix, "MODEL_REVISION": "main"} if suffix else {}),
         "REPOSITORY": settings.repository or "",
-        "MODEL_ID": settings.model,
+        "MODEL_ID": model,
         "KELPIE_SHA256": settings.kelpie_sha256 or "",
         "VSCODE_VERSION": settings.vscode_version,
         "VSCODE_SHA256": settings.vscode_sha256 or "",

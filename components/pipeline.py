@@ -13,7 +13,7 @@ from components.container_group import ContainerGroupArgs, TrainingGroup, finger
 from components.dataset import PIPELINE, Dataset, DatasetArgs
 from components.declared_runs import DeclaredRuns, DeclaredRunsArgs
 from components.dev_group import DevGroup, dev_environment, tunnel_name
-from components.images import TrainerImages
+from components.images import TrainerImages, images_name
 from components.node_keys import NodeKeys, NodeKeysArgs
 from components.properties import as_field
 from components.scaling_rule import ScalingRule, ScalingRuleArgs
@@ -176,11 +176,15 @@ class TrainingPipeline(pulumi.ComponentResource):
         )
         return Dataset(job.name, args, self._options(self.bucket))
 
-    def _images(self) -> TrainerImages | None:
-        image, dev = self._settings.image, self._settings.dev
-        if not image.build:
-            return None
-        return TrainerImages("images", image, dev.enabled and dev.image is None, opts=self._options())
+    def _images(self) -> dict[str, TrainerImages]:
+        """The images to build, by the model that they hold."""
+        image, dev_model = self._settings.image, self._settings.built_dev_model
+        return {
+            model: TrainerImages(
+                images_name(image, model), image, model, model == dev_model, opts=self._options()
+            )
+            for model in self._settings.built_models
+        }
 
     def _node_keys(self) -> pulumi.Output[dict[str, str]] | None:
         """Keys issued for the nodes; None if they get the given ones (storage.kind s3)."""
@@ -222,7 +226,8 @@ class TrainingPipeline(pulumi.ComponentResource):
             return None
         cluster = self._group_args(self._settings.dev_cluster, 0, keys)
         tunnel = tunnel_name(self._settings.dev_group_name, dev.tunnel)
-        built = self.images.dev if self.images else None
+        model = self._settings.built_dev_model
+        built = self.images[model].dev if model else None
         args = replace(
             cluster,
             name=self._settings.dev_group_name,
@@ -245,7 +250,8 @@ class TrainingPipeline(pulumi.ComponentResource):
     ) -> ContainerGroupArgs:
         cluster, context = self._settings.all_clusters[name], self._context
         smallest, largest = cluster_size(cluster, declared)
-        built = self.images.worker if self.images and self._settings.is_built(name) else None
+        model = self._settings.built_model(name) if self._settings.is_built(name) else None
+        built = self.images[model].worker if model else None
         return ContainerGroupArgs(
             home=context.home,
             name=cluster.name,

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # build.sh: build and push what TARGETS names, and say on stdout what came of it: `worker=repository@sha256:…`, a line each.
-# From the environment: REPOSITORY, KELPIE_SHA256, and where wanted TARGETS ("worker", "dev" or both), MODEL_ID, VSCODE_SHA256,
-# VSCODE_VERSION, HF_TOKEN. Needs Docker with buildx, logged in to the registry.
+# From the environment: REPOSITORY, KELPIE_SHA256, and where wanted TARGETS ("worker", "dev" or both), MODEL_ID, TAG_SUFFIX,
+# VSCODE_SHA256, VSCODE_VERSION, HF_TOKEN. Needs Docker with buildx, logged in to the registry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

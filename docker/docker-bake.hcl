@@ -2,6 +2,8 @@
 # base and model are stages of the others: built, cached, and not pushed by themselves.
 
 variable "REPOSITORY" { default = "flux-training" }
+# With several models in one repository, the end of the tags that tells them apart, such as "-Qwen--Qwen-Image".
+variable "TAG_SUFFIX" { default = "" }
 variable "MODEL_ID" { default = "black-forest-labs/FLUX.1-dev" }
 variable "MODEL_REVISION" { default = "main" }
 variable "KELPIE_SHA256" { default = "" }
@@ -37,7 +39,7 @@ target "worker" {
     MODEL_IMAGE   = "model"
     KELPIE_SHA256 = KELPIE_SHA256
   }
-  tags = ["${REPOSITORY}:worker"]
+  tags = ["${REPOSITORY}:worker${TAG_SUFFIX}"]
 }
 
 target "dev" {
@@ -49,5 +51,5 @@ target "dev" {
     VSCODE_VERSION = VSCODE_VERSION
     VSCODE_SHA256  = VSCODE_SHA256
   }
-  tags = ["${REPOSITORY}:dev"]
+  tags = ["${REPOSITORY}:dev${TAG_SUFFIX}"]
 }

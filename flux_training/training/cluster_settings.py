@@ -91,7 +91,8 @@ class ClusterSettings(StrictSettings):
     one priority for a group, so it stays the same while runs are unfinished or nothing is to be trained.
     `autoscale`: Kelpie starts and stops replicas as jobs are queued. `idleThresholdSeconds`: how long a replica stays, and is paid
     for, after its last job. `trainerDate`: the day of ai-toolkit's commit in `image`, if that is your own; lint reports newer keys of
-    train.yml, which that version ignores. `model`: the id on Hugging Face of the weights in `/model` of an image of your own.
+    train.yml, which that version ignores. `model`: the id on Hugging Face of the weights in `/model` of `image`, if that is your own; without `image`, those of
+    the image that `image.build` builds for this cluster.
     `environment`: more variables of the containers; the owner of any node can read them.
     """
 
@@ -115,8 +116,6 @@ class ClusterSettings(StrictSettings):
         # Kelpie accepts min > max (docs/services.md).
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
-        if self.model and not self.has_own_image:
-            raise ValueError(f"model ({self.model}) says what an image of your own holds; set image as well")
         return self
 
     @model_validator(mode="after")

@@ -156,6 +156,7 @@ class KeepSettings(StrictSettings):
 class ImageSettings(StrictSettings):
     """Your own container image, built from docker/ and pushed to `repository` (such as docker.io/me/flux-trainer).
 
+    `model`: the id on Hugging Face of the weights that it holds. A cluster with a `model` of its own gets an image of its own in the same repository.
     The two digests are those of the downloaded binaries, as `sha256sum` prints them (docs/production.md).
     """
 
@@ -284,6 +285,24 @@ class StackSettings(StrictSettings):
             raise ValueError("; ".join(findings))
         return self
 
+    @model_validator(mode="after")
+    def _check_models(self) -> StackSettings:
+        findings = [
+            f"{_place_of(name)}.model ({one.model}) says what an image of your own holds; set {_place_of(name)}.image as well, or "
+            "image.build: true to build it"
+            for name, one in self.all_clusters.items()
+            if one.model and not one.has_own_image and not self.image.build
+        ]
+        model = self.image.model if "model" in self.image.model_fields_set else None
+        if self.image.build and model and model not in self.built_models:
+            names = " and ".join(_place_of(name) for name in self.all_clusters)
+            findings.append(
+                f"image.model ({model}) would be in no image, because of the model or image of {names}; remove image.model"
+            )
+        if findings:
+            raise ValueError("; ".join(findings))
+        return self
+
     @property
     def _wrong_dev_cluster(self) -> str:
         """Empty if `dev.cluster` may be as it is."""
@@ -313,8 +332,25 @@ class StackSettings(StrictSettings):
         return f"{self.all_clusters[self.dev_cluster].name}-dev"
 
     def is_built(self, cluster: str) -> bool:
-        """Whether the cluster uses the image that `image.build` builds."""
+        """Whether the cluster uses an image that `image.build` builds."""
         return self.image.build and not self.all_clusters[cluster].has_own_image
+
+    def built_model(self, cluster: str) -> str:
+        """The id of the weights in the image that is built for a cluster, or for the dev group on the machine of a cluster."""
+        own = self.all_clusters[cluster].model if self.is_built(cluster) else None
+        return own or self.image.model
+
+    @property
+    def built_dev_model(self) -> str | None:
+        """The id of the weights in the dev image; None if no dev image is built."""
+        is_built = self.image.build and self.dev.enabled and self.dev.image is None
+        return self.built_model(self.dev_cluster) if is_built else None
+
+    @property
+    def built_models(self) -> list[str]:
+        """The ids of the weights for which an image is built, each once."""
+        models = [self.built_model(name) for name in self.all_clusters if self.is_built(name)]
+        return list(dict.fromkeys(filter(None, [*models, self.built_dev_model])))
 
 
 def _place_of(cluster: str) -> str:

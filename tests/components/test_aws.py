@@ -15,10 +15,11 @@ from pulumi.runtime import mocks
 
 from components.aws import AwsArgs, AwsStorage, check_package, lifecycle, only_https
 from components.images import TrainerImages, build_environment, built_image, folder_digest
+from components.pipeline import PipelineContext, TrainingPipeline
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.node_rights import node_policy
 from flux_training.training.runs.run import Layout
-from flux_training.training.settings import ImageSettings
+from flux_training.training.settings import ImageSettings, StackSettings
 
 # pulumi-aws warns of its own deprecated classes when it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -29,6 +30,8 @@ IMAGE = ImageSettings.model_validate(
     {"build": True, "repository": "r.io/me/x", "kelpieSha256": "a" * 64, "vscodeSha256": "b" * 64}
 )
 BUILT = f"worker=r.io/me/x@sha256:{'1' * 64}\ndev=r.io/me/x@sha256:{'2' * 64}\n"
+BUILT_WITH_QWEN = f"worker=r.io/me/x@sha256:{'3' * 64}\ndev=r.io/me/x@sha256:{'4' * 64}\n"
+QWEN = "Qwen/Qwen-Image"
 
 
 class Recorded(pulumi.runtime.Mocks):
@@ -45,7 +48,7 @@ class Recorded(pulumi.runtime.Mocks):
         if args.typ == "aws:iam/user:User":
             outputs["name"] = "nodes-1a2b"
         if args.typ == "command:local:Command":
-            outputs["stdout"] = BUILT
+            outputs["stdout"] = BUILT_WITH_QWEN if args.inputs["environment"]["MODEL_ID"] == QWEN else BUILT
         return f"{args.name}-id", outputs
 
     def call(self, _args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
@@ -230,7 +233,7 @@ def built(with_dev: bool, root: Path) -> dict[str, Any]:
 
     @pulumi.runtime.test
     def program() -> pulumi.Output[Any]:
-        images = TrainerImages("images", IMAGE, with_dev, root)
+        images = TrainerImages("images", IMAGE, IMAGE.model, with_dev, root)
         return pulumi.Output.all(images.worker, images.dev).apply(lambda pair: seen.update(images=pair))
 
     program()
@@ -251,6 +254,44 @@ def test_the_group_gets_the_image_by_its_digest(recorded: Recorded, tmp_path: Pa
     (command,) = recorded.of("Command")
     assert command["create"] == "./docker/build.sh"
     assert command["environment"]["TARGETS"] == "worker dev"
+
+
+def test_each_cluster_gets_the_image_with_its_model(recorded: Recorded) -> None:
+    settings = StackSettings.model_validate(
+        {
+            "cloud": "salad",
+            "storage": {"bucket": "weights"},
+            "jobs": {},
+            "image": IMAGE,
+            "clusters": {"flux": {}, "qwen": {"model": QWEN}, "own": {"image": "my/x:1"}},
+            "dev": {"enabled": True, "cluster": "qwen"},
+        }
+    )
+    none = dict.fromkeys(settings.all_clusters, 0)
+    context = PipelineContext("p/s", "/home", dict.fromkeys(none, ""), none)
+
+    @pulumi.runtime.test
+    def program() -> None:
+        TrainingPipeline("training", settings, [], context)
+
+    program()
+    commands = {
+        name: inputs["environment"] for (kind, name), inputs in recorded.made.items() if "Command" in kind
+    }
+    assert commands.keys() == {"images", "images-Qwen--Qwen-Image"}
+    assert commands["images"] == build_environment(IMAGE, IMAGE.model, with_dev=False)
+    with_qwen = commands["images-Qwen--Qwen-Image"]
+    assert (with_qwen["MODEL_ID"], with_qwen["TAG_SUFFIX"]) == (QWEN, "-Qwen--Qwen-Image")
+    assert with_qwen["TARGETS"] == "worker dev"
+    groups = {
+        group["name"]: group["image"] for group in recorded.of("ContainerGroup") + recorded.of("DevGroup")
+    }
+    assert groups == {
+        "flux-training-flux": f"r.io/me/x@sha256:{'1' * 64}",
+        "flux-training-qwen": f"r.io/me/x@sha256:{'3' * 64}",
+        "flux-training-own": "my/x:1",
+        "flux-training-qwen-dev": f"r.io/me/x@sha256:{'4' * 64}",
+    }
 
 
 def test_an_image_is_built_only_if_its_folder_changed(recorded: Recorded, tmp_path: Path) -> None:
@@ -282,7 +323,7 @@ def test_a_byte_moved_to_another_file_changes_the_digest(tmp_path: Path) -> None
 def test_the_build_command_has_no_token_as_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """It inherits HF_TOKEN; the state stores inputs."""
     monkeypatch.setenv("HF_TOKEN", "canary-hf-19aa")
-    environment = build_environment(IMAGE, with_dev=False)
+    environment = build_environment(IMAGE, IMAGE.model, with_dev=False)
     assert "canary" not in str(environment)
     assert set(environment) == {
         "REPOSITORY",

@@ -182,7 +182,7 @@ def download_words(size_gb: float, usd_an_hour: float | None) -> str:
         return ""
     return (
         f"; each new node downloads {size_gb:.0f} GB first, for about {show_dollars(cost.likely)}; "
-        "cheaper: an image that holds them (image.model), because SaladCloud does not bill its download"
+        "cheaper: an image that holds them (image.build, with image.model or the cluster's model), because SaladCloud does not bill its download"
     )
 
 

@@ -221,7 +221,7 @@ def trainer_date(settings: StackSettings, cluster: str) -> str:
 def weights_in_image(settings: StackSettings, cluster: str) -> str:
     """The id on Hugging Face of the weights in the image's `/model`; empty for an image whose content is not known."""
     if settings.is_built(cluster):
-        return settings.image.model
+        return settings.built_model(cluster)
     if own := settings.all_clusters[cluster].model:
         return own
     return MODELS[DEFAULT_MODEL].weights if settings.all_clusters[cluster].image == PUBLIC_IMAGE else ""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flux_training.training.errors import BadInput
-from flux_training.training.jobs.declare import place_jobs
+from flux_training.training.jobs.declare import place_jobs, weights_in_image
 from flux_training.training.settings import (
     SINGLE_CLUSTER,
     JobSettings,
@@ -182,6 +182,62 @@ def test_two_images_with_the_model_are_named() -> None:
     assert finding.message.endswith("one, two; the images of one and two hold its model")
 
 
-def test_only_an_image_of_ones_own_says_what_it_holds() -> None:
-    with pytest.raises(BadInput, match="says what an image of your own holds; set image as well"):
-        settings(clusters={"video": {"model": WAN}})
+BUILD: dict[str, Any] = {"build": True, "repository": "r.io/me/trainer", "kelpieSha256": "0" * 64}
+QWEN, DEFAULT = "Qwen/Qwen-Image", "black-forest-labs/FLUX.1-dev"
+IN_IMAGE = {"arch": "qwen_image", "name_or_path": "/model"}
+
+
+def test_each_model_has_one_built_image() -> None:
+    clusters = {"flux": {}, "qwen": {"model": QWEN}, "more": {"model": QWEN}, "video": {"image": "my/wan:1"}}
+    found = settings(clusters=clusters, image=BUILD)
+    assert found.built_models == [DEFAULT, QWEN]
+    assert {name: weights_in_image(found, name) for name in clusters} == {
+        "flux": DEFAULT,
+        "qwen": QWEN,
+        "more": QWEN,
+        "video": "",
+    }
+    assert settings(clusters={"qwen": {"model": QWEN}}, image=BUILD).built_models == [QWEN]
+    assert settings(cluster={"model": QWEN}, image=BUILD | {"model": QWEN}).built_models == [QWEN]
+    assert settings(image=BUILD | {"model": QWEN}).built_models == [QWEN]
+    assert settings().built_models == []
+
+
+def test_a_job_is_trained_where_the_built_image_holds_its_model() -> None:
+    found = settings(clusters={"flux": {}, "qwen": {"model": QWEN}}, image=BUILD)
+    assert place_jobs({"cat": JobSettings()}, found, lambda _job: IN_IMAGE) == ({"cat": "qwen"}, [])
+
+
+@pytest.mark.parametrize(
+    ("clusters", "model"), [({"qwen": {"model": QWEN}}, QWEN), ({"qwen": {"image": "my/qwen:1"}}, DEFAULT)]
+)
+def test_the_dev_image_holds_the_model_of_its_cluster(clusters: dict[str, Any], model: str) -> None:
+    dev = {"enabled": True, "cluster": "qwen"}
+    image = BUILD | {"vscodeSha256": "0" * 64}
+    found = settings(clusters={"flux": {}, **clusters}, image=image, dev=dev)
+    assert found.built_dev_model == model
+    assert settings(clusters=clusters | {"flux": {}}, image=image).built_dev_model is None
+
+
+@pytest.mark.parametrize(
+    ("values", "finding"),
+    [
+        (
+            {"clusters": {"video": {"model": WAN}}},
+            f"p: clusters.video.model ({WAN}) says what an image of your own holds; set clusters.video.image as well, or image.build: "
+            "true to build it",
+        ),
+        (
+            {
+                "clusters": {"qwen": {"model": QWEN}, "video": {"image": "my/wan:1"}},
+                "image": BUILD | {"model": DEFAULT},
+            },
+            f"p: image.model ({DEFAULT}) would be in no image, because of the model or image of clusters.qwen and clusters.video; "
+            "remove image.model",
+        ),
+    ],
+)
+def test_contradictions_about_the_weights_of_images_are_named(values: dict[str, Any], finding: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        settings(**values)
+    assert caught.value.findings == [finding]

@@ -174,7 +174,7 @@ def weights_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
 @AREA.warning(
     "weights-downloaded",
     "each new node downloads the weights again, and that time is paid for; the owner of a node can read a token",
-    f"build an image that holds the weights (image.model in the stack's configuration), and set name_or_path: {MODEL_FOLDER}",
+    f"build an image that holds the weights (image.build, with image.model or the cluster's model in the stack's configuration), and set name_or_path: {MODEL_FOLDER}",
 )
 def downloaded_weights(job: Subject) -> Iterator[Problem]:
     path = job.section("model").get("name_or_path")
@@ -189,7 +189,7 @@ def downloaded_weights(job: Subject) -> Iterator[Problem]:
 @AREA.error(
     "storage-small",
     f"a node's disk holds the downloaded weights and at least {OTHER_FILES_GB} GB of checkpoints and caches; without the room the run fails after hours of paid download",
-    "raise cluster.storage in the stack's configuration, or build an image that holds the weights (image.model)",
+    "raise cluster.storage in the stack's configuration, or build an image that holds the weights (image.build, with image.model or the cluster's model)",
 )
 def weights_larger_than_the_disk(job: Subject) -> Iterator[Problem]:
     size, storage = downloaded_gb(job.section("model")), job.policy.storage
