@@ -136,17 +136,19 @@ def check_condition(wanted: str) -> None:
 def memory_needed(document: Mapping[str, Any], weights_in_image: str = "") -> int:
     """GB of GPU memory that a train.yml needs: a rule of thumb. Models that the table lacks count as the default model.
 
+    Weights that it lacks count as the model of their architecture that needs most.
     `weights_in_image`: the id of what `/model` holds; empty if unknown.
     """
     process = first_process(document)
     model, train = mapping(process.get("model")), mapping(process.get("train"))
     choice = choose_model(model, weights_in_image)
-    memory = ((choice.model if choice.key else None) or MODELS[DEFAULT_MODEL]).memory
+    needs = [row.memory for row in (choice.possible_models if choice.key else ()) or [MODELS[DEFAULT_MODEL]]]
     if model.get("quantize") is not True:
-        return memory.unquantized
+        return max(need.unquantized for need in needs)
     batch = whole_number(train.get("batch_size"), 1)
     megapixels = batch * (max(resolutions_of(process)) / 1024) ** 2
-    return memory.quantized + (GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0)
+    more = GB_EACH_MORE_MEGAPIXEL * max(0, math.ceil(megapixels) - 1) if batch > 1 else 0
+    return max(need.quantized for need in needs) + more
 
 
 def choose_gpu(

@@ -458,6 +458,10 @@ MISTAKES: dict[str, Spoil] = {
     "adapter-unsuited": edit(
         "is_flux: true", "is_flux: true\n        assistant_lora_path: ostris/FLUX.1-schnell-training-adapter"
     ),
+    "adapter-path": edit(
+        "is_flux: true", "is_flux: true\n        assistant_lora_path: ostris/FLUX-1-schnell-training-adapter"
+    ),
+    "adapter-unknown": edit("is_flux: true", "is_flux: true\n        assistant_lora_path: me/my-own-adapter"),
     "weights-unknown": edit("/model", "someone/flux-fine-tune"),
     "captions-unread": edit("lr: 1e-4", "lr: 1e-4\n        unload_text_encoder: true"),
     "sample-guidance": edit("sample_every: 250", "sample_every: 250\n        guidance_scale: 1"),

@@ -152,12 +152,22 @@ def config(**process: Any) -> dict[str, Any]:
     return {"config": {"process": [process]}}
 
 
-def test_memory_needed_by_the_weights_in_the_image() -> None:
-    document = {
-        "config": {"process": [{"model": {"arch": "wan21", "name_or_path": "/model", "quantize": True}}]}
-    }
-    assert memory_needed(document) == 16
-    assert memory_needed(document, "Wan-AI/Wan2.1-T2V-14B-Diffusers") == 24
+@pytest.mark.parametrize(
+    ("path", "in_image", "quantized", "unquantized"),
+    [
+        ("/model", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", 16, 24),
+        ("/model", "Wan-AI/Wan2.1-T2V-14B-Diffusers", 24, 60),
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "", 16, 24),
+        # Of 1.3 or 14 billion parameters: nobody knows.
+        ("/model", "", 24, 60),
+        ("/model", "me/fine-tune-of-wan", 24, 60),
+        ("me/fine-tune-of-wan", "", 24, 60),
+    ],
+)
+def test_memory_needed_by_weights(path: str, in_image: str, quantized: int, unquantized: int) -> None:
+    model = {"arch": "wan21", "name_or_path": path}
+    assert memory_needed(config(model=model | {"quantize": True}), in_image) == quantized
+    assert memory_needed(config(model=model), in_image) == unquantized
 
 
 @pytest.mark.parametrize(

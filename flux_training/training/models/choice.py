@@ -61,6 +61,11 @@ class ModelChoice:
         """The model whose weights these are; None if the table does not know them."""
         return owner_of(self.weights)
 
+    @property
+    def possible_models(self) -> list[TrainableModel]:
+        """The model of the weights; all models of the architecture if the table does not know them."""
+        return [self.model] if self.model and self.owner else models_of(self.arch)
+
 
 def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> ModelChoice:
     """The model of a train.yml's `model` section. `weights_in_image`: the id of what `/model` holds; empty if unknown."""

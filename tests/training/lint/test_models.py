@@ -347,6 +347,32 @@ def test_an_adapter_of_another_model_is_found(
     assert codes(job, "warning") & {"adapter-unsuited"} == rules & {"adapter-unsuited"}
 
 
+TURBO_REPOSITORY = "ostris/zimage_turbo_training_adapter"
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "rule", "said"),
+    [
+        ("flux1-schnell", "ostris/FLUX-1-schnell-training-adapter", "adapter-path", SCHNELL_ADAPTER),
+        ("flux1-schnell", f"{SCHNELL_ADAPTER}/adapter.safetensors", "adapter-path", SCHNELL_ADAPTER),
+        ("z-image-turbo", TURBO_REPOSITORY, "adapter-path", f"the adapter is {TURBO_REPOSITORY}/"),
+        ("flux1-schnell", "ostris/FLUX.1-schnel-training-adapter", "adapter-unknown", SCHNELL_ADAPTER),
+        ("flux1-schnell", "me/own", "adapter-unknown", "does not list me/own"),
+        ("flux1-schnell", SCHNELL_ADAPTER.lower(), "", ""),
+        ("z-image-turbo", TURBO_ADAPTER, "", ""),
+        ("flux1-schnell", "/root/adapters/mine", "", ""),
+    ],
+)
+@pytest.mark.parametrize("key", ["assistant_lora_path", "inference_lora_path"])
+def test_adapters_that_are_not_in_the_table_are_named(
+    name: str, adapter: str, rule: str, said: str, key: str
+) -> None:
+    job = for_model(MODELS[name], {"model.assistant_lora_path": "<absent>", f"model.{key}": adapter})
+    found = [one for one in check_rules(job) if one.code in ("adapter-path", "adapter-unknown")]
+    assert [one.code for one in found] == ([rule] if rule else [])
+    assert all(said in one.message for one in found)
+
+
 @pytest.mark.parametrize(
     ("change", "is_found"),
     [

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from flux_training.training.finding import Problem
 from flux_training.training.gpu import GB_EACH_MORE_MEGAPIXEL, smallest_class
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.models.choice import models_of
-from flux_training.training.models.table import TrainableModel
 from flux_training.training.train_yml.document import resolutions_of
 from flux_training.training.train_yml.trainer_config import positive_int
 from flux_training.training.values import whole_number
@@ -31,7 +29,7 @@ def missing_quantization(job: Subject) -> Iterator[Problem]:
 )
 def needless_quantization(job: Subject) -> Iterator[Problem]:
     if job.model and not job.model.memory.fixed:
-        need = max(model.memory.unquantized for model in _possible_models(job))
+        need = max(model.memory.unquantized for model in job.choice.possible_models)
         yield from _has_memory(job, "quantize", need)
 
 
@@ -85,7 +83,7 @@ def missing_low_vram(job: Subject) -> Iterator[Problem]:
 )
 def needless_low_vram(job: Subject) -> Iterator[Problem]:
     if job.model and not job.model.memory.fixed:
-        needs = [model.memory for model in _possible_models(job)]
+        needs = [model.memory for model in job.choice.possible_models]
         need = max(memory.unquantized if memory.low_vram else memory.quantized for memory in needs)
         yield from _has_memory(job, "low_vram", need)
 
@@ -122,11 +120,6 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
         if job.model.datasets.videos and frames > 1 and (size := megapixels * steps) > fits:
             message = f"videos of {frames} frames count as {size:.0f} images of a megapixel, {gpu}"
             yield job.in_config(message, "datasets", str(number), "num_frames")
-
-
-def _possible_models(job: Subject) -> list[TrainableModel]:
-    """The job's model; all models of its architecture if the table does not list the weights."""
-    return [job.model] if job.model and job.choice.owner else models_of(job.choice.arch)
 
 
 def _gpu_below(job: Subject, size: float) -> bool:

@@ -54,7 +54,10 @@ NOISE_SAMPLERS = (
 )
 HUB_LOGIN = "HF_TOKEN"
 OTHER_FILES_GB = 10
+# The keys of adapters, in ai-toolkit's order.
+ADAPTER_KEYS = ("assistant_lora_path", "inference_lora_path")
 KNOWN_WEIGHTS = [name for row in MODELS.values() for name in (row.weights, *row.other_weights)]
+KNOWN_ADAPTERS = [row.training_adapter for row in MODELS.values() if row.training_adapter]
 
 
 @AREA.error(
@@ -255,11 +258,59 @@ def adapters_of_other_weights(job: Subject) -> Iterator[Problem]:
     yield from _adapters_of_others(job, same_architecture=True)
 
 
+@AREA.error(
+    "adapter-path",
+    "ai-toolkit downloads the adapter from Hugging Face after it has loaded the weights, and stops if it is not there",
+    ADAPTER_FIX,
+)
+def misspelt_adapters(job: Subject) -> Iterator[Problem]:
+    for key, path in _adapters_in(job):
+        listed = _listed_adapter(path)
+        if listed and _place_of_adapter(path) != _place_of_adapter(listed):
+            yield job.in_config(f"model.{key} is {path}, but the adapter is {listed}", "model", key)
+
+
+@AREA.warning(
+    "adapter-unknown",
+    "nothing is known about it; a node whose download fails is paid for all the same",
+    "correct the id if it is misspelt; docs/models.md has the known adapters",
+)
+def adapters_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
+    for key, path in _adapters_in(job):
+        if not _listed_adapter(path):
+            similar = most_similar(path, KNOWN_ADAPTERS)
+            near = f"; the most similar adapter there is {similar}" if similar else ""
+            yield job.in_config(f"docs/models.md does not list {path}{near}", "model", key)
+
+
+def _adapters_in(job: Subject) -> Iterator[tuple[str, str]]:
+    """(key, id on Hugging Face) of the job's adapters."""
+    for key in ADAPTER_KEYS if job.model else ():
+        path = job.section("model").get(key)
+        if isinstance(path, str) and HUB_ID.fullmatch(path):
+            yield key, path
+
+
+def _listed_adapter(path: str) -> str:
+    """The known adapter whose repository has the same letters; empty if there is none."""
+    repositories = {_repository(known): known for known in KNOWN_ADAPTERS}
+    return repositories.get(same_letters(_repository(path), repositories), "")
+
+
+def _place_of_adapter(path: str) -> tuple[str, int]:
+    """Its repository, and how many folders deep: some architectures load a repository, others a file in one. Versions of a file differ in name."""
+    return _repository(path), path.count("/")
+
+
+def _repository(path: str) -> str:
+    return "/".join(path.lower().split("/")[:2])
+
+
 def _adapters_of_others(job: Subject, *, same_architecture: bool) -> Iterator[Problem]:
     """Training adapters that the table has for other weights, of the job's architecture or of another."""
     if job.model is None:
         return
-    for key in ("assistant_lora_path", "inference_lora_path"):
+    for key in ADAPTER_KEYS:
         path = job.section("model").get(key)
         made_for = _models_with_adapter(path) if isinstance(path, str) else []
         fits = any(set(row.archs) & set(job.model.archs) for row in made_for)
@@ -274,8 +325,7 @@ def _adapters_of_others(job: Subject, *, same_architecture: bool) -> Iterator[Pr
 
 def _models_with_adapter(path: str) -> list[TrainableModel]:
     """The models whose training adapter is in the repository of this path, in any version."""
-    repository = path.lower().split("/")[:2]
-    return [row for row in MODELS.values() if row.training_adapter.lower().split("/")[:2] == repository]
+    return [row for row in MODELS.values() if _repository(row.training_adapter) == _repository(path)]
 
 
 @AREA.error(
