@@ -28,8 +28,9 @@ REFUSED_HERE = {
     "device": "a node has one GPU",
     "network-missing": "it trains the whole model",
     "result-not-lora": "it does not leave one file with a LoRA",
-    "steps-invalid": "it takes `true` for 1",
-    "learning-rate-invalid": "it takes `true` for 1",
+    "scheduler": "it adds noise that the model was not made for",
+    "steps-invalid": "it takes `true` for 1, and without `steps` and `lr` its defaults",
+    "learning-rate-invalid": "it takes `true` for 1, and without `steps` and `lr` its defaults",
     "save-every-invalid": "the launcher counts whole steps",
 }
 # Places whose values lint refuses although they ran.
