@@ -325,7 +325,7 @@ def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout:
 
 
 @pytest.mark.parametrize(
-    ("answer", "asked"), [(CAT, 6), ("Es liegt nichts vor.", 3), ('{"reply": "Nothing here to see"}', 3)]
+    ("answer", "asked"), [(CAT, 6), ("Es liegt nichts vor.", 3), ('{"reply": "Quiet as ever"}', 3)]
 )
 def test_the_same_answer_for_the_first_images_is_not_written(
     answer: str, asked: int, checkout: Path, run: Run
@@ -336,6 +336,15 @@ def test_the_same_answer_for_the_first_images_is_not_written(
     ):
         run(*options(server))
     assert len(server.asked) == asked
+    assert captions(checkout).keys() == set(MINE)
+
+
+def test_no_other_image_is_sent_if_the_first_answers_describe_nothing(checkout: Path, run: Run) -> None:
+    with (
+        captioner(lambda _number, _attempt: "say Nothing to report today.") as server,
+        pytest.raises(FluxError, match="first 3 images: the answer does not describe an image"),
+    ):
+        run(*options(server))
     assert captions(checkout).keys() == set(MINE)
 
 

@@ -36,6 +36,9 @@ LABELS = "|".join(
 # At the beginning of an answer.
 REFUSAL = "|".join(
     (
+        # "I", and what cannot be done, is not allowed, or is not wanted.
+        r"(?:ich|yo|io|eu|ik|jag|jeg|minä|já|én|saya|tôi|я) |je (?:ne|suis|vais|dois|regrette)\b|j'ai\b|(?:no|non|não|nie|nu) (?:mi è|me es|ho|he|posso|puedo|pot|tengo|tenho|mogę|mam|wolno|se puede|si può)\b",
+        r"(?:我|私|저는|제가|أنا|मैं)|.{0,30}(?:수 없습니다|수 없어요|できません|不被允许|不允许)",
         r"es tut mir (?:sehr )?leid|tut mir leid|entschuldigung|leider (?:kann|ist|darf)|ich kann (?:ihnen |dir )?(?:dabei|das|diese)",
         r"je suis désolée?|désolée?,|malheureusement|je ne peux pas|lo siento|lamentablemente|no puedo|mi dispiace|purtroppo|non posso",
         r"desculpe|lamento|infelizmente|não posso|helaas|het spijt me|sorry,? maar|przepraszam|niestety|przykro mi",
@@ -61,6 +64,7 @@ SPEAKING = "|".join(
         r"^bitte\b|\b(?:ki|ai|sprach)-?modell\b|^veuillez\b|\bs'il vous plaît\b|\bmodèle de langage\b|\b(?:por|per) favore?\b|\b(?:modelo|modello) (?:de lenguaje|de linguagem|linguistico)\b",
         r"\bbild(?:er)? (?:wurde|konnte|kann|ist) (?:leider )?nicht\b|\bimage n'(?:est|a) pas\b|\bimagen no (?:se|está|fue)\b|\bimmagine non (?:è|può)\b|\bimagem não\b",
         r"^пожалуйста\b|\bязыковая модель\b|^proszę\b|\bmodel(?:em)? językow\w+|^lütfen\b|\bdil modeli\b|^silakan\b|\bvui lòng\b|\balstublieft\b|\btaalmodel\b",
+        r"\b(?:richtlinien|directrices|directives|linee guida|diretrizes|richtlijnen|wytyczn\w+|riktlinjer|правил\w+)\b|[无無]法(?:描述|生成|提供|处理|識別|识别)|准则|ガイドライン|お答えでき",
         r"^请|^請|(?:图片|图像|圖片)(?:无法|無法|不)|语言模型|語言模型|してください|言語モデル|(?:できません|できかねます|いたしかねます)|해 ?주세요|언어 모델|กรุณา|कृपया|يرجى|من فضلك|בבקשה",
     )
 )

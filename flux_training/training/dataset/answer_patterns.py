@@ -66,7 +66,7 @@ _IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|scre
 _NAME = r"(?:captions?|descriptions?|alt(?:[- ]?text)?)"
 _OTHER_LANGUAGES = rf"(?:bild)?(?:unterschrift|beschreibung)|légende|descripción|leyenda|didascalia|legenda|(?:图片|图像)?(?:描述|说明|标题)|キャプション|画像の説明|{languages.LABELS}"
 _LABEL = (
-    r"(?:(?:image|photo|picture) \d{1,5}(?=\s*[:：])|(?:(?:my|final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){0,3}"
+    r"(?:(?:image|photo|picture|fig(?:ure|\.)?) #?\d{1,5}(?=\s*[:：—–])|(?:(?:my|final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){0,3}"
     rf"(?:{_NAME}|answer|output|response|result|summary|prompt|final|tl;?dr|{_OTHER_LANGUAGES})(?:\s*\([^)\n]{{1,20}}\)| (?:for|of) (?:the |this )?{_IMAGE} ?#?\d{{0,5}})?)"
 )
 # With a colon, in brackets, or as a heading; YAML has a sign for text on the next lines.
@@ -80,6 +80,9 @@ _ADJECTIVES = (
     r"(?:(?:a|an|the|my|your|one|short|brief|concise|detailed|possible|suggested|simple|descriptive|revised|accurate"
     r"|image|photo|100-word|\w+-word)\s+){0,6}"
 )
+FIRST_SYMBOLS = re.compile(r"\A[\u2190-\u2bff\ufe0f\U0001f300-\U0001faff]+\s*")
+# A short first paragraph that does not end as sentences do.
+TITLE = re.compile(r"\A(?:[^\s.!?,:;]+[ \t]+){0,7}[^\s.!?,:;]+\n\s*\n(?=(?:\S+\s+){8})")
 INTRODUCTIONS = (
     # A line that ends in a colon, or a heading, in any language.
     re.compile(
@@ -105,18 +108,28 @@ INTRODUCTIONS = (
         r"here(?:'s| is)\b[^.:\n]{0,60}:\s*(?=\S)|[^\n.:]{0,80}\b(?:as follows|the following)\s*:\s*", _I
     ),
     re.compile(r"as (?:requested|instructed|asked)\s*[,:]\s*", _I),
+    FIRST_SYMBOLS,
+    TITLE,
+    # A heading, and what a model plays: `*looks closely*`.
+    re.compile(
+        r"\A#{1,6} [^\n.]{1,80}\n+(?=\S)|\A\*\*[^*\n.]{1,80}\*\*[ \t]*\n+(?=\S)|\A\*[a-z][^*\n]{1,60}\*\s+(?=[A-Z])"
+    ),
+    # A clause about the answer, before a new beginning.
+    re.compile(
+        rf"(?i:(?=[a-z*])(?!\W*\w+ (?:\d|one|a)\W*:)(?![^\n:]*\b(?:reads?|says?|saying|reading|written|errors?|if|assuming|imagin\w+|suppos\w+|examples?|hypothetical\w*)\b)(?=[^\n:.!?]*\b(?:here|below|{_NAME}|words?|instructions?|summary|what (?:i|can be|is)|would be|can be|follow(?:s|ing))\b)[^\n:.!?]{{1,120}}:\s+)(?=[A-Z\[\"“])"
+    ),
     # An exclamation of one or two words. A capital letter follows: the caption begins anew.
     re.compile(r"(?:[\w']+ ){0,1}[\w']+!\s+(?=[A-Z])|(?i:yes|understood|perfect|great)\.\s+(?=[A-Z])"),
     re.compile(r"I\b[^\n.:]{1,60}:\s+(?=\S)"),
-    re.compile(rf"(?:here(?:'s| is)|below is) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,40}}\.\s*\n+", _I),
-    re.compile(r"[\w-]+\.(?:jpe?g|png|webp)\s*:\s*", _I),
+    re.compile(rf"(?:here(?:'s| is)|below is|see) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,100}}\.\s*\n+", _I),
+    re.compile(r"[\w-]+\.(?:jpe?g|png|webp|txt)\s*:\s*", _I),
     re.compile(rf"the {_IMAGE} (?:shows|depicts) (?:the following|this)\s*:\s*", _I),
     re.compile(r"the (?:final )?answer is\s*:\s*", _I),
     re.compile(
         rf"(?:a|one|the) (?:possible|fitting|suitable|good|potential|best) {_NAME}[^.:\n]{{0,40}}:\s*", _I
     ),
     re.compile(
-        r"(?:sure(?: thing)?|certainly|of course|absolutely|(?:okay|ok|alright)(?: then)?|got it|no problem|definitely)\s*[!.,:]+\s*",
+        r"(?:sure(?: thing)?|certainly|of course|absolutely|(?:okay|ok|alright)(?: then)?|got it|no problem|definitely)(?:\s*[!.,:]+\s*|\s+[—–-]+\s+)",
         _I,
     ),
     re.compile(
@@ -139,6 +152,9 @@ INTRODUCTIONS = (
     ),
     ANSWER_LABEL,
 )
+# A few words before a new beginning: `Image (1 of 3): A cat`.
+FIRST_CLAUSE = re.compile(r"\A([^\n:.!?]{1,60})\s*(?::|->|→)\s+(?=[A-Z\"“])")
+FIRST_EXCLAMATION = re.compile(r"\A([^.!?\n:]{1,60}!)\s+(?=[A-Z])")
 FIRST_PARAGRAPH = re.compile(r"([^\n]+)\n\s*\n(?=\s*\S)")
 # A paragraph that is no part of a caption if there are others: in brackets, or a few words about captions.
 BESIDE_CAPTION = re.compile(
@@ -146,12 +162,12 @@ BESIDE_CAPTION = re.compile(
 )
 CLOSING = re.compile(
     # Perhaps after an emoji.
-    r"(?:(?<=[.!?\"”*)\]])\s+(?:[^\w\s\"“'(*\[]{1,3}\s+)?|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|hope you (?:like|enjoy)|(?:powered|provided) by \w+\W*$|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
+    r"(?:(?<=[.!?\"”*)\]])\s+(?:[^\w\s\"“'(*\[]{1,3}\s+)?|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|(?:best|kind|warm) regards\b|hope you (?:like|enjoy)|(?:powered|provided) by \w+\W*$|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
     r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:would this|does this|shall i|should i)\b[^\n]*\?\W*$|happy captioning|enjoy!|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
     rf"|{languages.CLOSING}"
-    r"|(?:confidence|certainty|caption length|sources)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$|(?:words?|characters?|tokens?|length)\s*[:=]\s*\d{1,4}[)\]]?\W*$)[\s\S]*$",
+    r"|(?:confidence|certainty|caption length|sources|model|author|trigger(?: word)?)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$|(?:words?|characters?|tokens?|length)\s*[:=]\s*\d{1,4}[)\]]?\W*$)[\s\S]*$",
     _I,
 )
 CLOSING_NOTE = re.compile(
@@ -162,12 +178,15 @@ CLOSING_NOTE = re.compile(
 PARTS_AFTER = re.compile(
     r"(?<=[.!?])\s*\n+(?:[ \t]*[-*•]?[ \t]*[*_]*[A-Z][A-Za-z ]{2,24}[*_]*:[^\n]+(?:\n+|\Z)){2,}\Z"
 )
+# A line that begins with dashes.
+SIGNATURE = re.compile(r"(?<=[.!?])\s*\n\s*(?:--|[—–~])\s?[\w.-]+(?: [\w.-]+){0,4}\W*\Z")
 # Last lines without a letter or digit, and emojis after the last sentence.
 DECORATION = re.compile(r"(?:\n[^\w\n]+)+\Z|(?<=[.!?])\s+[^\w\s\x00-\x7f”»」]+\Z")
 TAGS_BESIDE = re.compile(r"(?<=[.!?])\s+\|\s*(?:tags|keywords|title|style|mood)\s*:.*$", _I)
 HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
-AFTER_CAPTIONS = (CLOSING, CLOSING_NOTE, PARTS_AFTER, DECORATION, TAGS_BESIDE, HASHTAGS)
-SEPARATOR = re.compile(r"^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$", _M)
+SENTENCE_BREAK = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?][\"”)]))\s+(?=\W{0,3}[A-Z]|[\[(])|\n\s*")
+AFTER_CAPTIONS = (CLOSING, CLOSING_NOTE, PARTS_AFTER, SIGNATURE, HASHTAGS, DECORATION, TAGS_BESIDE)
+SEPARATOR = re.compile(r"\A\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$|^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*\Z", _M)
 HEADING = re.compile(rf"^\s*#{{1,6}}\s+(?:{_LABEL}\s*$)?", _I | _M)
 LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", _M)
 MARKDOWN = (
@@ -175,6 +194,7 @@ MARKDOWN = (
     (re.compile(r"\[([^\[\]\n]{1,400})\]\([^)\n]{0,400}\)"), r"\1"),
     (re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1", re.DOTALL), r"\2"),
     (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*\n]+)(?<=\S)\*(?![\w*])"), r"\1"),
+    (re.compile(r"\A_([^_]+)_\Z"), r"\1"),
     (re.compile(r"^\s*>\s+", _M), ""),
 )
 
@@ -226,13 +246,15 @@ REASONING = re.compile(
     r"|\bi should (?:mention|describe|note|include|avoid|focus|write|make)\b|(?:[.!?…]\s+wait, (?:the|i|let|maybe|is|no)\b|^wait, (?:the|i|let|maybe|is|no)\b.*[.!?]\s)"
     r"|\bthe caption (?:must|should|needs? to|has to)\b|\bmy caption (?:must|should)|\b(?:word count|something like)\s*:|(?:^|[.!?]\s+)draft\s*:|\blet me (?:write|craft|draft|count)\b|\bthe instructions say\b"
     rf"|{languages.REASONING}"
-    r"|^(?:step 1\s*[:.]|first, i (?:look|need|see|will|should)|(?:analysis|thoughts?|reasoning|thinking)\b[^.:]{0,20}:)",
+    r"|^first(?:ly)?[,:].*[.;]\s+second(?:ly)?[,:]|^(?:step 1\s*[:.]|first, i (?:look|need|see|will|should)|(?:analysis|thoughts?|reasoning|thinking)\b[^.:]{0,20}:)",
     _I,
 )
 ALTERNATIVES = re.compile(
     r"^\W*1[.)]\s.+\s2[.)]\s|\b(?:option|caption|alternative|version|variant) (?:1|one|a)[*_]*\s*[:.)—–-].+\b(?:option|caption|alternative|version|variant)"
-    r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option)\b\s*[,:]|[?] or\b|[.!\"”] or (?-i:[\"“A-Z])"
-    r"|^\W*a[.:)] .+\sb[.:)] \S|\bshort: .+\b(?:medium|long): |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
+    r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option|variation|variant)\b\s*[,:]|[?] or\b|[.!\"”] or (?-i:[\"“A-Z])"
+    # Two labels with the same word, and a line between two texts.
+    r"|\b([a-z]+) ?#?[1a]\s*:.{1,600}\b\1 ?#?[2b]\s*:|\s(?:-{3,}|\*{3,}|_{3,}|={3,})\s|[.!\"”] or,"
+    r"|^\W*a[.:)] .+\s\(?b[.:)] \S|\bshort: .+\b(?:medium|long): |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
     _I | re.DOTALL,
 )
 QUESTION = re.compile(
@@ -298,7 +320,11 @@ ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", 
 # Only in answers of models: a person may write a caption with such words.
 SPEAKING = re.compile(
     # "I" at the beginning of a clause.
-    r"(?:^|[.!?,:;]\s+|\b(?:but|and|so|that|as|if)\s+)I(?:'\w+)?\s+[a-z]|(?i:"
+    r"(?:^|[.!?,:;]\s+|\b(?:but|and|so|that|as|if)\s+)I(?:'\w+)?\s+[a-z]"
+    # Or before a verb. King Charles I has a capital before it.
+    r"|\b[a-z]+ I(?:'\w+| (?:can|could|would|will|may|might|must|should|do|did|am|was|have|had|see|need))\b|\b(?:Should|Shall|Can|Could|May|Do|Did|Must|Would) I\b|(?i:"
+    r"^(?:so|hmm+|well|alright|okay|ok|right|thanks|thank you)[,.!…]|^(?:q|question|human|user)\s*:|(?:^|[.!?] )(?:unfortunately|regrettably|apologies|sadly)\b|^(?:waiting|ready|standing by)\b[^.]{0,30}"
+    rf"{_IMAGE}|"
     r"^(?:let me|let's(?! dance\b)|looks like|as (?:instructed|requested|discussed|promised|agreed))\b|\bi'm (?:not |un)?able\b|^(?:hi|hello|hey)(?:[,!.]| (?:there|everyone|user)\b|\W*$)"
     r"|\bplease (?:specify|provide|upload|share|send|attach|try|check|let|note|clarify|wait)\b"
     r"|\bcaptions? (?:is|are|was|were|should|must|might|could|would|may|can|generated|created|written|complete)\b|\b(?:write|generate|create|provide) (?:a |an |the )?captions?\b"
@@ -315,17 +341,25 @@ SPEAKING = re.compile(
 )
 # Unless the words stand in the picture. Names and titles have capitals.
 ADDRESSED = re.compile(
-    r"\b(?:me|my|your|yours)\b|^(?:My|Your|We|Ask|Tell|[Pp]lease|Welcome to)\b(?! [A-Z][a-z])|^Welcome to\b"
+    r"\b(?:me|my|your|yours)\b|^(?:My|Your|We|Ask|Tell|Sorry|[Pp]lease|Welcome to)\b(?! [A-Z][a-z])|^Welcome to\b"
     r"|(?<!at )(?<!to )(?<!toward )(?<!towards )(?<!thank )(?<!facing )(?<!behind )(?<!if )(?<!though )(?<!with )(?<!for )\byou(?:'\w+)?\b"
     r"|^You(?:'\w+)?(?= [a-z])"
-    r"|^(?i:what an? |great |nice |beautiful |lovely |wow\b|thanks\b|thank you\b)[^.!?]{0,40}!"
+    rf"|^(?i:what an? |(?:great|nice|beautiful|lovely|stunning|amazing|wonderful|gorgeous) |wow\b|thanks\b|thank you\b)(?:[^.!?]{{0,40}}!|(?i:[^.!?]{{0,20}}\b{_IMAGE})[.])"
     r"|\b(?:problem|issue|trouble|error)s? (?:with|in|loading|reading|opening|processing) (?:the|this|that) (?i:image|picture|photo|file|upload)"
     rf"|(?i:\b{_IMAGE} (?:is|was|looks|seems) (?:[\w-]+ ){{1,4}}to (?:describe|caption|make out|see|tell|recogni[sz]e|identify))"
 )
-CODE = re.compile(r"^(?:import|from) [\w.]+(?:$| import | \w+[.(])|^SELECT\b.+\bFROM\b|\w\(\)\W*$|[;}]$")
+CODE = re.compile(
+    r"^[A-Za-z_][\w.]*\([^()]*[{=\[]|^(?:return ['\"\[{]|def \w+\(|curl -)|^(?:import|from) [\w.]+(?:$| import | \w+[.(])|^SELECT\b.+\bFROM\b|\w\(\)\W*$|[;}]$"
+)
 # Places in the picture are no labels of parts.
 LABELS = re.compile(
     r"(?:^|(?<=[.,;!?\s]))(?!(?:Left|Right|Cent(?:er|re)|Top|Bottom|Foreground|Midground|Background):)[A-Z][A-Za-z ]{0,20}:\s"
+)
+LOWER_LABELS = re.compile(r"(?:^|\s)[a-z_]{2,20}: ")
+# A word that no sentence ends with, or a bracket that does not end: the model stopped early. `:(` is a tag.
+ENDS_EARLY = re.compile(
+    r"\s(?:an?|the|and|or|of|with|its|their|which|into|from|while|as|at|to|for|who|is|are|was|his|very|than|where|when|each|every|und|oder|der|eine[mnr]?|von|im|et|ou|du|des|les|une|avec|dans|del|los|las|con|una|di|della|il"
+    r"|и|с|на|в)(?:,|…|\.\.\.)?$|(?<![:;=])\([^()]{2,}[^()\s.!?]$"
 )
 ENDS_OPEN = re.compile(r"[:：]\W*$")
 REPEATED_CHARACTERS = re.compile(r"(\S{1,8}?)\1{11,}")

@@ -1,4 +1,4 @@
-"""What a short answer is about, told from its words: a service and its state, or an image and a negation. Pure."""
+"""What an answer is about, told from its words: an image, the caption itself, or a service and its state. Pure."""
 
 # ruff: noqa: RUF001 - other scripts have letters that look like Latin ones
 
@@ -6,24 +6,70 @@ import re
 
 _I = re.IGNORECASE
 # Longer texts with these words describe something.
-MAX_WORDS = 12
 MAX_WORDS_WITHOUT_IMAGE = 9
+MAX_WORDS_ABOUT_A_POOR_IMAGE = 40
+MAX_WORDS_OF_AN_EXCLAMATION = 3
 # For scripts that put no spaces between words.
 MAX_CHARACTERS = 40
+# So many words of another language are no coincidence.
+MIN_OTHER_WORDS = 2
 
 # Words of services and programs, of their states, and of the work of captioning. None of them alone says that a text is no caption.
 _SERVICE = re.compile(
-    r"\b(?:server|service|provider|requests?|prompt|job|tasks?|api|quota|credits?|tier|tokens?|session|connection|endpoint|inference|account|queue|gpu|cuda"
+    r"\b(?:server|service|slot|provider|requests?|prompt|job|tasks?|api|quota|credits?|tier|tokens?|session|connection|endpoint|inference|account|queue|gpu|cuda"
     r"|backend|upstream|limits?|context|deployment|gateway|subscription|billing|policy|cache|worker|instance|payload|memory|allocat\w+|plan|feature"
     r"|uploads?|downloads?|attachments?|attached|inputs?|outputs?|responses?|query|parameters?|schema|json|authenti\w+|authoriz\w+|permissions?|url|files?|model"
     r"|caption(?:s|ing)|describing|description|system|safety|guidelines?|timeout|database|runtime|config(?:uration)?|version|tokenizer|batch"
-    r"|errors?|failed|failure|exhausted|exceeded|expired|queued|rejected|denied|declined|invalid|unavailable|overloaded|busy|timed out|not found|too large"
+    r"|errors?|failed|failure|exhausted|exceeded|expired|queued|rejected|missing|denied|declined|invalid|unavailable|overloaded|busy|timed out|not found|too large"
     r"|retry|retrying|offline|reached|unsupported|supported|disabled|enabled|paused|suspended|violation|flagged|blocked|cancell?ed|aborted|requires?|required"
-    r"|refused|starting|pending|permitted|prohibited|allowed|complete|completed|successful(?:ly)?|saved|processed|unable|nothing|upgrade|data|truncated|corrupt(?:ed)?|crashed|warning|loaded|warming|detected|aborting|disallowed|identification)\b",
+    r"|refused|starting|pending|permitted|prohibited|allowed|complete|completed|successful(?:ly)?|saved|processed|unable|nothing|upgrade|data|truncated|corrupt(?:ed)?|crashed|warning|loaded|warming|detected|aborting|disallowed|identification"
+    r"|images?|pictures?|photos?|visual|information|info|details?|content|confidence|range|index|process|status|exit|again|received|generat\w+|assistant|privacy|reasons?|properly|found|trigger|dataset|instructions?|sentences?|usage|unexpected|words?)\b",
     _I,
 )
-MIN_SERVICE_WORDS = 2
-MIN_SERVICE_WORDS_IN_A_SCENE = 3
+# Words that explain, judge, ask or deny, which captions seldom need.
+_DISCUSSING = re.compile(
+    r"\b(?:will|would|should|shall|must|might|could|cannot|please|not|no|none|nothing|never|\w+n't|(?:has|have) been|was|were|did|had|because|therefore|due to|if|so|except"
+    r"|try|let|what|why|this|too|okay|you|your|yours|which|enough|hope|sorry|maybe|perhaps|probably|here|need(?:s|ed)?)\b",
+    _I,
+)
+# Words that say where something is, how many there are, what is going on, or how it looks. Tags have commas.
+_DESCRIBING = re.compile(
+    r"\b(?:an?|one|two|three|four|five|six|several|some|on|of|after|before|beside|under|behind|near|against|over|above|along|between|across|around|front|next|in(?! \d)|at|with|through|into|from"
+    r"|(?!(?:no|some|any|every)thing\b)\w{2,}ing|red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|golden|silver|beige|teal|dark|bright|colou?rful|light|lit|shadows?|glows?"
+    r"|background|foreground|close-up|shot|portrait|stands?|sits|hair|face|hands?|wooden|metal|glass|sky|man|woman|person|people)\b|,",
+    _I,
+)
+# Names from a program: `n_ctx`, `StringValue`, `GGML_ASSERT`, `/v1/models`.
+_IDENTIFIER = re.compile(r"(?<![\w/])(?:[A-Za-z]+_\w+|[A-Z]?[a-z]+[A-Z][a-z]{2,}\w*|/\w[\w./-]+)")
+# What an answer calls itself, what was asked for, and who made it.
+_TASK = re.compile(
+    r"\bcaption(?:s|ed|ing|er)?\b(?! (?:at|on|below|above|under|across|over)\b)|\btrigger[- ]?(?:word|token|phrase)s?\b|\bword[- ](?:count|limit)\b"
+    r"|\b(?:be|been) written\b|\bplaceholder\b|\bdescriptions? (?:of|for) (?:the|this|that|your|any) (?:image|picture|photo)|\b(?:\d{1,4}|hundred)[- ](?:words?|tokens?|characters?)\b"
+    r"|\b(?:this|my|your|no|above|provided|requested|generated) (?:image |short |brief )?(?:description|prompt|response|reply|request|conversation|task)\b"
+    r"|\b(?:the|a) (?:above |short |brief )*(?:description|sentence|text) (?:is|was|should|must|could|will|\w+s)\b"
+    r"|\b(?:as|per|following|follow\w*|according to|in line with|meets?|satisf\w+|based on) (?:you |were |was )?(?:requested|instructed|asked|specified|(?:the|your|these|all|my) (?:\w+ )?(?:prompt|requests?|instructions?|requirements?|guidelines?|criteria|constraints?))\b"
+    r"|\b(?:descriptions?|text) (?:was |were )?(?:generated|produced) (?:by|with|using)\b|^\W*(?:generated|described|written|created|produced|annotated) (?:by|with|using|via) (?=\S*(?:\d|vl|gpt|llava|ai\b))\S+(?: \S+){0,3}$"
+    r"|\b(?:describ\w+|depict\w*|caption\w*) (?:the|this|your) (?:image|picture|photo)\b",
+    _I,
+)
+# "DSLR photo." after a sentence belongs to the caption.
+_MEDIUM = re.compile(r"^(?:[\w-]+ ){0,4}(?:photo|photograph|picture|image|shot)[.]?$", _I)
+# A number of words, such as `(21/100)`.
+_COUNT = re.compile(r"[\[(][\d/ ]+[\])]")
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|cannot|\w+n't|unable|without|fail\w*|withheld|omitted|blocked|denied|refus\w+|declin\w+|impossible)\b",
+    _I,
+)
+# That an image, or what is in it, is too poor to be described.
+_NOT_TOLD = re.compile(
+    r"(?=.*\b(?:not|cannot|\w+n't|unable|too|insufficient(?:ly)?|impossible|difficult|hard|lacks?|never)\b)"
+    r".*\b(?:describ\w+|caption\w*|determin\w+|discern\w*|identif\w+|recogni[sz]\w+|interpret\w*|analy[sz]\w+|ma[dk]e out|descriptions?)\b",
+    _I,
+)
+_PICTURE = re.compile(
+    r"\b(?:images?|pictures?|photos?|photograph|content|contents|details|resolution|quality|thumbnail|pixels|file|input|visual\w*)\b",
+    _I,
+)
 # Words that say where something is, or at least two commas, as in tags.
 _SCENE = re.compile(
     r"\b(?:an?|on|in(?! \d)|at|with|beside|under|behind|near|against|through|over|above|along|between|of)\b|,.*,",
@@ -31,13 +77,23 @@ _SCENE = re.compile(
 )
 # Captions often begin with an article or a number: "A dog", "Three cups".
 _SHOWS_A_THING = re.compile(
-    r"^(?:an?|one|two|three|some|several|ein(?:e|en)?|une?|una|uno|um|uma|een|et|ett)\s", _I
+    r"^(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|some|several|ein(?:e|en)?|une?|una|uno|um|uma|een|et|ett)\s",
+    _I,
+)
+# What a service writes about also has an article: "An image was expected".
+_NO_THING = re.compile(
+    r"^(?:an?|one|no) (?:\w+ )?(?:image|picture|photo|file|error|server|request|caption|description|prompt|model|response)\b",
+    _I,
+)
+_OTHER_LANGUAGE = re.compile(
+    r"\b(?:el|la|los|las|del|de|y|que|en|una|il|di|che|le|les|des|et|und|der|das|ein|eine|het|een|van|os|um|uma|da|och|att|med)\b",
+    _I,
 )
 # Things that text is written on, and verbs for writing or reading it.
 _WRITING = re.compile(
     r"\b(?:graffiti|signs?|posters?|murals?|mugs?|t-?shirts?|shirts?|books?|covers?|magazine|newspaper|walls?|paintings?|letters|billboards?|screens?|labels?"
-    r"|vinyl|plush|stickers?|banners?|neon|cards?|maps?|box|headline|blackboard|chalkboard|whiteboard|paper|notes?|menu|stone|tombstone|tattoo|doormat"
-    r"|carved|written|painted|printed|engraved|handwritten|reads?|reading|says|saying|said|asks|shouts|whispers|words?|lettering|slogan|caption contest)\b",
+    r"|vinyl|plush|stickers?|banners?|neon|cards?|maps?|box|headline|blackboard|chalkboard|whiteboard|paper|notes?(?! that)|menu|tombstone|memes?|comics?|cartoons?|font|subtitles?|tattoo|doormat"
+    r"|carved|written|painted|printed|engraved|handwritten|reads?|reading|says|saying|said|asks|shouts|whispers|(?:the|with|of) words?|words? (?:on|in|above|below|is)|lettering|slogan|caption contest)\b",
     _I,
 )
 # In each line the words of one language: its negations, and the words for an image, its arrival or its description.
@@ -94,24 +150,66 @@ def describes_a_scene(text: str) -> bool:
     return begins_with_a_thing(text) or _SCENE.search(text) is not None or not text.isascii()
 
 
-def is_message_of_a_service(text: str) -> bool:
-    """Whether a short text is about a service or its work, such as "Job queued.", rather than a scene."""
-    needed = MIN_SERVICE_WORDS_IN_A_SCENE if _SCENE.search(text) else MIN_SERVICE_WORDS
-    return _is_short_statement(text) and len(_SERVICE.findall(text)) >= needed
+def discusses_rather_than_describes(text: str) -> bool:
+    """Whether a text has more words of discussions, services and programs than of descriptions, such as "Job queued."."""
+    discussing, describing = count_words(text)
+    is_discussion = discussing > describing or discussing == describing == 1
+    is_scene = names_writing(text) or (begins_with_a_thing(text) and not _NO_THING.match(text))
+    return is_discussion and _is_english(text) and not is_scene
+
+
+def _is_english(text: str) -> bool:
+    """Whether a text may be English, which the words are of."""
+    has_other_letters = any(letter.isalpha() and not letter.isascii() for letter in text)
+    return not has_other_letters and len(_OTHER_LANGUAGE.findall(text)) < MIN_OTHER_WORDS
+
+
+def count_words(text: str) -> tuple[int, int]:
+    """How many words of a text discuss something, or belong to services and programs, and how many describe."""
+    discussing = sum(len(words.findall(text)) for words in (_DISCUSSING, _SERVICE, _IDENTIFIER))
+    return discussing, len(_DESCRIBING.findall(_SERVICE.sub(" ", text)))
+
+
+def is_remark(sentence: str) -> bool:
+    """Whether a last sentence, line or bracket is no part of a description, such as "Is that okay?" or "[made by a model]"."""
+    if names_writing(_TASK.sub(" ", sentence)) or _MEDIUM.search(sentence):
+        return False
+    is_exclamation = sentence.endswith("!") and len(sentence.split()) <= MAX_WORDS_OF_AN_EXCLAMATION
+    return (
+        sentence.endswith("?")
+        or is_exclamation
+        or _COUNT.fullmatch(sentence) is not None
+        or is_about_the_task(sentence)
+        or discusses_rather_than_describes(sentence)
+    )
+
+
+def is_about_the_task(text: str) -> bool:
+    """Whether a text is about the caption, or what was asked for, rather than about the image."""
+    return _TASK.search(text) is not None and not names_writing(_TASK.sub(" ", text))
+
+
+def negates(text: str) -> bool:
+    """Whether a text says that something is not so, or was not done."""
+    return _NEGATION.search(text) is not None
+
+
+def finds_the_image_too_poor(text: str) -> bool:
+    """Whether a text says that an image, or what is in it, cannot be told."""
+    return (
+        len(text.split()) <= MAX_WORDS_ABOUT_A_POOR_IMAGE
+        and not begins_with_a_thing(text)
+        and any(_PICTURE.search(part) and _NOT_TOLD.search(part) for part in re.split(r"(?<=[.!?]) ", text))
+    )
 
 
 def says_that_there_is_no_image(text: str) -> bool:
     """Whether a short text negates an image, or its description, in one of many languages."""
+    is_short = len(text.split()) <= MAX_WORDS_WITHOUT_IMAGE and (" " in text or len(text) <= MAX_CHARACTERS)
+    is_scene = begins_with_a_thing(text) or names_writing(text)
     clauses = re.split(r"[,;:，、]", text)
     return (
-        len(text.split()) <= MAX_WORDS_WITHOUT_IMAGE
-        and _is_short_statement(text)
+        is_short
+        and not is_scene
         and any(no.search(clause) and of.search(clause) for clause in clauses for no, of in _PAIRS)
     )
-
-
-def _is_short_statement(text: str) -> bool:
-    is_short = (
-        len(text.split()) <= MAX_WORDS if text.isascii() or " " in text else len(text) <= MAX_CHARACTERS
-    )
-    return is_short and not begins_with_a_thing(text) and not names_writing(text)

@@ -152,7 +152,7 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
     fault = find_fault(answer.text, instruction)
     if not fault and instruction in PROMPTS:
         # A prompt of the user's own may ask for anything else.
-        fault = no_description(answer.text)
+        fault = no_description(answer.text, is_edit=instruction == EDIT_INSTRUCTION)
     if fault:
         return GeneratedCaption(problem=fault.reason, hopeless=fault.hopeless)
     return GeneratedCaption(answer.text, removed=answer.removed)

@@ -7,6 +7,7 @@ import ast
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,12 @@ from typing import Any
 from flux_training.training.dataset import answer_patterns as patterns
 from flux_training.training.dataset.answer_words import (
     begins_with_a_thing,
-    is_message_of_a_service,
+    discusses_rather_than_describes,
+    finds_the_image_too_poor,
+    is_about_the_task,
+    is_remark,
     names_writing,
+    negates,
     says_that_there_is_no_image,
 )
 
@@ -43,9 +48,12 @@ MIN_LETTERS = 0.4
 MAX_REPEATED_WORDS = 40
 # A list such as `panel 1, panel 2` is no loop until it has so many words.
 MIN_COUNTED = 20
+MIN_PHRASES = 5
+MAX_SHARE_OF_A_PHRASE = 0.4
 # Thai. The scripts from here on mostly put no spaces between words.
 FIRST_WITHOUT_SPACES = "\u0e00"
-MIN_LABELS = 3
+MIN_LABELS = 2
+MIN_LOWER_LABELS = 3
 SHOWN = 80
 
 
@@ -59,7 +67,7 @@ class CleanedAnswer:
 
 @dataclass(frozen=True)
 class NotACaption:
-    """Why a text is no caption. `hopeless`: the model has not got the image, or writes no language, and would not do better with others."""
+    """Why a text is no caption. `hopeless`: the model has not got the image, or describes nothing, and would not do better with others."""
 
     reason: str
     hopeless: bool = False
@@ -107,25 +115,44 @@ def one_line(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
-def no_description(text: str) -> NotACaption | None:
-    """Why a text does not describe an image, although it may be the caption that a person writes."""
+def no_description(text: str, is_edit: bool = False) -> NotACaption | None:
+    """Why a text does not describe an image, although it may be the caption that a person writes.
+
+    `is_edit`: the instruction for an edit was asked for, which has few words that describe.
+    """
+    plain = text.replace("\u2019", "'")
     # Scripts without spaces between words have no single words.
-    if len(text.split()) == 1 and all(letter < FIRST_WITHOUT_SPACES for letter in text):
-        return NotACaption(f"the answer is a single word: {_start(text)}", hopeless=True)
-    if says_that_there_is_no_image(text):
-        return NotACaption(f"the model says that it sees no image: {_start(text)}", hopeless=True)
-    if is_message_of_a_service(text):
-        return NotACaption(f"the answer is a message of the server: {_start(text)}")
-    if patterns.CODE.search(text):
-        return NotACaption(f"the answer is program code: {_start(text)}")
-    if _speaks(text.replace("\u2019", "'")):
-        return NotACaption(f"the model speaks to you instead of describing the image: {_start(text)}")
-    if len(patterns.LABELS.findall(text)) >= MIN_LABELS:
-        return NotACaption(f"the answer is a list of labelled parts: {_start(text)}")
-    return None
+    if len(plain.split()) == 1 and all(letter < FIRST_WITHOUT_SPACES for letter in plain):
+        return NotACaption(f"the answer is a single word: {_start(plain)}", hopeless=True)
+    if says_that_there_is_no_image(plain):
+        return NotACaption(f"the model says that it sees no image: {_start(plain)}", hopeless=True)
+    if patterns.ENDS_EARLY.search(plain):
+        return NotACaption(f"the caption ends in the middle of a sentence: {_end(plain)}")
+    unquoted = patterns.QUOTED.sub(" ", plain)
+    for is_wrong, reason in NO_DESCRIPTIONS:
+        if is_wrong(unquoted) and not (is_edit and is_wrong is _discusses):
+            return NotACaption(f"{reason}: {_start(plain)}", hopeless=is_wrong is _discusses)
+    return (
+        NotACaption(f"the answer is program code: {_start(plain)}") if patterns.CODE.search(plain) else None
+    )
 
 
-def _is_remark(paragraph: str) -> bool:
+def _discusses(text: str) -> bool:
+    """Whether a text discusses something, as a whole or with its first or last sentence."""
+    first, *others = patterns.SENTENCE_BREAK.split(text)
+    return any(map(discusses_rather_than_describes, (text, first))) or is_remark(
+        others[-1] if others else text
+    )
+
+
+def _is_list_of_parts(text: str) -> bool:
+    return (
+        len(patterns.LABELS.findall(text)) >= MIN_LABELS
+        or len(patterns.LOWER_LABELS.findall(text)) >= MIN_LOWER_LABELS
+    )
+
+
+def _is_beside_caption(paragraph: str) -> bool:
     return patterns.BESIDE_CAPTION.fullmatch(paragraph) is not None or _speaks(paragraph)
 
 
@@ -147,8 +174,16 @@ def is_loop(text: str) -> bool:
     return (
         _repeats(words)
         or _repeats(counting, MIN_COUNTED)
+        or _has_common_phrase(words)
         or patterns.REPEATED_CHARACTERS.search(text) is not None
     )
+
+
+def _has_common_phrase(words: list[str]) -> bool:
+    """Whether a phrase of three words makes up a large part of a text: "the river is long and the river is wide and…"."""
+    phrases = Counter(zip(words, words[1:], words[2:], strict=False))
+    often = max(phrases.values(), default=0)
+    return often >= MIN_PHRASES and 3 * often > MAX_SHARE_OF_A_PHRASE * len(words)
 
 
 def _repeats(words: list[str], at_least: int = 0) -> bool:
@@ -165,6 +200,10 @@ def _repeats(words: list[str], at_least: int = 0) -> bool:
 
 def _start(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN].rstrip() + "…"
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= SHOWN else "…" + text[-SHOWN:].lstrip()
 
 
 def _without_reasoning(text: str) -> str:
@@ -216,6 +255,8 @@ def _without_escapes(text: str) -> str:
     """With the characters that HTML's entities and written line breaks stand for."""
     if patterns.ENTITY.search(text):
         text = html.unescape(text)
+    if text[:1] == text[-1:] == '"' and "\\" in text and isinstance(document := _parsed(text), str):
+        return document
     return text if text[:1] in PARSED else patterns.WRITTEN_BREAK.sub("\n", text)
 
 
@@ -286,14 +327,24 @@ def _without_introduction(text: str) -> str:
     """Introductions may come one after another: `Sure! Here is a caption:`."""
     text = _without_first_paragraphs(text)
     for _ in range(4):
-        for pattern in patterns.INTRODUCTIONS:
-            match = pattern.match(text)
-            if match and text[match.end() :].strip(QUOTES):
-                text = text[match.end() :].lstrip()
-                break
-        else:
-            return text
+        end = _end_of_introduction(text)
+        if not text[end:].strip(QUOTES):
+            break
+        text = text[end:].lstrip()
     return text
+
+
+def _end_of_introduction(text: str) -> int:
+    """Where an introduction ends; the end of the text if there is none."""
+    for pattern in patterns.INTRODUCTIONS:
+        match = pattern.match(text)
+        if match and text[match.end() :].strip(QUOTES):
+            return match.end()
+    for pattern in (patterns.FIRST_CLAUSE, patterns.FIRST_EXCLAMATION):
+        match = pattern.match(text)
+        if match and discusses_rather_than_describes(match[1]) and not negates(match[1]):
+            return match.end()
+    return len(text)
 
 
 def _without_first_paragraphs(text: str) -> str:
@@ -305,14 +356,31 @@ def _without_first_paragraphs(text: str) -> str:
 
 def _without_closing(text: str) -> str:
     paragraphs = text.split("\n\n")
-    while len(paragraphs) > 1 and _is_remark(paragraphs[-1].strip()):
+    while len(paragraphs) > 1 and _is_beside_caption(paragraphs[-1].strip()):
         paragraphs.pop()
     text = "\n\n".join(paragraphs)
     for pattern in patterns.AFTER_CAPTIONS:
         match = pattern.search(text)
         if match and text[: match.start()].strip(QUOTES):
             text = text[: match.start()]
-    return patterns.SEPARATOR.sub("\n", text)
+    return _without_last_remarks(patterns.SEPARATOR.sub("\n", text))
+
+
+def _without_last_remarks(text: str) -> str:
+    """Without last sentences about the caption, and last lines with a label.
+
+    One that denies something stays, because it may say that there is no caption. So do all if there are several captions or labels.
+    """
+    if patterns.LABELS.match(text) or patterns.ALTERNATIVES.search(text):
+        return text
+    for found in reversed(list(patterns.SENTENCE_BREAK.finditer(text))):
+        last = patterns.QUOTED.sub(" ", text[found.end() :]).strip()
+        is_part = "\n" in found[0] and patterns.LABELS.match(last) is not None
+        is_rest = is_part or (is_remark(last) and not negates(last))
+        if not is_rest or not text[: found.start()].strip(QUOTES):
+            break
+        text = text[: found.start()].rstrip()
+    return text
 
 
 def _without_markdown(text: str) -> str:
@@ -360,6 +428,12 @@ def _is_markup(text: str) -> bool:
     return patterns.MARKUP.match(text) is not None
 
 
+def _is_introduction(text: str) -> bool:
+    return patterns.ENDS_OPEN.search(text) is not None or any(
+        pattern.fullmatch(text) for pattern in patterns.INTRODUCTIONS
+    )
+
+
 def _is_placeholder(text: str) -> bool:
     word = text.casefold().strip(" .:!<>[]{}()\"'")
     return word in patterns.PLACEHOLDER_WORDS or patterns.PLACEHOLDERS.fullmatch(text) is not None
@@ -383,6 +457,13 @@ ERROR_MESSAGE = "the answer is an error message"
 SEVERAL = "the answer has several alternatives"
 # Pictures may show writing with such words.
 OF_WRITING = (ERROR_MESSAGE, SEVERAL)
+NO_DESCRIPTIONS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (finds_the_image_too_poor, "the model says that it cannot tell what the image shows"),
+    (is_about_the_task, "the answer is about the caption instead of the image"),
+    (_speaks, "the model speaks to you instead of describing the image"),
+    (_is_list_of_parts, "the answer is a list of labelled parts"),
+    (_discusses, "the answer does not describe an image"),
+)
 FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),
     (patterns.ERROR_TEXT.match, ERROR_MESSAGE),
@@ -391,7 +472,7 @@ FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_has_few_letters, "the answer is mostly characters that are no letters"),
     (patterns.REASONING.search, "the answer is reasoning, not a caption"),
     (patterns.ALTERNATIVES.search, SEVERAL),
-    (patterns.ENDS_OPEN.search, "the answer is an introduction without a caption"),
+    (_is_introduction, "the answer is an introduction without a caption"),
     (patterns.QUESTION.search, "the answer is a question or an offer, not a caption"),
     (re.compile(r"<\|[^|>]{1,40}\|>|</?\w+>").search, "the answer has special tokens in it"),
     (lambda text: len(text) > MAX_CHARACTERS, "the answer is too long for a caption"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_training.training.dataset.captions import INSTRUCTION, ModelResponse, caption_from
+from flux_training.training.dataset.captions import EDIT_INSTRUCTION, INSTRUCTION, ModelResponse, caption_from
 from flux_training.training.dataset.model_answers import clean_answer, find_fault, is_loop
-from tests.support import odd_answers, reviewed_answers
+from tests.support import fresh_answers, odd_answers, reviewed_answers
 from tests.support.model_answers import AROUND_A_CAPTION, CAT, GOOD_CAPTIONS, NO_CAPTION
 
 
@@ -48,6 +48,31 @@ def test_a_good_caption_that_looks_odd_is_kept(text: str) -> None:
     assert caption_from(ModelResponse(text, "stop")).text == text
 
 
+def test_a_caption_is_found_in_each_fresh_answer() -> None:
+    answers = [answer.replace("{}", fresh_answers.CAPTION) for answer in fresh_answers.AROUND]
+    wrong = [answer for answer in answers if _caption(answer) != fresh_answers.CAPTION]
+    assert wrong == []
+
+
+def test_each_fresh_answer_without_a_caption_is_refused() -> None:
+    written = [answer for answer in fresh_answers.WITHOUT if _caption(answer)]
+    assert written == []
+
+
+def test_each_fresh_caption_is_kept() -> None:
+    lost = [text for text in fresh_answers.GOOD if _caption(text) != text]
+    assert lost == []
+
+
+@pytest.mark.parametrize(
+    "text", ["Remove all text from the image.", "Make the photo look like it was taken in 1920."]
+)
+def test_the_instruction_for_an_edit_need_not_describe(text: str) -> None:
+    response = ModelResponse(text, "stop")
+    assert caption_from(response, EDIT_INSTRUCTION).text == text
+    assert caption_from(response, INSTRUCTION).problem.startswith("the answer does not describe an image")
+
+
 @given(st.text(max_size=300))
 def test_cleaning_never_fails_and_ends(text: str) -> None:
     once = clean_answer(text)
@@ -72,3 +97,7 @@ def test_cleaning_never_fails_and_ends(text: str) -> None:
 )
 def test_repetitions_are_loops_from_a_certain_number(text: str, loops: bool) -> None:
     assert is_loop(text) == loops
+
+
+def _caption(answer: str) -> str:
+    return caption_from(ModelResponse(answer, "stop")).text
