@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath
 
 # ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
 PLACEHOLDERS = ("[trigger]", "[name]")
+# No trigger word begins with one of these; a word copied from a web page has them around it.
+QUOTATION_MARKS = '"“”„«»‘’「」'  # noqa: RUF001 - the marks themselves are meant
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Those whose headers the module video_header reads.
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")

@@ -125,6 +125,11 @@ def test_all_invalid_options_are_reported_together(tmp_path: Path, run: Run) -> 
     assert len(caught.value.findings) == 3
 
 
+def test_a_trigger_word_is_typed_without_quotes(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--trigger “ohwx”: the quotes would be a part of the word"):
+        run(new, "cat", "--from", photos(tmp_path / "from", 1), "--trigger", "“ohwx”")
+
+
 @pytest.mark.parametrize("name", ["../dog", "a/b", "/tmp/dog"])  # noqa: S108 - nothing is written there
 def test_a_job_name_cannot_lead_out_of_the_jobs_folder(tmp_path: Path, run: Run, name: str) -> None:
     source = photos(tmp_path / "from", 1)

@@ -490,6 +490,7 @@ MISTAKES: dict[str, Spoil] = {
     ),
     "negative-prompt": edit('        neg: ""\n', ""),
     "prompt-trigger": edit("tr1gger in the rain", "a dog in the rain"),
+    "trigger-quotes": edit('trigger_word: "tr1gger"', "trigger_word: “tr1gger”"),
     "prompt-placeholder": edit('trigger_word: "tr1gger"', "trigger_word: null"),
     "samples-many": edit("sample_every: 250", "sample_every: 10"),
     "quantize-needed": edit("quantize: true", "quantize: false"),

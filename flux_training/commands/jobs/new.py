@@ -34,7 +34,7 @@ from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
 from flux_training.training.models.choice import model_called
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
-from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES
+from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, QUOTATION_MARKS
 from flux_training.training.train_yml.edit import new_train_yml, training_values
 from flux_training.training.train_yml.templates import control_folders
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
@@ -219,6 +219,8 @@ def _valid_trigger(
         )
     elif not trigger.strip() or not trigger.isprintable() or "[" in trigger:
         findings.append(f"--trigger {trigger!r}: give a word or two, without brackets or line breaks")
+    elif trigger.strip().startswith(tuple(QUOTATION_MARKS)):
+        findings.append(f"--trigger {trigger}: the quotes would be a part of the word; type it without them")
     invalid = [prompt for prompt in prompts if not prompt.isprintable() or not prompt]
     findings += [f"--prompt {prompt!r}: give one line of text" for prompt in invalid]
     if findings or trigger is None:

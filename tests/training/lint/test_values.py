@@ -511,6 +511,17 @@ def test_long_prompts_are_shortened_to_one_line(prompt: str, shown: str) -> None
     assert messages("prompt-trigger", job) == [f"`{shown}` does not contain the trigger word `c4t`"]
 
 
+@pytest.mark.parametrize(
+    ("trigger", "word"),
+    [("“ohwx”", "ohwx"), ('"ohwx"', "ohwx"), ("«ch3lsea cat»", "ch3lsea cat"), ("ohwx", ""), ("ohwx's", "")],
+)
+def test_quotes_around_the_trigger_word_are_reported(trigger: str, word: str) -> None:
+    expected = (
+        [f"the trigger word is `{trigger}` with its quotes, not `trigger_word: {word}`"] if word else []
+    )
+    assert messages("trigger-quotes", configured({"trigger_word": trigger})) == expected
+
+
 @pytest.mark.parametrize("folder", ["dataset", "dataset/", "./dataset", "./dataset//"])
 def test_spellings_of_the_dataset_folder_are_accepted(folder: str) -> None:
     assert messages("folder-path", configured({"datasets": [{"folder_path": folder}]})) == []

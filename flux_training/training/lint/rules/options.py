@@ -9,6 +9,7 @@ from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.captions import has_placeholder
 from flux_training.training.models.table import FLOWMATCH
+from flux_training.training.names import QUOTATION_MARKS
 from flux_training.training.train_yml.trainer_config import positive_int, uses_variable
 
 AREA = Area("training")
@@ -290,6 +291,20 @@ def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     for place, prompt in sample_prompts(job) if trigger else ():
         if trigger not in prompt and not has_placeholder(prompt):
             yield job.in_config(f"`{_short(prompt)}` does not contain the trigger word `{trigger}`", *place)
+
+
+@AREA.warning(
+    "trigger-quotes",
+    "YAML takes only straight quotes around a value for quotes, so the trainer learns others as part of the word",
+    "type the straight quotes of the keyboard, or none",
+)
+def trigger_words_with_quotes(job: Subject) -> Iterator[Problem]:
+    trigger = job.config.trigger if job.config else ""
+    if trigger.startswith(tuple(QUOTATION_MARKS)):
+        word = trigger.strip(QUOTATION_MARKS + " ")
+        yield job.in_config(
+            f"the trigger word is `{trigger}` with its quotes, not `trigger_word: {word}`", "trigger_word"
+        )
 
 
 @AREA.warning(
