@@ -85,7 +85,9 @@ def _flag_fault(value: Any) -> ValueFault | None:
 
 
 def _path_fault(spec: KeySpec, value: Any) -> ValueFault | None:
-    if value is None or is_on_node(value) or (value in ("", []) and not spec.hub) or value in spec.choices:
+    if isinstance(value, list) and not spec.or_list:
+        return ValueFault(FaultKind.PATH, "must be one path, not a list")
+    if value is None or is_on_node(value) or (value == "" and not spec.hub) or value in spec.choices:
         return None
     if value == "":
         return ValueFault(FaultKind.PATH, "ai-toolkit takes an empty text for a path; delete the key")
