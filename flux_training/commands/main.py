@@ -7,6 +7,7 @@ import importlib
 import os
 import shutil
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -96,7 +97,9 @@ def main(context: click.Context, folder: Path | None) -> None:
 def run_command() -> None:
     """Print expected errors as a message. Anything else is a bug and keeps its traceback."""
     os.environ.update(direct_on_this_machine(os.environ))
+    _prepare_output()
     try:
+        _require_working_directory()
         main(standalone_mode=False, prog_name="flux")
     except click.ClickException as wrong_usage:
         wrong_usage.show()
@@ -113,6 +116,25 @@ def run_command() -> None:
             sys.exit(f"error: {damage}")
         click.echo("\nstopped; nothing is lost: run the same command to continue", err=True)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _prepare_output() -> None:
+    """Print a character that PYTHONIOENCODING or the locale cannot encode as an escape, and something in 0 columns, too."""
+    if os.environ.get("COLUMNS") == "0":
+        del os.environ["COLUMNS"]
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _require_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise FluxError(
+            "the folder you are in was deleted",
+            "",
+            "change to the project with `cd`, then run the same command again",
+        ) from None
 
 
 def _fail(error: FluxError) -> NoReturn:

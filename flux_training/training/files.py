@@ -20,16 +20,26 @@ REMEDIES = {
     errno.EROFS: ("the file system is read-only", "mount it for writing, or work in a copy elsewhere"),
     errno.EACCES: ("you have no permission", "change its owner or mode (`ls -ld` shows them), or work in a copy elsewhere"),
     errno.EPERM: ("you have no permission", "change its owner or mode (`ls -ld` shows them), or work in a copy elsewhere"),
+    errno.ENAMETOOLONG: ("its name is longer than this file system allows", "give it a shorter name (Linux takes 255 bytes, an encrypted home folder 143)"),
 }  # fmt: skip
+DRIVE_GONE = ("the disk or network drive does not answer", "see whether it is connected and mounted (`df` shows it), then run the same command again")  # fmt: skip
+# Only with the name of a file: without one, they are about a connection or a terminal.
+REMEDIES_OF_FILES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), DRIVE_GONE)
+# What file systems without locks answer, such as some network drives.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+# A name may have 255 bytes. Characters of a cut name have up to four, and the rest needs eleven.
+MAX_NAME_OF_PARTIAL = 60
 
 
 def file_error(error: OSError) -> FluxError | None:
-    """What a full disk or a missing permission means to the user; None if the error has another cause."""
-    if error.errno not in REMEDIES:
+    """What a full disk, a missing permission or a lost drive means to the user; None if the error has another cause."""
+    named = error.filename2 or error.filename
+    remedies = REMEDIES | REMEDIES_OF_FILES if named else REMEDIES
+    if error.errno not in remedies:
         return None
     # The system names no file if writing to an open one fails.
-    place = error.filename2 or error.filename or f"a file below {Path.cwd()} or {tempfile.gettempdir()}"
-    return FluxError(f"cannot use {place}", *REMEDIES[error.errno])
+    place = named or f"a file below {Path.cwd()} or {tempfile.gettempdir()}"
+    return FluxError(f"cannot use {place}", *remedies[error.errno])
 
 
 def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
@@ -45,13 +55,25 @@ def write_new(path: Path, content: str | bytes) -> bool:
             os.link(partial, path)
         except FileExistsError:
             return False
+        except OSError:
+            return _replace_new(partial, path)
         return True
+
+
+def _replace_new(partial: Path, path: Path) -> bool:
+    """For file systems without hard links, such as exFAT and many network drives. An interruption can leave an empty file."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    partial.replace(path)
+    return True
 
 
 @contextlib.contextmanager
 def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> Iterator[Path]:
     raw = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:MAX_NAME_OF_PARTIAL]}.")
     partial = Path(name)
     try:
         with named_in_errors(path), os.fdopen(handle, "wb") as file:
@@ -86,13 +108,25 @@ def only_one_in(folder: Path) -> Iterator[None]:
     """Locks a folder against other flux commands until the process ends. Raises FluxError if one holds the lock."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise FluxError(
-            f"another flux command is using {folder}", "", "wait until it has ended, then run this again"
-        ) from error
-    try:
+        if not try_lock(handle):
+            raise FluxError(
+                f"another flux command is using {folder}", "", "wait until it has ended, then run this again"
+            )
         yield
     finally:
         os.close(handle)
+
+
+def try_lock(handle: int) -> bool:
+    """Lock an open file or folder until it is closed; False if another process holds the lock.
+
+    Without effect on a file system that has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True

@@ -24,6 +24,7 @@ from flux_training.clients.captioning.requests import (
     NotACompletion,
     RequestForm,
     adapted,
+    connection_step,
     read_answer,
     suggestion,
 )
@@ -227,6 +228,38 @@ def test_an_invalid_address_is_refused_and_not_shown(url: str) -> None:
     assert "password" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://x.example/v1?api-version=2&key=hidden",
+        "http://127.0.0.1/v1#hidden",
+        "https://x.example?hidden",
+    ],
+)
+def test_an_address_with_a_query_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(BadInput, match="give the address without that") as caught:
+        host_of(url)
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "step"),
+    [
+        (
+            "[SSL: WRONG_VERSION_NUMBER] wrong version number",
+            "the server does not use https; try --base-url http://models.example:8000/v1",
+        ),
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate",
+            "set SSL_CERT_FILE to the file with the server's certificate or that of its authority",
+        ),
+        ("[Errno 111] Connection refused", "is it running, and is the address right?"),
+    ],
+)
+def test_a_failed_connection_names_what_to_try(words: str, step: str) -> None:
+    assert connection_step(words, "https://me:hidden@models.example:8000/v1") == step
+
+
 @pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\u00a0x", "sk-secret two"])
 def test_a_key_with_invalid_characters_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(BadInput, match="beyond ASCII") as caught:
@@ -381,6 +414,10 @@ def test_deeply_nested_answers_are_no_captions(name: str) -> None:
         ("https://me:secret@models.example/llm/", "try --base-url https://models.example/llm/v1"),
         ("http://127.0.0.1:1234/v1/", ""),
         ("https://models.example/v1beta/openai/", ""),
+        ("http://127.0.0.1:1234/v1/chat/completions", "try --base-url http://127.0.0.1:1234/v1"),
+        ("http://127.0.0.1:1234/v1/models/", "try --base-url http://127.0.0.1:1234/v1"),
+        ("https://models.example/responses", "try --base-url https://models.example/v1"),
+        ("https://models.example/api/v3/completions", "try --base-url https://models.example/api/v3"),
     ],
 )
 def test_an_address_without_a_version_gets_a_suggestion(url: str, step: str) -> None:
@@ -458,6 +495,10 @@ def test_parameters_refused_by_value_or_with_any_status_are_left_out(refusal: st
         (
             "answer 403|Content-Type|text/html|<html><title>Attention Required!</title>",
             "titled “Attention Required!” (status 403)",
+        ),
+        (
+            "answer 413|Content-Type|text/html|<html><title>413 Request Entity Too Large</title>",
+            "(status 413)); send smaller images, such as with --max-side 512",
         ),
         ("answer 405|X|y|Method Not Allowed", "Method Not Allowed (status 405)"),
         ("answer 405|X|y|", "status 405, without a message"),

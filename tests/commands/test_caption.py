@@ -227,6 +227,13 @@ def test_nothing_is_done_if_every_image_has_a_caption(checkout: Path, run: Run) 
     assert "every image has a caption" in run()
 
 
+def test_spaces_around_the_address_are_ignored(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    with captioner() as server:
+        run(*options(server), "--base-url", f" {server.url}\n")
+    assert 11 in captions(checkout)
+
+
 def test_a_password_in_the_address_is_not_printed(run: Run) -> None:
     printed = run("--dry-run", "--base-url", "https://me:password@models.example/v1")
     assert ("at models.example:" in printed, "password" in printed) == (True, False)

@@ -378,6 +378,18 @@ def test_undo_deletes_nothing_if_a_job_was_changed(checkout: Path, run: Run, fil
     assert tree(checkout) == before
 
 
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\x1b[31m.jpg", "\u202egpj.jpg"])
+def test_names_with_control_characters_are_printed_as_escapes(tmp_path: Path, run: Run, name: str) -> None:
+    source = photos(tmp_path / "from", 1)
+    (source / name).write_bytes(b"\xff\xd8")
+    shown = name.encode("unicode_escape").decode()
+    assert f"  {shown}: a broken image" in run(new, "cat", "--from", source, "--trigger", "ohwx")
+    (source / "p1.png").unlink()
+    with pytest.raises(BadInput) as caught:
+        run(new, "dog", "--from", source, "--trigger", "ohwx")
+    assert str(caught.value).startswith(f"{shown}: a broken image")
+
+
 def test_files_left_out_for_the_same_reason_are_one_line() -> None:
     strangers = [f"{number}.psd: not an image" for number in range(40)]
     assert grouped([*strangers, "cat.jpg: an empty file"]) == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from flux_training.clients.captioning.requests import (
     NotACompletion,
     RequestForm,
     adapted,
+    connection_step,
     read_answer,
     refuses_removed_limit,
     refuses_value,
@@ -49,10 +51,13 @@ FIRST_ATTEMPTS = 3
 BUSY = (408, 429, 503)
 # The account has no credit left, so retrying is pointless.
 OUT_OF_CREDIT = "insufficient_quota"
+# The status for a request with too many bytes.
+TOO_LARGE = 413
 MAX_REFUSAL_LENGTH = 10_000
 SMALLER = (
     "send less with a smaller --max-side, ask for less with --max-tokens, or give the model a longer context"
 )
+SMALLER_IMAGES = "send smaller images, such as with --max-side 512, or raise the limit of the server or of a proxy before it"
 OTHER_LIMIT = "ask for another number of tokens with --max-tokens"
 NOT_SENT = "this parameter was left out or sent under its other name, too; look for it in the settings of the server, or of a gateway before it"
 
@@ -79,6 +84,12 @@ def host_of(base_url: str) -> str:
         raise BadInput(
             [
                 f"--base-url (or {URL_VARIABLE}) must begin with https:// or http:// and a host, such as {OPENAI_URL}"
+            ]
+        )
+    if address.query or address.fragment:
+        raise BadInput(
+            [
+                f"--base-url (or {URL_VARIABLE}) ends in ? or # and what follows; give the address without that, such as {OPENAI_URL}"
             ]
         )
     host = f"[{host}]" if ":" in host else host
@@ -111,7 +122,10 @@ def _http_client(base_url: str) -> BoundedClient:
 
     is_local = urlsplit(base_url).hostname in LOOPBACK
     with checked_proxies(is_local):
-        return BoundedClient(trust_env=not is_local)
+        if not is_local:
+            return BoundedClient()
+        # Without the proxies of the environment, but with its SSL_CERT_FILE.
+        return BoundedClient(trust_env=False, verify=ssl.create_default_context())
 
 
 class Captioner:
@@ -175,7 +189,8 @@ class Captioner:
         except error.APITimeoutError as failure:
             raise self._failed("no answer in time", failure) from failure
         except error.APIConnectionError as failure:
-            raise self._refused(failure, "is it running, and is the address right?") from failure
+            step = connection_step(self._words(failure), self._base_url)
+            raise self._refused(failure, step) from failure
         except error.InternalServerError as failure:
             kind = FluxError if self._has_answered else NotACompletion
             raise kind(f"the server failed ({self._words(failure)})", "its log says why") from failure
@@ -186,6 +201,8 @@ class Captioner:
 
     def _hint(self, failure: openai.APIError) -> str:
         words = self._words(failure)
+        if isinstance(failure, self._openai.APIStatusError) and failure.status_code == TOO_LARGE:
+            return SMALLER_IMAGES
         if "context" in words:
             return SMALLER
         if refuses_value(words):

@@ -14,6 +14,8 @@ from flux_training.training.words import one_line
 # Documents nested deeper than this are no answers.
 MAX_LEVELS = 5
 API_PATH = "/v1"
+# What people copy behind the address from an example of a request.
+OPERATION = re.compile(r"/(?:(?:chat/)?completions|responses|models|embeddings|messages)$")
 # OpenAI's present name for the limit of tokens, and the one that most other servers know.
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
 # A server that says this about a parameter knows it, and refuses its value.
@@ -129,11 +131,24 @@ def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
 
 def suggestion(base_url: str) -> str:
     """What to try if a server does not know the address; empty if the address looks right."""
-    path = urlsplit(base_url).path.rstrip("/")
-    if re.search(r"/v\d+\w*(/|$)", path) or path.endswith("/openai"):
+    given = urlsplit(base_url).path.rstrip("/")
+    path = OPERATION.sub("", given)
+    if not (re.search(r"/v\d+\w*(/|$)", path) or path.endswith("/openai")):
+        path += API_PATH
+    if path == given:
         return ""
     host = urlsplit(base_url).netloc.rpartition("@")[2]
-    return f"try --base-url {urlsplit(base_url).scheme}://{host}{path}{API_PATH}"
+    return f"try --base-url {urlsplit(base_url).scheme}://{host}{path}"
+
+
+def connection_step(words: str, base_url: str) -> str:
+    """What to try if there was no connection, for these words of the TLS library or of the system."""
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return "set SSL_CERT_FILE to the file with the server's certificate or that of its authority"
+    if "WRONG_VERSION_NUMBER" in words:
+        host = urlsplit(base_url).netloc.rpartition("@")[2]
+        return f"the server does not use https; try --base-url http://{host}{urlsplit(base_url).path}"
+    return "is it running, and is the address right?"
 
 
 def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:

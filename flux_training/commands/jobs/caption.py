@@ -189,6 +189,7 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     Ctrl-C keeps what is there; run the same command to continue.
     """
     dataset = existing_dataset(jobs_folder(HERE, stack), name)
+    given["base_url"] = given["base_url"].strip()
     known = PRICES.get(given["model"])
     controls = _control_folders(dataset.parent)
     given["instruction"] = given["instruction"] or _instruction(dataset.parent, bool(controls))

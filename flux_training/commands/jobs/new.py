@@ -38,7 +38,15 @@ from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_S
 from flux_training.training.train_yml.edit import new_train_yml, training_values
 from flux_training.training.train_yml.templates import control_folders
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
-from flux_training.training.words import DEFAULT_STACK, counted, first_of, flux_command, make_command, nearest
+from flux_training.training.words import (
+    DEFAULT_STACK,
+    counted,
+    first_of,
+    flux_command,
+    make_command,
+    nearest,
+    with_escapes,
+)
 
 
 @dataclass(frozen=True)
@@ -234,7 +242,12 @@ def _make(job: Path, photos: PhotoSource, train_yml: str) -> tuple[Intake, list[
     with staging_folder(job.parent, job.name) as staging:
         intake = _convert(photos, staging, [])
         if not intake.taken:
-            raise BadInput([*grouped(intake.findings), f"{photos.folder}: no usable image; nothing was made"])
+            raise BadInput(
+                [
+                    *map(with_escapes, grouped(intake.findings)),
+                    f"{photos.folder}: no usable image; nothing was made",
+                ]
+            )
         made = staging / job.name
         (made / DATASET_FOLDER).mkdir(parents=True)
         numbers = _move(photos, intake, made / DATASET_FOLDER, 1)
@@ -308,7 +321,7 @@ def _print_intake(job: Path, intake: Intake, numbers: list[int]) -> None:
         if lines:
             say(f"\n{title}:")
             for line in lines:
-                say(f"  {line}")
+                say(f"  {with_escapes(line)}")
 
 
 def _print_next_steps(job: Path, stack: str) -> None:

@@ -1,6 +1,5 @@
 """Downloads one object to a file. The file appears only once it is complete; an interrupted download continues."""
 
-import fcntl
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import BinaryIO
 from flux_training.clients.errors import ServiceError, WrongContent
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.errors import FluxError
+from flux_training.training.files import try_lock
 
 # Bytes per request. A smaller file is downloaded at once and cannot be continued.
 CHUNK_BYTES = 8 * 1024 * 1024
@@ -87,10 +87,6 @@ def _delete_outdated_parts(path: Path, part: Path) -> None:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise FluxError(
-            f"another `flux fetch` is downloading {path}", "", "wait until it has ended"
-        ) from None
+    if not try_lock(file.fileno()):
+        raise FluxError(f"another `flux fetch` is downloading {path}", "", "wait until it has ended")
     file.seek(0, 2)

@@ -25,6 +25,31 @@ POINTER_BYTES = 1024
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 )
+# Raw files of cameras. Most are TIFF files whose first image is a thumbnail, which would be taken for the photo.
+RAW_SUFFIXES = frozenset(
+    (
+        *(
+            ".3fr",
+            ".arw",
+            ".cr2",
+            ".cr3",
+            ".crw",
+            ".dng",
+            ".erf",
+            ".fff",
+            ".iiq",
+            ".kdc",
+            ".mos",
+            ".mrw",
+            ".nef",
+            ".nrw",
+        ),
+        *(".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    )
+)
+# Tags of TIFF 6.0 and of Adobe's DNG specification. Bit 0 of the first says that the image is a reduced version of another one.
+NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706
+RAW_ADVICE = "a raw file of a camera; export it as JPEG or TIFF from a photo program"
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 JPEG_QUALITY = 95
 # JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h.
@@ -79,9 +104,13 @@ class PreparedImage:
 
 def read_image(file: Path) -> PreparedImage:
     """Reads any common format as upright sRGB on white, and the first frame of an animation. Raises BadInput."""
+    if file.suffix.lower() in RAW_SUFFIXES:
+        raise BadInput([f"{file.name}: {RAW_ADVICE}"])
     _know_formats()
     try:
         with Pillow.open(file, formats=FORMATS) as picture:
+            if is_thumbnail_of_raw(picture):
+                raise BadInput([f"{file.name}: {RAW_ADVICE}"])
             frames = int(getattr(picture, "n_frames", 1)) if picture.format in ANIMATED else 1
             picture.load()
             image = _plain_rgb(ImageOps.exif_transpose(picture))
@@ -95,6 +124,12 @@ def read_image(file: Path) -> PreparedImage:
         raise BadInput([f"{file.name}: a broken image ({error}); get it again or leave it out"]) from error
     notes = (f"{file.name}: only the first of its {frames} frames is used",) if frames > 1 else ()
     return PreparedImage(image, notes)
+
+
+def is_thumbnail_of_raw(picture: Pillow.Image) -> bool:
+    """Whether an opened TIFF is a raw file of a camera, whatever its name: its first image is not the photo."""
+    tags = getattr(picture, "tag_v2", {})
+    return DNG_VERSION in tags or bool(int(tags.get(NEW_SUBFILE_TYPE, 0)) & 1)
 
 
 def size_of(file: Path) -> tuple[int, int] | None:

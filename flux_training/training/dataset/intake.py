@@ -24,8 +24,10 @@ from flux_training.training.opening import outside_target, special_kind
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
 NUMBERED = "{:05}"
-# Files that Windows adds to folders. Those of other systems begin with a dot.
-SYSTEM_FILES = ("Thumbs.db", "desktop.ini")
+# Files that Windows and macOS add to folders. Those of other systems begin with a dot.
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "Icon\r")
+# What iCloud leaves in place of a photo that it has removed from the disk: `.IMG_1.HEIC.icloud`.
+CLOUD_SUFFIX = ".icloud"
 IMPORTED_SUFFIX = ".jpg"
 # ai-toolkit trains FLUX at up to 1024 pixels per side; twice that leaves room for cropping and larger resolutions.
 MAX_SIDE = 2048
@@ -80,11 +82,13 @@ def list_sources(folder: Path) -> Sources:
         entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
     except OSError as error:
         raise BadInput([f"{folder}: cannot be read ({error.strerror}); give a folder of images"]) from error
+    elsewhere = [entry for entry in entries if entry.name.startswith(".") and entry.suffix == CLOUD_SUFFIX]
     entries = [
         entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEM_FILES
     ]
     refused = {entry: reason for entry in entries if (reason := _not_imported(entry, folder))}
     strangers = [f"{entry.name}: {reason}" for entry, reason in refused.items()]
+    strangers += [f"{entry.stem[1:]}: only in iCloud; download it to this disk first" for entry in elsewhere]
     files = [entry for entry in entries if entry not in refused]
     texts = [file for file in files if file.suffix.lower() in CAPTION_SUFFIXES]
     images = [file for file in files if file.suffix.lower() not in CAPTION_SUFFIXES]

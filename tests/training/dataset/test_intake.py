@@ -157,6 +157,45 @@ def test_folders_hidden_and_system_files_are_not_imported(tmp_path: Path) -> Non
     assert len(intake.taken) == 1
 
 
+def test_a_photo_that_is_only_in_icloud_is_named(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "from", a=None)
+    (folder / ".IMG_1.HEIC.icloud").write_bytes(b"bplist00")
+    (folder / "Icon\r").touch()
+    intake = taken_from(folder, tmp_path / "s")
+    assert intake.findings == ["IMG_1.HEIC: only in iCloud; download it to this disk first"]
+
+
+# A thumbnail comes first in the files of Nikon, Canon, Sony and Adobe; the last two are raw files under another name.
+@pytest.mark.parametrize(
+    ("name", "tags"),
+    [
+        ("DSC_1.NEF", {254: 1}),
+        ("IMG_1.CR2", {}),
+        ("DSC1.arw", {254: 1}),
+        ("IMG_1.DNG", {50706: b"\1\4\0\0"}),
+        ("renamed.tif", {254: 1}),
+        ("renamed.jpg", {50706: b"\1\4\0\0"}),
+    ],
+)
+def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_photo(
+    name: str, tags: dict[int, int | bytes], tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path / "from", a=None)
+    photo(1).resize((160, 120)).save(folder / name, "TIFF", tiffinfo=tags)
+    intake = taken_from(folder, tmp_path / "s")
+    assert [taken.source for taken in intake.taken] == ["a.png"]
+    assert intake.findings == [
+        f"{name}: a raw file of a camera; export it as JPEG or TIFF from a photo program"
+    ]
+
+
+@pytest.mark.parametrize("tags", [{}, {254: 0}, {254: 2}])
+def test_an_ordinary_tiff_is_a_photo(tags: dict[int, int | bytes], tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    photo(1).save(tmp_path / "from/scan.tif", tiffinfo=tags)
+    assert [taken.source for taken in taken_from(tmp_path / "from", tmp_path / "s").taken] == ["scan.tif"]
+
+
 def test_large_photos_are_reduced(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "from", a=None, b=None)
     photo(2, (90, 60)).save(folder / "small.png")
