@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from flux_training.training.dataset.model_answers import clean_answer, find_fault
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.names import PLACEHOLDERS, caption_name, folder_of
@@ -169,6 +168,9 @@ def captions_with_garbled_characters(job: Subject) -> Iterator[Problem]:
 
 def _words_of_a_model(job: Subject, text: str) -> str:
     """What a captioning model has left in a caption; empty if nothing."""
+    # Imported late: its patterns take 0.1 s, and most commands judge no caption.
+    from flux_training.training.dataset.model_answers import clean_answer, find_fault
+
     for trigger in (*PLACEHOLDERS, job.config.trigger if job.config else ""):
         text = text.removeprefix(trigger).removesuffix(trigger).strip(" ,")
     answer = clean_answer(text)
