@@ -60,6 +60,7 @@ def test_a_command_that_cannot_write_names_the_file_and_leaves_no_half_made_job(
     assert list((checkout / "jobs").iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_compiled_file_that_was_cut_off_is_named_with_a_command_that_helps(checkout: Path) -> None:
     # Only files of the checkout may be cut off: all tests share the libraries, so those are compiled first.
     flux(checkout, "new", "--help")

@@ -61,6 +61,7 @@ def pipe(checkout: Checkout, *arguments: str) -> FinishedCommand:
     return in_pipe(checkout.root, *arguments, env=env(checkout))
 
 
+@pytest.mark.long
 def test_up_writes_and_names_a_report_of_each_run(trained: Checkout) -> None:
     printed = (trained.root / "up.txt").read_text(encoding="utf-8")
     pages = [trained.root / name for name in re.findall(r"outputs/\S+/report\.html(?=:)", printed)]

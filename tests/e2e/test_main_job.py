@@ -101,6 +101,7 @@ def test_up_trains_and_a_second_up_does_nothing(first_up: tuple[Checkout, str], 
     assert asked(since, "s3", "PUT") == []
 
 
+@pytest.mark.long
 def test_no_key_is_printed_or_stored(first_up: tuple[Checkout, str], trained: Checkout) -> None:
     printed = first_up[1] + trained.make("preview") + trained.make("refresh")
     connection = json.loads((trained.root / ".localcloud/connection.json").read_text(encoding="utf-8"))
@@ -119,6 +120,7 @@ def test_no_key_is_printed_or_stored(first_up: tuple[Checkout, str], trained: Ch
         assert all(key not in json.dumps(job.model_dump(mode="json")) for job in queue(trained))
 
 
+@pytest.mark.long
 def test_only_edited_jobs_are_trained_again(trained: Checkout) -> None:
     """A caption of one job, an image of the other; then one of them is taken out."""
     old = {name: job["runId"] for name, job in trained.outputs()["jobs"].items()}
@@ -231,6 +233,7 @@ def test_killed_and_run_again_it_queues_each_run_once(
         assert_results_are_whole(results(checkout, job), job)
 
 
+@pytest.mark.long
 def test_all_mistakes_are_listed_and_nothing_is_created(checkout: Checkout) -> None:
     jobs = checkout.root / "jobs"
     make_job(jobs, "bird").rename(jobs / "fish")

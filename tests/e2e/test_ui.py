@@ -67,6 +67,7 @@ def requests_for_status(checkout: Checkout) -> int:
     return sum(one["service"] in ("kelpie", "salad") and one["client"] != "node" for one in sent)
 
 
+@pytest.mark.long
 @NEEDS_CHROMIUM
 def test_a_training_is_followed_without_a_reload(checkout: Checkout) -> None:
     from playwright.sync_api import expect

@@ -85,6 +85,7 @@ def test_three_clusters_train_five_jobs_and_leave_nothing_behind(stack: Stack) -
     assert not any(kelpie.get_rule(group) for group in groups)
 
 
+@pytest.mark.long
 def test_jobs_of_three_architectures_go_where_the_image_holds_their_model(stack: Stack) -> None:
     clusters = clusters_of(stack)
     clusters["video"]["model"] = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -105,6 +106,7 @@ def test_jobs_of_three_architectures_go_where_the_image_holds_their_model(stack:
     assert [group.name for group in groups if group.name.startswith(stack.place)] == []
 
 
+@pytest.mark.long
 def test_a_single_cluster_becomes_one_of_several(stack: Stack) -> None:
     """Its group cannot be taken over, because the update would delete it; its jobs move to the new group."""
     stack.up()

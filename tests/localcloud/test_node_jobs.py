@@ -73,6 +73,7 @@ def node_of(cloud: dict[str, Any], job: str) -> int:
     raise AssertionError("no node")
 
 
+@pytest.mark.long
 def test_a_run_is_trained_and_its_results_are_uploaded(cloud: dict[str, Any]) -> None:
     bucket = NodeBucket(cloud)
     with running_group(cloud, "whole") as group:

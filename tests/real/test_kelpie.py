@@ -155,6 +155,7 @@ def test_a_broken_download_of_a_checkpoint_is_resumed(
         say_lost(f"checkpoint, {kind}, with a killed node", seconds)
 
 
+@pytest.mark.long
 def test_a_worker_that_hangs_before_the_launcher_is_noticed_and_replaced(
     services: NodeServices, say_lost: Callable[[str, float], None]
 ) -> None:
@@ -216,7 +217,8 @@ def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
         say_lost("failed on the only machine", run.gpu_seconds)
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [4, 20])
 def test_trainings_behind_faulty_proxies_and_with_killed_nodes_are_neither_doubled_nor_lost(
     services: NodeServices, tmp_path: Path, count: int
 ) -> None:

@@ -76,6 +76,7 @@ def hands(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.long
 def test_pets_and_files(tmp_path: Path, hands: str, virtualenv: Path) -> None:
     life = ForeignProgram(tmp_path, "pet_files", hands, virtualenv)
     life.run("stack", "init", "dev")

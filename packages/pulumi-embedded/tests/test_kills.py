@@ -120,7 +120,7 @@ def forget_the_passphrase(stack: EngineStack) -> None:
 LONG = [pytest.param(SEED + number, KILLS // WORKERS, marks=pytest.mark.long) for number in range(WORKERS)]
 
 
-@pytest.mark.parametrize(("seed", "kills"), [(SEED, 8), *LONG])
+@pytest.mark.parametrize(("seed", "kills"), [(SEED, 4), *LONG])
 def test_killed_at_seeded_moments(stack: EngineStack, seed: int, kills: int) -> None:
     forget_the_passphrase(stack)
     killed = Killed(stack, seed)
