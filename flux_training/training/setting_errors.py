@@ -1,9 +1,24 @@
-"""What is wrong with the value of a setting, in words: pydantic's are about types, ours say what to write."""
+"""What is wrong with a setting, in words: where it is, or its value (pydantic's words are about types, ours say what to write)."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic_core import ErrorDetails
+
+from flux_training.training.words import nearest, same_letters
+
+# The namespace in the examples of the documentation.
+DOCUMENTED_NAMESPACE = "flux-training"
+# Names of Pulumi packages that a project's name may resemble, such as `aws2`.
+PULUMI_NAMESPACES = {
+    *("aws", "aws-native", "azure", "azure-native", "cloudflare", "command", "docker", "docker-build"),
+    *("gcp", "github", "kubernetes", "pulumi", "pulumi-command", "random", "tls"),
+}
+# Settings of Pulumi packages that have the name of one of ours.
+FOREIGN_SETTINGS = {"kubernetes:cluster"}
+# As in difflib: 1 means the same. High enough to accept the name of a package beside that of the project.
+MIN_SIMILARITY = 0.85
 
 SHAPES = {
     "bool_parsing": "must be true or false",
@@ -28,6 +43,31 @@ LIMITS = {
     "literal_error": "must be {expected}",
     "string_pattern_mismatch": "must match {pattern}",
 }
+
+
+def misplaced(project: str, keys: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """A finding for each of the keys (`namespace:name`) that seems meant for the project, but has another namespace, where it is ignored.
+
+    `known`: the names of the project's settings.
+    """
+    for key in keys:
+        namespace, _, name = key.rpartition(":")
+        if not namespace or namespace == project or key in FOREIGN_SETTINGS:
+            continue
+        if name in known:
+            yield f"{key}: would be ignored, because the settings of this project begin with `{project}:`; write `{project}:{name}`"
+        elif _seems_ours(namespace, project):
+            yield (
+                f"{key}: would be ignored, because the settings of this project begin with `{project}:`, and `{name}` is none of "
+                f"them{nearest(name, known)}; known keys: {', '.join(sorted(known))}"
+            )
+
+
+def _seems_ours(namespace: str, project: str) -> bool:
+    """Whether a namespace is probably a typing error, or copied from the documentation."""
+    ours = (project, DOCUMENTED_NAMESPACE)
+    is_similar = bool(difflib.get_close_matches(namespace, ours, n=1, cutoff=MIN_SIMILARITY))
+    return namespace not in PULUMI_NAMESPACES and (is_similar or bool(same_letters(namespace, ours)))
 
 
 def in_words(details: ErrorDetails) -> str:

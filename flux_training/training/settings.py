@@ -37,7 +37,7 @@ from flux_training.training.cluster_settings import (
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import names_a_class
 from flux_training.training.lint.rules import RULES
-from flux_training.training.setting_errors import in_words
+from flux_training.training.setting_errors import in_words, misplaced
 from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import nearest
 
@@ -385,11 +385,15 @@ def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettin
         key.removeprefix(f"{project}:"): text for key, text in config.items() if key.startswith(f"{project}:")
     }
     values = {key: _plain(text) for key, text in texts.items()}
+    findings = list(misplaced(project, config, _settings_at([])))
     try:
-        return StackSettings.model_validate(values)
+        settings = StackSettings.model_validate(values)
     except ValidationError as error:
-        findings = [_finding(project, details) for details in error.errors()]
+        findings += [_finding(project, details) for details in error.errors()]
         raise BadInput(findings) from None
+    if findings:
+        raise BadInput(findings)
+    return settings
 
 
 def _why_not_silenced(code: str, reason: str) -> str:

@@ -34,6 +34,42 @@ def findings(**settings: Any) -> list[str]:
     return caught.value.findings
 
 
+MINIMAL = {"my-loras:cloud": "local", "my-loras:storage": '{"bucket": "loras"}', "my-loras:jobs": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("flux-training:budget", "write `my-loras:budget`"),
+        ("flux-trainig:budget", "write `my-loras:budget`"),
+        ("my-lora:maxSteps", "write `my-loras:maxSteps`"),
+        ("other:maxSteps", "write `my-loras:maxSteps`"),
+        ("flux-training:budgett", "`budgett` is none of them (did you mean `budget`?)"),
+        ("My_Loras:anything", "`anything` is none of them"),
+    ],
+)
+def test_a_setting_under_another_namespace_is_an_error(key: str, words: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_stack_settings("my-loras", MINIMAL | {key: "1"})
+    (finding,) = caught.value.findings
+    assert finding.startswith(f"{key}: would be ignored")
+    assert words in finding
+
+
+def test_settings_of_other_packages_are_accepted() -> None:
+    others = ["aws:region", "pulumi:tags", "pulumi-command:x", "kubernetes:cluster", "my-lora-tools:size"]
+    for project in ("my-loras", "aws2", "pulumi-commands"):
+        config = {key.replace("my-loras", project): text for key, text in MINIMAL.items()}
+        assert parse_stack_settings(project, config | dict.fromkeys(others, "1")).cloud == "local"
+
+
+def test_misplaced_and_missing_settings_are_found_together() -> None:
+    config = {key.replace("my-loras", "flux-training"): text for key, text in MINIMAL.items()}
+    with pytest.raises(BadInput) as caught:
+        parse_stack_settings("my-loras", config)
+    assert len(caught.value.findings) == 6
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
