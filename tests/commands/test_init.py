@@ -1,13 +1,14 @@
 """`flux init` where something is in the way."""
 
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from flux_training.commands.init import command
-from flux_training.commands.init.command import source_of_package
+from flux_training.commands.init.command import commit_of_tool, source_of_package, unreachable
 from flux_training.commands.init.existing import MOVED, ExistingSetup
 from flux_training.commands.init.renaming import ProjectRename
 from flux_training.training.errors import FluxError
@@ -127,3 +128,37 @@ def test_the_repository_from_which_pip_installed_the_tool(
 ) -> None:
     monkeypatch.setattr(command, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))
     assert source_of_package() == source
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def commit_of(folder: Path, name: str) -> str:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", name)
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_a_project_gets_a_commit_that_others_can_fetch(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet", "tool")
+    tool = tmp_path / "tool"
+    published = commit_of(tool, "code.py")
+    assert str(tool) in unreachable(tool, published)
+    git(tool, "remote", "add", "origin", "https://example.org/tool.git")
+    git(tool, "update-ref", "refs/remotes/origin/main", published)
+    assert (commit_of_tool(tool), unreachable(tool, published)) == (published, "")
+    for name in ("Pulumi.dev.yaml", "jobs/train.yml"):
+        commit_of(tool, name)
+        assert commit_of_tool(tool) == published
+    own = commit_of(tool, "more.py")
+    assert commit_of_tool(tool) == own
+    note = unreachable(tool, own)
+    assert f"commit {own[:12]} of the tool is not in https://example.org/tool.git" in note
+    assert f"run `git push` in {tool}" in note

@@ -27,6 +27,8 @@ PACKAGE = "flux-training"
 UNKNOWN = "ADDRESS"
 # What users change in a clone is no change of the tool.
 TOOL_FILES = (".", ":!jobs", ":!Pulumi*.yaml")
+# For `git rev-list`: leave out what the server has.
+NOT_PUBLISHED = ("--not", "--remotes=origin")
 TEMPLATES = Path(__file__).parent / "templates"
 # The name of a template, where it differs from that of the file: linters, git and the test of links would read these.
 RENAMED = {"README.template": "README.md", "__main__.py.txt": "__main__.py", "gitignore": ".gitignore"}
@@ -63,7 +65,9 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     _refuse_unusable_folder(folder, name, tool)
     if setup:
         setup.check()
-    commit = _git(tool, "rev-parse", "HEAD")
+    commit = commit_of_tool(tool)
+    if note := unreachable(tool, commit):
+        say(note)
     if _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
         say(f"note: the changes in {tool} that are not committed are not in the new project")
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +163,35 @@ def source_of_package() -> str:
     return UNKNOWN
 
 
+def commit_of_tool(tool: Path) -> str:
+    """The newest commit that others can fetch, if it has the same tool as the checkout; otherwise the checkout's commit.
+
+    `flux cancel` and `retry` advise to commit the stack's file, so a clone often has commits of its own that change no part of the tool.
+    """
+    head = _git(tool, "rev-parse", "HEAD")
+    boundary = _git(tool, "rev-list", "--boundary", "HEAD", *NOT_PUBLISHED).splitlines()
+    published = next((line[1:] for line in boundary if line.startswith("-")), head)
+    return head if _git(tool, "diff", "--name-only", published, head, "--", *TOOL_FILES) else published
+
+
+def unreachable(tool: Path, commit: str) -> str:
+    """Why a clone of the project elsewhere could not fetch the tool, and what to do; empty if it can."""
+    source = _source(tool)
+    elsewhere = "so a clone of the project on another machine cannot fetch it"
+    if (tool / source.removeprefix("file://")).exists():
+        fix = f"publish the tool, then run `git submodule set-url {TOOL_FOLDER} ADDRESS` in the project"
+        return f"note: the tool comes from {source}, a folder on this machine, {elsewhere}; {fix}"
+    if not _git(tool, "rev-list", "--max-count=1", commit, *NOT_PUBLISHED):
+        return ""
+    fix = f"run `git push` in {tool} before you share the project"
+    return f"note: commit {commit[:12]} of the tool is not in {source}, {elsewhere}; {fix}"
+
+
+def _source(tool: Path) -> str:
+    """The address from which clones of the project fetch the tool."""
+    return _git(tool, "config", "--default", str(tool), "remote.origin.url")
+
+
 def _salt(tool: Path) -> str:
     """The salt of the local stack, which has no secret."""
     document = load_yaml(stack_path(tool, DEFAULT_STACK).read_text(encoding="utf-8"))
@@ -170,7 +203,7 @@ def _add_tool(folder: Path, tool: Path, commit: str) -> None:
     place = folder / TOOL_FOLDER
     _git(folder, "clone", "--quiet", "--no-checkout", str(tool), TOOL_FOLDER)
     _git(place, "checkout", "--quiet", "--detach", commit)
-    source = _git(tool, "config", "--default", str(tool), "remote.origin.url")
+    source = _source(tool)
     _git(place, "remote", "set-url", "origin", source)
     _git(folder, "submodule", "--quiet", "add", "--", source, TOOL_FOLDER)
 
