@@ -24,7 +24,7 @@ from flux_training.clients.stack.owner import read_mark
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.clients.verified import NOTHING_VERIFIED, Verified
 from flux_training.training.runs.changes import Inputs
-from flux_training.training.runs.handout import HandOut, HandOutState, judge
+from flux_training.training.runs.handout import HandOut, HandOutState, is_trained_elsewhere, judge
 from flux_training.training.runs.lineage import PastRun
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
@@ -117,6 +117,9 @@ def run_status(
         hand_out, stalled = judge(handed_out, job.environment, datetime.now(UTC), stall_minutes)
     state = run_state(job.status if job else None, evidence, stalled)
     is_stale = handed_out is not None and not handed_out.has_reported
+    if state is RunState.WITHOUT_WEIGHTS and _is_trained_elsewhere(handed_out, progress, stall_minutes):
+        state = RunState.RUNNING
+        hand_out = HandOutState.STARTING if is_stale else HandOutState.REPORTED
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
     reason = explain(state, evidence, message, stalled)
     doubts = [f"{keys.model}: {doubt}" for doubt in (TOO_EARLY, TOO_LATE) if doubt in evidence.problems]
@@ -128,9 +131,13 @@ def run_status(
     return RunStatus(state, reason, progress, (*found.faults, *doubts), hand_out, results, planted.count)
 
 
+def _is_trained_elsewhere(job: HandOut | None, progress: RunProgress, stall_minutes: float) -> bool:
+    return job is not None and is_trained_elsewhere(job, progress.state, datetime.now(UTC), stall_minutes)
+
+
 def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
-    """The job's last hand-out. None unless it is running or has failed."""
-    if job.status not in (RunState.RUNNING, RunState.FAILED):
+    """The job's last hand-out. None unless a node had it."""
+    if job.status not in (RunState.RUNNING, RunState.FAILED, RunState.COMPLETED):
         return None
     return hand_out_of(storage, keys, job, report.state == "failed")
 

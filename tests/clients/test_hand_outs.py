@@ -114,6 +114,31 @@ def test_objects_that_were_not_examined_are_a_finding() -> None:
     assert findings == (f"{KEYS.output} has more than 1,000 objects, of which only the first were examined",)
 
 
+@pytest.mark.parametrize(
+    ("seconds_ago", "state", "phase"),
+    [(5, RunState.RUNNING, "training"), (600, RunState.WITHOUT_WEIGHTS, "completed without weights")],
+)
+def test_a_completed_job_that_another_node_still_trains_has_not_ended(
+    seconds_ago: float, state: RunState, phase: str
+) -> None:
+    """Its first node trained to the end during an outage, and lost the weights."""
+    reported = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+    progress = {KEYS.progress: b'{"state": "training", "step": 57}'}
+    completed = job("completed")
+    found = run_status(as_storage(progress, {KEYS.progress: reported}), KEYS, 300, completed, 30)
+    status = JobStatus(
+        StackJob("cat", KEYS.run, "j", 300, KEYS),
+        found.state,
+        found.reason,
+        found.progress,
+        completed,
+        hand_out=found.hand_out,
+    )
+    assert (found.state, status.phase) == (state, phase)
+    assert status.has_ended == (state is RunState.WITHOUT_WEIGHTS)
+    assert bool(find_problems([status], datetime.now(UTC))) == status.has_ended
+
+
 @pytest.mark.parametrize("doubt", [TOO_EARLY, TOO_LATE])
 def test_weights_that_an_ended_job_cannot_have_are_a_problem_with_a_way_out(doubt: str) -> None:
     results = RunResults(Evidence(done=True, problems=(doubt,)))

@@ -24,6 +24,7 @@ def hand_out_of(storage: Storage, keys: RunKeys, job: Job, has_failed: bool = Fa
         job.num_failures,
         job.heartbeat_interval,
         job.created,
+        job.completed,
     )
 
 

@@ -17,6 +17,8 @@ HUNG_SECONDS = 120.0
 UNREPORTED_SECONDS = 45.0
 # After a failed attempt on the only machine, its idle worker asks for another one within 5 minutes (docs/services.md), which then has to start.
 MIN_RETRY_MINUTES = 10.0
+# States in progress.json: of a launcher that still works, and of one whose results the worker uploads.
+WORKING, FINISHED = ("starting", "training", "verifying"), "finished"
 # In the environment of a job that was queued again: how many times. Nodes cannot change it.
 REQUEUES_VARIABLE = "FLUX_REQUEUES"
 
@@ -36,7 +38,7 @@ class HandOut:
 
     `reported`: when progress.json was last written, in this hand-out or before; None if never. `has_failed`: whether it says
     that the launcher failed. `failures`: failed attempts that the queue has counted. `heartbeat_interval` in seconds. `queued`:
-    when the job was posted.
+    when the job was posted. `completed`: when a worker reported it as completed.
     """
 
     started: datetime
@@ -46,6 +48,7 @@ class HandOut:
     failures: int = 0
     heartbeat_interval: float = 30.0
     queued: datetime | None = None
+    completed: datetime | None = None
 
     @property
     def has_reported(self) -> bool:
@@ -74,6 +77,21 @@ def is_hung(job: HandOut, stall_minutes: float) -> bool:
     last_report = max(job.started, job.reported or job.started)
     patience = HUNG_SECONDS if job.has_reported else UNREPORTED_SECONDS
     return job.heartbeat - last_report > timedelta(seconds=min(patience, stall_minutes * 60))
+
+
+def is_trained_elsewhere(job: HandOut, launcher_state: str, now: datetime, stall_minutes: float) -> bool:
+    """Whether a node still trains a job that another one has reported as completed, without weights.
+
+    Kelpie gives a job to a second node when no heartbeat arrives, during an outage for instance. The first one may have trained to
+    the end meanwhile. Its report ends the job for the queue, and the second node trains on. `launcher_state` is that of progress.json.
+    """
+    if job.reported is None or job.completed is None:
+        return False
+    is_uploading = launcher_state == FINISHED and job.reported > job.completed
+    if job.has_reported and launcher_state not in WORKING and not is_uploading:
+        return False
+    patience = timedelta(seconds=min(HUNG_SECONDS, stall_minutes * 60))
+    return now - max(job.started, job.reported) < patience
 
 
 def judge(

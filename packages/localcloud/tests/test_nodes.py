@@ -1,5 +1,6 @@
 """The supervisor and Kelpie's autoscaler: which node processes run."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -243,6 +244,12 @@ def test_a_rule_keeps_its_bounds_and_is_deleted_with_its_group(cloud: CloudClien
     wait_until(lambda: cloud.kelpie.get(f"/scaling-rules/{group}").status_code == 404)
 
 
+def age_heartbeats(home: Path, seconds: float) -> None:
+    """As if the cloud had been down for so long."""
+    with contextlib.closing(sqlite3.connect(home / "cloud.db")) as database, database:
+        database.execute("UPDATE jobs SET heartbeat = heartbeat - ?", (seconds,))
+
+
 def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> None:
     home = tmp_path / "cloud"
     write_settings(home, node_command=STUB_NODE, nodes=2, heartbeat_seconds=0.5)
@@ -257,7 +264,12 @@ def test_a_killed_cloud_loses_nothing_and_keeps_its_nodes(tmp_path: Path) -> Non
             os.kill(connection["pid"], signal.SIGKILL)
             wait_until(lambda: not is_alive(connection["pid"]))
             assert all(map(is_alive, nodes))
+        age_heartbeats(home, seconds=60)
         with clients(home, start_cloud(home)) as cloud:
+            # Not given to a second node: the first one was not gone, this cloud was.
+            machines = {"machine_id": "another", "container_group_id": group}
+            taken = cloud.kelpie.get("/work", params=machines).json()
+            assert [job["id"] for job in taken] != [jobs[0]]
             query = {"container_group_id": group, "page_size": 100}
             listed = {job["id"] for job in cloud.kelpie.get("/jobs", params=query).json()["jobs"]}
             assert listed == set(jobs)

@@ -14,6 +14,7 @@ from flux_training.training.runs.handout import (
     HandOutState,
     hand_out_state,
     is_hung,
+    is_trained_elsewhere,
     judge,
     requeues,
 )
@@ -139,3 +140,31 @@ def test_a_failed_attempt_is_not_stalled_before_another_machine_can_have_started
     job = HandOut(START, at(10), at(5), has_failed=True, failures=1)
     state, reason = judge(job, {}, at(10 + minutes * 60), stall_minutes=2)
     assert (state, bool(reason)) == (HandOutState.RETRYING, stalled)
+
+
+COMPLETED = 100.0
+
+
+@pytest.mark.parametrize(
+    ("started", "reported", "state", "now", "expected"),
+    [
+        (99, 105, "training", 110, True),
+        (99, 105, "training", 105 + HUNG_SECONDS, False),  # its launcher is gone, too
+        (99, 80, "training", 101, True),  # the second launcher has not reported yet
+        (99, 80, "finished", 101, True),
+        (99, 80, "finished", 99 + HUNG_SECONDS, False),
+        (0, 98, "training", 101, True),  # nothing shows yet whether it was its last report
+        (0, 98, "finished", 101, False),  # the only node lost its weights
+        (0, 98, "", 101, False),
+        (99, 150, "finished", 151, True),  # the weights of the second node are being uploaded
+        (99, 150, "failed", 151, False),
+        (0, None, "", 101, False),  # nothing was ever uploaded
+    ],
+)
+def test_a_second_node_may_train_a_job_that_the_first_one_has_reported_as_completed(
+    started: float, reported: float | None, state: str, now: float, expected: bool
+) -> None:
+    job = HandOut(
+        at(started), at(COMPLETED), None if reported is None else at(reported), completed=at(COMPLETED)
+    )
+    assert is_trained_elsewhere(job, state, at(now), STALL_MINUTES) == expected

@@ -98,6 +98,7 @@ async def serve_cloud(
     `keep_nodes`: nodes of a killed daemon are kept, because the addresses that they know are still right.
     """
     services = LocalServices(home, state)
+    services.jobs.resume()
     api, s3 = QuietServer(services.api()), QuietServer(services.s3())
     # S3 has its own thread and event loop, so that writing a large object to disk does not delay heartbeats.
     s3_thread = threading.Thread(target=lambda: asyncio.run(s3.serve([sockets[1]])), name="s3")

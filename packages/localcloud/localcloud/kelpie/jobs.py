@@ -125,6 +125,17 @@ class JobTable:
         """Set the status, whatever it was. An unknown id is not an error."""
         self._set_status(identity, machine_id, "completed")
 
+    def resume(self) -> None:
+        """After a start: the time in which this cloud was down does not count as missed heartbeats of the nodes that still run.
+
+        Their heartbeats are shorter than real ones, so that a few seconds would give their jobs to other nodes.
+        """
+        kept = "SELECT machine_id FROM instances WHERE pid IS NOT NULL"
+        self._db.execute(
+            f"UPDATE jobs SET heartbeat = ? WHERE status = 'running' AND machine_id IN ({kept})",  # noqa: S608 (constant)
+            (now(),),
+        )
+
     def count_active(self, group: str, idle_seconds: int, limit: int) -> int:
         """The number of jobs, at most `limit`, that are pending or running or ended in the last `idle_seconds`."""
         since = now() - idle_seconds
