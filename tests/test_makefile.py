@@ -25,3 +25,40 @@ def test_a_linked_environment_is_used_but_never_installed_into(tmp_path: Path) -
     code, output = make(here, ".venv/ready-dev")
     assert code == 2
     assert "lacks .venv/ready-dev; run `make .venv/ready-dev` there, or `rm .venv`" in output
+
+
+def test_flux_needs_make_only_for_the_first_start(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "flux", tmp_path / "flux")
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "started $*"\n')
+    python.chmod(0o755)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "dirname").symlink_to(shutil.which("dirname") or "")
+
+    def flux() -> tuple[int, str]:
+        command = ["/bin/sh", "./flux", "status"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PATH": str(tools)}, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, output = flux()
+    assert code == 1
+    assert "make is missing, which the first start needs" in output
+    assert "sudo apt install make" in output
+    (tmp_path / ".venv/ready").touch()
+    assert flux() == (0, "started -P -m flux_training.commands status\n")
+
+
+def test_a_project_of_your_own_lists_what_make_does_there(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "flux_training/commands/init/templates/Makefile", tmp_path / "Makefile")
+    (tmp_path / "flux-training").mkdir()
+    shutil.copy(ROOT / "Makefile", tmp_path / "flux-training/Makefile")
+    code, output = make(tmp_path, "help")
+    assert code == 0
+    listed = [line.split()[1] for line in output.splitlines() if line.startswith("  make ")]
+    assert {"up", "plan", "destroy", "cloud"} <= set(listed)
+    targets = (tmp_path / "Makefile").read_text().partition(".PHONY:")[2].splitlines()[0].split()
+    assert set(listed) <= set(targets)

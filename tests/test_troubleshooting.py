@@ -29,8 +29,12 @@ def texts(path: Path) -> Iterator[str]:
 
 def printable() -> list[str]:
     modules = [ROOT / "__main__.py", *(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))]
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
-    return [text for path in modules for text in texts(path)] + makefile
+    scripts = [
+        line
+        for name in ("Makefile", "flux")
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+    ]
+    return [text for path in modules for text in texts(path)] + scripts
 
 
 def is_printed(quote: str, everything: list[str]) -> bool:
