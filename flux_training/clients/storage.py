@@ -368,4 +368,13 @@ class Storage:
         # Send bodies at once. A server that refuses before it has asked for the body would take the next request on this
         # connection for that body.
         client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-call.s3.DeleteObjects", _send_md5)
         return client
+
+
+def _send_md5(params: dict[str, Any], **_event: Any) -> None:
+    """Sign a deletion with an MD5, as S3 has always accepted. botocore sends a CRC32, which many other services refuse."""
+    params["context"].pop("checksum", None)
+    params["headers"].pop("x-amz-sdk-checksum-algorithm", None)
+    md5 = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(md5).decode()

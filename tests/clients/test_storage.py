@@ -1,5 +1,6 @@
 """The storage client with lost answers, broken bodies and wrong keys. With a working storage: test_with_storage.py."""
 
+import base64
 import hashlib
 from pathlib import Path
 
@@ -87,6 +88,20 @@ def test_conditions_are_sent_as_headers(server: Server) -> None:
     assert [h.get("If-Match") for h in server.headers] == [None, '"abc"', '"abc"']
     assert all("Expect" not in headers for headers in server.headers)
     assert all(headers["Content-MD5"] for headers in server.headers)
+
+
+def test_no_request_has_a_checksum_that_only_aws_knows(server: Server) -> None:
+    """amd/gaia#3029, f2face/cloudflare-r2#12 (R2), io7m-com/exfilac#35 (Backblaze), CERT-Polska/karton#289 (deletions)"""
+    made = storage(server.url)
+    made.put_bytes("a", b"1")
+    server.reply = lambda *_: (200, b"<DeleteResult/>")
+    made.delete_many(["a", "b"])
+    assert len(server.headers) == 2
+    names = {name.lower() for headers in server.headers for name in headers}
+    assert not [name for name in names if "checksum" in name or name == "x-amz-trailer"]
+    assert "aws-chunked" not in str(server.headers)
+    md5 = base64.b64encode(hashlib.md5(server.bodies[-1], usedforsecurity=False).digest()).decode()
+    assert server.headers[-1]["Content-MD5"] == md5
 
 
 def test_a_body_that_breaks_off_is_fetched_again(server: Server) -> None:
