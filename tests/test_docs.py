@@ -18,6 +18,8 @@ from tests.test_measures import tracked
 
 CALL = re.compile(r"\./flux ([a-z]+)([^`\n]*)")
 TARGET = re.compile(r"`make ([a-z-]+)")
+# `folder/test_a.py::test_b`, below tests/; without a file, in the one that is named before.
+TEST = re.compile(r"`([\w./-]+\.py)?::(test_\w+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 ALL = [*DOCUMENTS, *DATED]
 # Not a package: its files lie beside the job on a node, as in the trainer's image.
@@ -190,3 +192,15 @@ def test_the_list_of_targets_fits_a_terminal_and_tells_users_from_developers() -
     assert "  make up " in train
     assert "  make test " not in train
     assert "  make test " in change
+
+
+@pytest.mark.parametrize("name", ["0032-real-inputs.md", "0052-real-captioning-server.md"])
+def test_the_tests_that_tables_of_inputs_name_exist(name: str) -> None:
+    named = TEST.findall((ROOT / "docs/decisions" / name).read_text(encoding="utf-8"))
+    assert len(named) > 20
+    file, missing = "", []
+    for given, test in named:
+        file = given or file
+        if f"def {test}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8"):
+            missing.append(f"{file}::{test}")
+    assert not missing

@@ -195,6 +195,27 @@ def test_a_factor_is_what_int_can_read(value: object, reported: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("process", "code", "value"),
+    [
+        # replicate/flux-fine-tuner#54
+        ({"datasets": [{"resolution": "512,768,1024"}]}, "value-type", "'512,768,1024'"),
+        ({"datasets": [{"resolution": "512x768"}]}, "value-type", "'512x768'"),
+        ({"datasets": [{"resolution": "[512, 768]"}]}, "value-type", "'[512, 768]'"),
+        ({"datasets": [{"caption_dropout_rate": "5%"}]}, "value-type", "'5%'"),
+        ({"datasets": [{"caption_dropout_rate": "0,05"}]}, "value-type", "'0,05'"),
+        ({"model": {"quantize": "false"}}, "value-misread", "'false'"),
+        ({"model": {"quantize": "no"}}, "value-misread", "'no'"),
+        ({"train": {"batch_size": "one"}}, "value-type", "'one'"),
+    ],
+)
+def test_values_in_the_form_of_other_trainers_are_reported(
+    process: Mapping[str, Any], code: str, value: str
+) -> None:
+    (said,) = messages(code, configured(process))
+    assert f" is {value}: " in said
+
+
+@pytest.mark.parametrize(
     ("train", "newer"),
     [
         ({"timestep_type": "sigmoid", "optimizer": "AdamW"}, []),
