@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flux_training.commands.stack.declared import nothing_deployed, why_not_deployed
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.stack.project import project_name, project_root, tool_root
@@ -58,3 +59,47 @@ def test_an_unusable_name_is_reported(tmp_path: Path, name: str) -> None:
 def test_cwd_is_where_the_command_acts(own: Path, tmp_path: Path) -> None:
     listed = in_pipe(tmp_path, "--cwd", str(own / "jobs"), "list")
     assert (listed.code, "deep" in listed.output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "folders", "reason", "step"),
+    [
+        ("{}", [], "declares none", './flux new NAME --from PHOTOS --trigger "tr1gger word" --stack two'),
+        ("{}", ["cat"], "declares none", "such as `cat: {}`"),
+        ("{cat: {skip: true}}", ["cat"], "`skip: true`", "Remove it"),
+        ("{cat: {}, dog: {}}", ["cat", "dog"], "cat, dog wait for the budget", "`make up STACK=two`"),
+    ],
+)
+def test_an_update_without_jobs_says_why(
+    own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, folders: list[str], reason: str, step: str
+) -> None:
+    declare(own, monkeypatch, jobs, folders)
+    said = nothing_deployed("two")
+    assert reason in said
+    assert step in said
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        ("cat", "it is declared, but not deployed yet, or it waits for the budget; `make up STACK=two`"),
+        ("dog", "`skip: true`"),
+        ("fox", "add `fox: {}` below `my-loras:jobs` in Pulumi.two.yaml"),
+        ("cow", ""),
+    ],
+)
+def test_a_job_that_is_not_deployed_has_a_reason(
+    own: Path, monkeypatch: pytest.MonkeyPatch, job: str, why: str
+) -> None:
+    declare(own, monkeypatch, '{"c*": {}, dog: {skip: true}}', ["cat", "dog", "fox"])
+    found = why_not_deployed(job, "two")
+    assert (why in found) if why else not found
+
+
+def declare(own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, folders: list[str]) -> None:
+    """The jobs of a stack `two`, whose job folders are in `photos`."""
+    monkeypatch.setenv("FLUX_PROJECT", str(own))
+    settings = f"cloud: local\n  my-loras:storage: {{bucket: two}}\n  my-loras:jobsFolder: photos\n  my-loras:jobs: {jobs}"
+    (own / "Pulumi.two.yaml").write_text(f"config:\n  my-loras:{settings}\n", encoding="utf-8")
+    for folder in folders:
+        (own / "photos" / folder).mkdir(parents=True)

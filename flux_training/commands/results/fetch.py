@@ -18,6 +18,7 @@ from flux_training.commands.cli import OUTPUTS, UserPath, outputs_of, say, scree
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.declared import why_not_deployed
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.groups import prices_of
@@ -156,7 +157,10 @@ def select_runs(
             return chosen
     names = sorted({name for name, _ in recorded_runs(storage, layout)}) if storage.exists() else []
     if job is not None and job not in names:
-        raise BadInput([f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}"])
+        why = why_not_deployed(job, stack) or f"it has runs of: {', '.join(names) or 'no job'}"
+        raise BadInput(
+            [f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}; {why}"]
+        )
     if not names:
         up = make_command("up", stack)
         raise BadInput([f"bucket {storage.bucket} contains no run; {up} trains the declared jobs"])

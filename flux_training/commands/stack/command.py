@@ -19,6 +19,7 @@ from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
 from flux_training.commands.results.outputs import FetchResult, fetch_results
 from flux_training.commands.stack.access import prepare_engine, run_or_exit
+from flux_training.commands.stack.declared import nothing_deployed
 from flux_training.commands.stack.destroy import StackResources, resources_of, what_destroy_does
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
@@ -216,7 +217,7 @@ def _collect(engine: Engine, stack: str) -> Collected:
     """Wait for the jobs and fetch their results. Those that an earlier `up` fetched are not printed again."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
-        say("No job is deployed: the stack declares none, or all of them wait for the budget.")
+        say_wrapped(nothing_deployed(stack))
         return Collected()
     watcher = watcher_of(engine, stack, outputs)
     say_wrapped(

@@ -15,6 +15,7 @@ from flux_training.clients.kelpie import Job
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.declared import why_not_deployed
 from flux_training.commands.watch.follow import poll_seconds
 from flux_training.commands.watch.job_status import describe
 from flux_training.commands.watch.watcher import JobRow, Watcher
@@ -47,8 +48,10 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
     outputs = deployed_outputs(engine)
     names = list(outputs.get("jobs") or {})
     if job not in names:
-        known = f"; it has {', '.join(names)}" if names else f"; {make_command('up', stack)} deploys it"
-        raise BadInput([f"{job}: stack {stack} has no such job deployed{nearest(job, names)}{known}"])
+        if why := why_not_deployed(job, stack):
+            raise BadInput([f"{job}: stack {stack} has no such job deployed: {why}"])
+        known = f"it has {', '.join(names)}" if names else f"{make_command('up', stack)} deploys its jobs"
+        raise BadInput([f"{job}: stack {stack} has no such job{nearest(job, names)}; {known}"])
     connection = connection_of(engine, stack)
     watcher = Watcher(connection, outputs, stack)
     wanted = [candidate for candidate in watcher.jobs if candidate.name == job]

@@ -32,6 +32,9 @@ KINDS = {
 }
 # With several clusters, their names end with the cluster's (components/pipeline.py).
 OF_CLUSTERS = {"ContainerGroup", "ScalingRule"}
+# Texts whose change is shown; numbers always are.
+SHOWN = {"gpu", "image", "priority"}
+LIMIT_NOTE = " (at most one replica per declared job)"
 # Components and providers: their parts are listed. DeclaredRuns repeats the jobs.
 HIDDEN_TYPES = ("pulumi:", "flux:index:")
 BOOKKEEPING = {"DeclaredRuns"}
@@ -62,6 +65,13 @@ class ResourceChange:
     old: Mapping[str, Any] = field(default_factory=dict)
     new: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+
+    def change_of(self, key: str) -> str:
+        """`gpu RTX 4090 → RTX 5090`; only the key if its values may be secret, or are unknown."""
+        old, new = self.old.get(key), self.new.get(key)
+        is_shown = old != new and (key in SHOWN or type(old) is type(new) is int)
+        change = f"{key} {old} → {new}" if is_shown and None not in (old, new) else key
+        return f"{change}{LIMIT_NOTE}" if (self.kind, key) == ("ScalingRule", "maxReplicas") else change
 
 
 @dataclass(frozen=True)
@@ -246,7 +256,11 @@ def cluster_lines(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
     for step in steps:
         if step.kind in (JOB_TYPE, DATASET_TYPE) or step.op not in OPS:
             continue
-        what = f": {', '.join(step.changed)}" if step.changed and step.op != "create" else ""
+        what = (
+            f": {', '.join(map(step.change_of, step.changed))}"
+            if step.changed and step.op != "create"
+            else ""
+        )
         cluster = step.name.partition("-")[2] if step.kind in OF_CLUSTERS else ""
         kind = KINDS.get(step.kind, f"{step.kind} {step.name}") + (
             f" of cluster {cluster}" if cluster else ""

@@ -154,6 +154,20 @@ def test_cluster_changes_are_listed_with_properties() -> None:
     assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is created")
 
 
+def test_changed_numbers_and_names_are_shown_but_no_secrets() -> None:
+    old = {"outputs": {"gpu": "RTX 4090", "cpu": 4, "credentials": "a", "maxReplicas": 0, "autoscale": False}}
+    new = {"inputs": {"gpu": "RTX 5090", "cpu": 8, "credentials": "b", "maxReplicas": 2, "autoscale": True}}
+    keys = ["autoscale", "cpu", "credentials", "gpu"]
+    steps = [
+        entry("update", "ContainerGroup", "cluster", oldState=old, newState=new, diffReasons=keys),
+        entry("update", "ScalingRule", "scaling", oldState=old, newState=new, diffReasons=["maxReplicas"]),
+    ]
+    assert cluster_lines(read_steps({"steps": steps})) == (
+        "container group is changed: autoscale, cpu 4 → 8, credentials, gpu RTX 4090 → RTX 5090",
+        "scaling rule is changed: maxReplicas 0 → 2 (at most one replica per declared job)",
+    )
+
+
 def test_changes_of_other_resources_are_listed() -> None:
     steps = [
         entry("create", "DevGroup", "dev"),

@@ -1,0 +1,41 @@
+"""What a stack declares, for the next step of messages about jobs that are not deployed."""
+
+from flux_training.commands.stack.edit import declared_jobs, entry_for, jobs_key
+from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_root
+from flux_training.training.jobs.declare import choose_jobs, folder_names
+from flux_training.training.words import first_of, make_command
+
+
+def nothing_deployed(stack: str) -> str:
+    """Why an update has deployed no job, and the next step. Raises BadInput if the stack file cannot be used."""
+    root = project_root()
+    settings = stack_settings(root, stack)
+    jobs_folder = root / settings.jobs_folder
+    folders = folder_names(jobs_folder)
+    names = sorted(choose_jobs(settings.jobs, folders, str(jobs_folder))[0])
+    if names:
+        wait = "waits" if len(names) == 1 else "wait"
+        return f"No job is deployed: {first_of(names)} {wait} for the budget. {make_command('up', stack)} queues what fits, for example tomorrow."
+    key = f"`{jobs_key(root)}` in Pulumi.{stack}.yaml"
+    if settings.jobs:
+        return f"No job is deployed: all jobs of {key} have `skip: true`. Remove it from those to train."
+    if folders:
+        return f"No job is deployed: {key} declares none. Add one there, such as `{folders[0]}: {{}}` for {jobs_folder / folders[0]}."
+    new = f'`./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack {stack}`'
+    return f"No job is deployed: {key} declares none. {new} makes one from photos and declares it."
+
+
+def why_not_deployed(job: str, stack: str) -> str:
+    """Why the stack has no such job deployed, and the next step; empty if it has no such job at all."""
+    root = project_root()
+    settings, file = stack_settings(root, stack), f"Pulumi.{stack}.yaml"
+    if job not in folder_names(root / settings.jobs_folder):
+        return ""
+    entry = entry_for(declared_jobs(root, stack), job)
+    up = make_command("up", stack)
+    if entry is None:
+        return f"it is not declared; add `{job}: {{}}` below `{jobs_key(root)}` in {file}, then {up}"
+    if entry.get("skip"):
+        return f"{file} leaves it out with `skip: true`; remove that, then {up}"
+    return f"it is declared, but not deployed yet, or it waits for the budget; {up} deploys it"
