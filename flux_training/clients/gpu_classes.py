@@ -10,6 +10,9 @@ from pydantic import Field
 from flux_training.clients.http import Answer
 from flux_training.training.errors import BadInput
 
+# Words after which a name means another GPU than before them.
+OTHER_GPUS = (["ti"], ["super"], ["laptop"])
+
 
 class GpuPrice(Answer):
     """Dollars an hour at a priority."""
@@ -44,7 +47,8 @@ class GpuAvailability(Answer):
 
 
 def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
-    """The class of this UUID, of this name, or the only one whose name contains it. Raises BadInput.
+    """The class of this UUID, of this name, or the only one whose name contains it as whole words: `RTX 509` is not `RTX 5090`,
+    nor is `RTX 4070` the `RTX 4070 Ti`. Raises BadInput.
 
     Ignores case, spaces and punctuation. If a name is offered as community and secure, the community class is meant: this project
     trains on those.
@@ -54,7 +58,7 @@ def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
     else:
         key = _letters(wanted)
         matches = [gpu for gpu in classes if _letters(gpu.name) == key]
-        matches = matches or [gpu for gpu in classes if key and key in _letters(gpu.name)]
+        matches = matches or [gpu for gpu in classes if key and key in _word_sequences(gpu.name)]
         if len(matches) > 1:
             matches = [gpu for gpu in matches if gpu.gpu_class_type == "community"] or matches
     if len(matches) == 1:
@@ -76,6 +80,13 @@ def _is_uuid(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _word_sequences(name: str) -> set[str]:
+    """The letters of each sequence of words in a name that does not end within the name of a GPU."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    ends = [j for j in range(1, len(words) + 1) if words[j : j + 1] not in OTHER_GPUS]
+    return {"".join(words[i:j]) for j in ends for i in range(j)}
 
 
 def _letters(name: str) -> str:
