@@ -136,7 +136,8 @@ def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
 def _has_type(spec: KeySpec, value: Any) -> bool:
     match spec.type:
         case KeyType.INTEGER:
-            return isinstance(value, int) or (spec.or_text and _is_whole(value))
+            is_flag = spec.no_flag and isinstance(value, bool)
+            return (isinstance(value, int) and not is_flag) or (spec.or_text and _is_whole(value))
         case KeyType.NUMBER:
             return _is_number(value) or (spec.or_text and _is_whole(value))
         case KeyType.NUMERIC:
@@ -173,7 +174,7 @@ def _is_list_of(spec: KeySpec, value: Any) -> bool:
         return False
     match spec.of:
         case KeyType.TEXT:
-            return all(one is None or isinstance(one, str) for one in value)
+            return all(isinstance(one, str) or (one is None and spec.empty_entries) for one in value)
         case KeyType.MAPPING:
             return all(isinstance(one, Mapping) for one in value)
         case KeyType.NUMBER:

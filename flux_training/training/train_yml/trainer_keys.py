@@ -49,7 +49,7 @@ class KeySpec:
     `min`, of a list: how many entries it needs. `why`: the reason why any value is fine. `values`: those that ONLY allows, apart from leaving the key out. `below`: an exclusive maximum.
     `rule`: the lint rule that reports a bad value, if it is not one of the rules about values. `misread`: what an unknown
     choice silently becomes. `hub`: a path may also be `owner/name` on Hugging Face. `or_list`: or a list
-    of paths, which may be empty.
+    of paths, which may be empty. `empty_entries`: entries of a list of texts may be null. `no_flag`: `true` and `false` are no numbers.
     """
 
     type: KeyType
@@ -74,6 +74,8 @@ class KeySpec:
     adapter: bool = False
     hub: bool = False
     or_list: bool = False
+    empty_entries: bool = False
+    no_flag: bool = False
 
     def choice_of(self, value: str) -> str:
         """The value as the choices are written."""
