@@ -155,7 +155,6 @@ def test_a_broken_download_of_a_checkpoint_is_resumed(
         say_lost(f"checkpoint, {kind}, with a killed node", seconds)
 
 
-@pytest.mark.long
 def test_a_worker_that_hangs_before_the_launcher_is_noticed_and_replaced(
     services: NodeServices, say_lost: Callable[[str, float], None]
 ) -> None:
