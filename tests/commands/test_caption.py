@@ -204,7 +204,7 @@ def test_a_broken_image_is_reported_and_not_sent(
     image.write_bytes(image.read_bytes()[:200])
     with captioner() as server, pytest.raises(FluxError, match="1 of 2 images"):
         run(*options(server))
-    assert "00012.jpg: a broken image" in capsys.readouterr().out
+    assert "\n  00012.jpg: a broken image" in capsys.readouterr().out
     assert set(server.asked) == {11}
 
 

@@ -52,7 +52,7 @@ from flux_training.training.models.choice import choose_model
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.train_yml.dataset_folders import FolderKind, folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
-from flux_training.training.words import counted, first_of, flux_command
+from flux_training.training.words import counted, first_of, flux_command, with_escapes
 
 if TYPE_CHECKING:
     from flux_training.clients.captioning.captioner import Captioner
@@ -293,7 +293,7 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
         kept = _saved(outcome)
         outcomes.append(kept)
         if kept.caption and not console.is_terminal:
-            say(f"{kept.image.name}: {kept.caption}")
+            say(f"{with_escapes(kept.image.name)}: {kept.caption}")
 
     def caption_image(image: Path) -> None:
         if outcome := _ask(captioner, image, options):
@@ -407,7 +407,9 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
     except Refused:
         raise
     except FluxError as error:
-        return CaptionOutcome(image, problem=str(error), hopeless=isinstance(error, NotACompletion))
+        # The image is named beside the problem.
+        problem = str(error).removeprefix(f"{image.name}: ")
+        return CaptionOutcome(image, problem=problem, hopeless=isinstance(error, NotACompletion))
     text = place_trigger(found.text, options.trigger, options.position) if found.text else ""
     tokens_in, tokens_out = sum(one.tokens_in for one in answers), sum(one.tokens_out for one in answers)
     return CaptionOutcome(image, text, found.problem, tokens_in, tokens_out, found.removed, found.hopeless)
@@ -484,6 +486,6 @@ def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -
         say("\nNo caption:")
         for problem in dict.fromkeys(problem for _, problem in failed):
             images = [image for image, why in failed if why == problem]
-            say(f"  {first_of(images)}: {problem}")
+            say(f"  {with_escapes(first_of(images))}: {problem}")
         what = f"{len(failed)} of {count} images got no caption"
         raise FluxError(what, "", f"run it again for these, or write them by hand: {review}")

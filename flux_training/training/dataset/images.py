@@ -121,9 +121,16 @@ def read_image(file: Path) -> PreparedImage:
             [f"{file.name}: too large: {too_many_pixels(error)}; make it smaller first"]
         ) from error
     except UNREADABLE as error:
-        raise BadInput([f"{file.name}: a broken image ({error}); get it again or leave it out"]) from error
+        raise BadInput([f"{file.name}: {_why_unreadable(error)}"]) from error
     notes = (f"{file.name}: only the first of its {frames} frames is used",) if frames > 1 else ()
     return PreparedImage(image, notes)
+
+
+def _why_unreadable(error: Exception) -> str:
+    # Only errors of the system have a number; the decoders raise OSError as well.
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot be read ({error.strerror}); make it a readable file or leave it out"
+    return f"a broken image ({error}); get it again or leave it out"
 
 
 def is_thumbnail_of_raw(picture: Pillow.Image) -> bool:

@@ -1,6 +1,8 @@
 """Photos of every format are converted to upright sRGB on white; duplicates are recognized."""
 
+import errno
 import io
+import os
 import struct
 import warnings
 from contextlib import suppress
@@ -234,6 +236,21 @@ def test_a_truncated_image_is_rejected(tmp_path: Path, kind: str) -> None:
     (tmp_path / "it.jpg").write_bytes(raw[: len(raw) * 2 // 3])
     with pytest.raises(BadInput, match=r"it\.jpg: a broken image"):
         read_image(tmp_path / "it.jpg")
+
+
+# Permission; a drive that was unplugged; a file that somebody deletes meanwhile.
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOENT])
+def test_an_image_that_the_system_does_not_give_is_not_called_broken(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "it.jpg")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(BadInput) as caught:
+        read_image(tmp_path / "it.jpg")
+    reason = f"cannot be read ({os.strerror(number)}); make it a readable file or leave it out"
+    assert caught.value.findings == [f"it.jpg: {reason}"]
 
 
 def test_an_image_with_too_many_pixels_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
