@@ -18,6 +18,18 @@ REACH_SECONDS = 6.0
 CHECK_NETWORK = "check the network, proxy settings and the address"
 
 
+def reach_step(problem: str) -> str:
+    """What to do if a service cannot be reached, for these words of the TLS library or of the system."""
+    if "CERTIFICATE_VERIFY_FAILED" in problem:
+        return (
+            "behind a proxy with certificates of its own, set SSL_CERT_FILE to the file of its authority; "
+            "storage of your own needs a certificate that the nodes trust, too"
+        )
+    if "WRONG_VERSION_NUMBER" in problem:
+        return "what answers there does not use https; correct the address or its port"
+    return CHECK_NETWORK
+
+
 @dataclass(frozen=True)
 class ServiceProbe:
     """`problem` is empty if the service answered; then `date` is its Date header, and `time` our time in between."""

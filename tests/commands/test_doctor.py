@@ -19,7 +19,7 @@ from rich.console import Console
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job, KelpieRule
-from flux_training.clients.reachability import addresses, probe_services
+from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe, addresses, probe_services
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -281,6 +281,22 @@ def test_wrong_keys_are_reported_and_not_printed(connection: Connection) -> None
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://nowhere.invalid/", "https://127.0.0.1:1/x"])
 def test_an_unreachable_service_is_reported(url: str) -> None:
     assert verdicts(check_reachable("Kelpie", probe_services({"Kelpie": url})["Kelpie"])) == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "step"),
+    [
+        (
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate",
+            "set SSL_CERT_FILE",
+        ),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "does not use https"),
+        ("[Errno -2] Name or service not known", CHECK_NETWORK),
+    ],
+)
+def test_the_step_for_an_unreachable_service_depends_on_the_cause(problem: str, step: str) -> None:
+    (result,) = check_reachable("Storage", ServiceProbe("s3.example", problem))
+    assert step in result.fix
 
 
 def test_a_service_that_does_not_answer_in_time_is_not_waited_for() -> None:

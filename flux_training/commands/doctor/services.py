@@ -10,7 +10,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.kelpie import Job, KelpieRule
-from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe, require_usable_proxies
+from flux_training.clients.reachability import ServiceProbe, reach_step, require_usable_proxies
 from flux_training.clients.salad import ContainerGroup, Salad
 from flux_training.clients.stack.pricing import offer_of
 from flux_training.clients.stack.services import StackServices
@@ -46,7 +46,7 @@ def check_proxies(urls: Iterable[str]) -> list[CheckResult]:
 def check_reachable(title: str, probe: ServiceProbe) -> list[CheckResult]:
     """Any answer will do. Compares the service's clock with ours."""
     if probe.problem:
-        return [bad(title, f"{probe.host} cannot be reached: {probe.problem}", CHECK_NETWORK)]
+        return [bad(title, f"{probe.host} cannot be reached: {probe.problem}", reach_step(probe.problem))]
     skew = check_clock(title, probe.date, probe.time) if probe.time else []
     return [ok(title, f"answers at {probe.host}"), *skew]
 
