@@ -70,7 +70,9 @@ def main() -> None:
     findings = findings_of(survey, stack.layout, pulumi.get_stack())
     notes = [
         describe_stack_bill(bill, local=connection.cloud == "local"),
-        left_to_up(survey.states, make_command("up", pulumi.get_stack()))
+        left_to_up(
+            survey.states, make_command("up", pulumi.get_stack()), {job.name for job in survey.waiting}
+        )
         if REFRESH_VARIABLE in os.environ
         else "",
         waiting_in_words(survey),

@@ -1,7 +1,8 @@
-"""Starts the `flux` command. All other imports may fail where a full disk has damaged Python's compiled files."""
+"""Starts the `flux` command. All other imports may fail where a full disk has damaged Python's compiled files, or at Ctrl-C."""
 
 import sys
 
+from flux_training.commands.interrupts import EXIT_INTERRUPTED, STOPPED, is_interrupt
 from flux_training.training.compiled_files import damage_behind, write_none_on_a_full_disk
 
 
@@ -11,9 +12,12 @@ def run() -> None:
         from flux_training.commands.main import run_command
 
         run_command()
-    except EOFError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if damage := damage_behind(error):
             sys.exit(f"error: {damage}")
+        if is_interrupt(error):
+            sys.stderr.write(f"{STOPPED}\n")
+            sys.exit(EXIT_INTERRUPTED)
         raise
 
 

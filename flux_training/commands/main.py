@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import rich_click as click
 
+from flux_training.commands.interrupts import EXIT_INTERRUPTED, STOPPED
 from flux_training.commands.stack.project import project_root
 from flux_training.training.compiled_files import damage_behind
 from flux_training.training.environment import direct_on_this_machine
@@ -20,7 +21,6 @@ from flux_training.training.errors import FluxError
 from flux_training.training.files import file_error
 from flux_training.training.words import nearest, wrapped
 
-EXIT_INTERRUPTED = 130
 # Imported only when needed, so that no command waits for another's libraries.
 COMMANDS = {
     "init": "flux_training.commands.init.command:init",
@@ -114,7 +114,7 @@ def run_command() -> None:
         # Click takes the EOFError of a failed import for the end of the input.
         if damage := damage_behind(stopped.__context__):
             sys.exit(f"error: {damage}")
-        click.echo("\nstopped; nothing is lost: run the same command to continue", err=True)
+        click.echo(STOPPED, err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 

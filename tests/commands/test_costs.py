@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
-from flux_training.commands.costs.command import costs
+from flux_training.commands.costs.command import costs, uncounted
 from flux_training.commands.stack.file import stack_settings
+from flux_training.training.estimates.actuals import RunCost, Waste
+from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.run import Layout
 from tests.support.flux import make_checkout
 
@@ -69,6 +72,17 @@ def test_runs_months_classes_and_waste_are_shown_in_eighty_columns(run: Run) -> 
     assert "  idle after the last job: 20 min" in lines
     assert any(line.startswith("- 10% of the paid time is idle") for line in lines)
     assert any(line.startswith("- 33% of the paid time repeats steps") for line in lines)
+
+
+def test_runs_that_the_totals_leave_out_are_counted() -> None:
+    finished = RunCost(
+        "cat", "a" * 12, "2026-11", "RTX", "finished", Range(0.3, 0.4, 0.6), 0.5, 3600.0, Waste()
+    )
+    canceled = replace(finished, state="canceled", usd=0.2)
+    assert uncounted([finished]) == ""
+    assert "leave out 1 run that did not finish (yet), or without an estimate: $0.20." in uncounted(
+        [finished, canceled]
+    )
 
 
 @pytest.mark.usefixtures("checkout")

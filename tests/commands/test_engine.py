@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.connection import VARIABLES
+from flux_training.commands.interrupts import is_interrupt
 from flux_training.commands.stack import engine as engine_module
 from flux_training.commands.stack.access import connection_of
 from flux_training.commands.stack.engine import (
@@ -275,3 +276,40 @@ def test_changes_are_read_from_the_summary(counted: dict[str, int] | None, found
 
 def test_an_unfinished_event_log_is_no_promise() -> None:
     assert has_changes('{"sequence": 0, "preludeEvent": {}}\n')
+
+
+def test_after_ctrl_c_the_command_stops_once_the_engine_has_ended(tmp_path: Path) -> None:
+    """`flux` then exits with 130 and says how to continue. The engine's own exit code is 1, or 0 if it was done."""
+    script = tmp_path / "engine.py"
+    script.write_text(
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(0.2)\n"
+        f"pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        Engine((sys.executable, str(script)), dict(os.environ), "prod", tmp_path).run("up")
+    assert (tmp_path / "saved").exists()
+
+
+def _raised_from(cause: BaseException) -> Exception:
+    try:
+        raise ImportError("a compiled module cannot be imported") from cause
+    except ImportError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyboardInterrupt(), True),
+        (_raised_from(KeyboardInterrupt()), True),
+        # pydantic's schema builder has the interrupt only in its text.
+        (ValueError('Error building "literal" validator:\n  KeyboardInterrupt: '), True),
+        (ValueError("steps"), False),
+        (_raised_from(OSError("disk")), False),
+    ],
+)
+def test_an_error_that_ctrl_c_has_caused_is_not_shown_as_a_bug(error: BaseException, expected: bool) -> None:
+    assert is_interrupt(error) == expected

@@ -356,8 +356,29 @@ def test_commands_on_a_page_name_the_stack(outputs: Path) -> None:
     (folder / "manifest.json").unlink()
     page = run_page(ReportedRun("cat", folder.name, folder), outputs, outputs.parent / "jobs", "prod")
     copied = [attributes.get("data-copy") for _, attributes in ParsedPage(page).found]
-    for command in (f"fetch cat --run {'b' * 12}", "fetch cat", "report cat --compare"):
+    for command in (f"fetch cat --run {'b' * 12}", "fetch cat"):
         assert f"./flux {command} --stack prod" in copied
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_page_offers_a_comparison_only_if_there_is_another_run(outputs: Path, runs: int) -> None:
+    folders = [make_run(outputs, run_id=name * 12) for name in "ab"[:runs]]
+    assert ("report cat --compare" in page_of(folders[0], outputs)) == (runs == 2)
+
+
+def test_a_comparison_shows_captions_that_differ(outputs: Path) -> None:
+    folders = [make_run(outputs, run_id=name * 12) for name in "ab"]
+    manifest = json.loads((folders[1] / "manifest.json").read_text())
+    manifest["images"]["00002.jpg"] = {"sha256": "2", "caption": "the same"}
+    write_json(folders[0] / "manifest.json", manifest)
+    manifest["images"]["00001.jpg"] |= {"caption": "a black cat"}
+    write_json(folders[1] / "manifest.json", manifest)
+    text = ParsedPage(compare_page(runs_of(outputs, "cat"))).text
+    assert "Images and captions that differ" in text
+    assert "a black cat" in text
+    assert "the same" not in text
+    shown = CliRunner().invoke(report, ["--from", str(outputs), "cat", "--compare"]).stdout
+    assert "Different images or captions: 00001.jpg" in shown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
-from flux_training.clients.salad import ContainerGroup
+from flux_training.clients.salad import ContainerGroup, Instance
+from flux_training.commands.stack.declared import undeployed_jobs
 from flux_training.commands.watch.job_status import (
     JobStatus,
     StackJob,
@@ -20,10 +21,11 @@ from flux_training.commands.watch.job_status import (
     stack_jobs,
 )
 from flux_training.commands.watch.logs import lines_of_job
+from flux_training.commands.watch.status import not_deployed
 from flux_training.commands.watch.sweeps import sweeps_of
-from flux_training.commands.watch.table import render
+from flux_training.commands.watch.table import NOTHING, render
 from flux_training.commands.watch.trainer import assumed_trainers, trainer_note
-from flux_training.commands.watch.watcher import JobRow, StackStatus, usd_an_hour
+from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, job_row, usd_an_hour
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
@@ -278,3 +280,36 @@ def test_the_jobs_of_a_sweep_are_those_with_the_same_images_in_the_stack_file(tm
     names = ["first", "first-rank4", "other"]
     assert sweeps_of(root, "dev", names) == [["first", "first-rank4"]]
     assert sweeps_of(root, "prod", names) == []
+
+
+@pytest.mark.parametrize(
+    ("deployed", "said"),
+    [
+        ({"chelsea-cat", "coffee-cup"}, ""),
+        ({"chelsea-cat"}, "Declared, but not deployed: coffee-cup. `make up` queues what the budget allows"),
+    ],
+)
+def test_declared_jobs_that_the_table_lacks_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployed: set[str], said: str
+) -> None:
+    monkeypatch.chdir(make_checkout(tmp_path / "checkout"))
+    found = not_deployed(undeployed_jobs("dev", deployed), "dev")
+    assert (found.startswith(said), bool(found)) == (True, bool(said))
+    assert undeployed_jobs("none", deployed) == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "node"), [("machine-12345", "machine-"), ("user", NOTHING), (None, NOTHING)]
+)
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_the_column_of_the_node_has_its_machine_during_and_after_the_training(
+    machine: str | None, node: str, is_listed: bool
+) -> None:
+    """Kelpie has `user` in its place for a canceled job."""
+    found = status("cat", "canceled" if machine == "user" else "running")
+    assert found.queue_job is not None
+    found = replace(found, queue_job=found.queue_job.model_copy(update={"machine_id": machine}))
+    instances = {"machine-12345": Instance(id="instance", machine_id="machine-12345", state="running")}
+    shown = job_row(found, ClusterInfo(instances if is_listed else {}), "", "", "")
+    line = rendered(StackStatus([shown]), 100).splitlines()[1]
+    assert line.split()[-2] == node

@@ -124,7 +124,7 @@ def test_results_that_were_fetched_before_are_not_listed_again(
     assert "Next: open outputs/prod/dog/0123456789ab/report.html in a browser" in shown
     assert up(fetched=("cat",), cat="completed") == []
     shown = capsys.readouterr().out
-    assert "The results of all jobs were fetched before; `./flux list` names them" in shown
+    assert "The results of all deployed jobs were fetched before; `./flux list` names them" in shown
     assert "Next" not in shown
 
 
@@ -258,3 +258,10 @@ def test_without_a_terminal_consent_is_an_option(
     with pytest.raises(click.UsageError, match=f"`make {command.name} YES=1 STACK=prod` does not ask"):
         command.main(["--stack", "prod"], standalone_mode=False)
     assert paid_stack.ran == []
+
+
+def test_the_total_estimate_is_that_of_the_jobs_that_are_listed() -> None:
+    trained = {"actualUsd": 0.3, "actualHours": 0.6, "estimateUsd": 0.4}
+    shown = stack.cost_table({"cat": trained, "dog": trained, "owl": {"estimateUsd": 0.4}}, local=False)
+    assert "owl" not in shown
+    assert "total  about $0.60 (estimated $0.80)" in shown

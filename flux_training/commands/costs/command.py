@@ -31,7 +31,7 @@ from flux_training.training.estimates.actuals import (
 )
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
-from flux_training.training.words import one_line
+from flux_training.training.words import counted, one_line
 
 # https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -89,6 +89,8 @@ def _print(runs: Sequence[RunCost], *, local: bool) -> None:
         say("* outside the estimated range")
     for title, found in (("Month", by_month(runs)), ("GPU class", by_gpu(runs))):
         _print_groups(title, found)
+    if note := uncounted(runs):
+        say_wrapped(note)
     paid, waste = sum(run.paid_seconds for run in runs), total_waste(run.waste for run in runs)
     say(f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid + waste.idle)}")
     for cause, words in WASTE_WORDS.items():
@@ -129,6 +131,16 @@ def by_month(runs: Sequence[RunCost]) -> list[CostGroup]:
 
 def by_gpu(runs: Sequence[RunCost]) -> list[CostGroup]:
     return grouped(runs, lambda run: run.gpu)
+
+
+def uncounted(runs: Sequence[RunCost]) -> str:
+    """What the months and GPU classes leave out; empty if nothing."""
+    left = [run for run in runs if run.error is None]
+    if not left:
+        return ""
+    known = [run.usd for run in left if run.usd is not None]
+    what = f"{counted(len(left), 'run')} that did not finish (yet), or without an estimate: {show_dollars(sum(known))}"
+    return f"\nMonths and GPU classes compare finished runs with their estimates. They leave out {what}."
 
 
 def _document(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
+from flux_training.commands.interrupts import EXIT_INTERRUPTED
 from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, other_folders
 from flux_training.training.bill import show_dollars
 from flux_training.training.dataset.answer_words import describes_a_scene
@@ -62,7 +63,6 @@ JPEG_QUALITY = 85
 PROBES = 3
 # Photos of one subject may be described alike; a model that describes so many alike does not see them.
 EQUAL_PROBES = 6
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

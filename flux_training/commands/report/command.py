@@ -12,8 +12,9 @@ from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import PAGE, ReportedRun, label_of, newest_runs, runs_of
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
-from flux_training.training.train_yml.diff import compared_settings, settings_by_job
-from flux_training.training.words import DEFAULT_STACK, flux_command
+from flux_training.training.runs.changes import MAX_NAMES
+from flux_training.training.train_yml.diff import compared_settings, differing_images, settings_by_job
+from flux_training.training.words import DEFAULT_STACK, flux_command, printable
 
 DEFAULT_JOBS_FOLDER = "jobs"
 COMPARISON = "compare.html"
@@ -66,6 +67,8 @@ def report(
         is_replaced = page.exists()
         write_comparison(runs, page)
         screen.print(_comparison_table(runs))
+        if note := _different_images(runs):
+            say(note)
         say(f"{'Replaced by this comparison' if is_replaced else 'Samples and losses side by side'}:\n{page}")
         return
     for newest in newest_runs(outputs, jobs, stack):
@@ -109,6 +112,15 @@ def _comparison_table(runs: list[ReportedRun]) -> Table:
         loss = run.progress.loss
         table.add_row(Text(label), Text(changed.get(label) or "-"), "-" if loss is None else f"{loss:.4f}")
     return table
+
+
+def _different_images(runs: list[ReportedRun]) -> str:
+    """`Different images or captions: 00003.jpg, 00007.jpg`; empty if none differs."""
+    names = list(differing_images([run.images for run in runs]))
+    if not names:
+        return ""
+    shown = ", ".join(names[:MAX_NAMES]) + " …" * (len(names) > MAX_NAMES)
+    return f"Different images or captions: {printable(shown)}"
 
 
 def _runs_to_compare(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[ReportedRun]:

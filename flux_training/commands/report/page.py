@@ -22,6 +22,7 @@ from flux_training.training.runs.samples import Sample, sample_settings, spread_
 from flux_training.training.train_yml.diff import (
     caption_changes,
     compared_settings,
+    differing_images,
     distinctive_settings,
     setting_changes,
 )
@@ -95,7 +96,7 @@ class PageWeights:
 def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DEFAULT_STACK) -> str:
     """The page of one run of this stack. It links the previous and the next run of the job if they have a page already."""
     parent, description = parent_of(run, outputs)
-    images = find_images(run, jobs_folder)
+    images, runs = find_images(run, jobs_folder), runs_of(outputs, run.job)
     return _render(
         "run.html.j2",
         run=run,
@@ -119,9 +120,11 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
         timings=times_of(run.record, run.progress, is_stand_in=run.is_stand_in),
         cost_parts=cost_parts(run.progress, price_of(run.record), idle_seconds_of(run.record)),
-        commands=run_commands(run.job, run.run_id, stack, is_finished=bool(run.done)),
+        commands=run_commands(
+            run.job, run.run_id, stack, is_finished=bool(run.done), has_others=len(runs) > 1
+        ),
         weights=_weights_of(run),
-        neighbours=_neighbour_links(run, runs_of(outputs, run.job)),
+        neighbours=_neighbour_links(run, runs),
     )
 
 
@@ -143,6 +146,7 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
     labels = [label_of(run, runs) for run in runs]
     figures = [dict(_figures(run)) for run in runs]
     names = list(dict.fromkeys(name for one in figures for name in one))
+    different = differing_images([run.images for run in runs])
     return _render(
         "compare.html.j2",
         title="Comparison of runs: " + ", ".join(labels),
@@ -153,6 +157,8 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
         ],
         figures=[(name, [one.get(name, "") for one in figures]) for name in names],
         settings=compared_settings([run.config for run in runs]),
+        images=dict(list(different.items())[:MAX_IMAGES]),
+        more_images=max(0, len(different) - MAX_IMAGES),
         curves=[
             chart_curve(label, run.losses) for label, run in zip(labels, runs, strict=True) if run.losses
         ],

@@ -3,14 +3,16 @@
 from flux_training.training.words import flux_command
 
 
-def run_commands(job: str, run_id: str, stack: str, *, is_finished: bool) -> list[tuple[str, str]]:
-    """What a reader may want to do with a run, and the command for it."""
+def run_commands(
+    job: str, run_id: str, stack: str, *, is_finished: bool, has_others: bool
+) -> list[tuple[str, str]]:
+    """What a reader may want to do with a run, and the command for it. `has_others`: whether the job has other runs to compare it with."""
     which = f"{job} --run {run_id}"
     export = ("Make a folder for Hugging Face, Civitai and ComfyUI", f"export {which} --to ~/loras/{job}")
     found = [
         ("Get these results, with all checkpoints", f"fetch {which} --checkpoints"),
         *([export] if is_finished else []),
-        ("Compare all runs of this job", f"report {job} --compare"),
+        *([("Compare all runs of this job", f"report {job} --compare")] if has_others else []),
     ]
     return [(what, typed(arguments, stack)) for what, arguments in found]
 

@@ -243,10 +243,10 @@ def _collect(engine: Engine, stack: str) -> Collected:
         collected.new.append(status)
     if before := len(rows) - len(collected.new):
         what = "The results of " + (
-            "all jobs were" if before == len(rows) else f"{counted(before, 'other job')} were"
+            "all deployed jobs were" if before == len(rows) else f"{counted(before, 'other job')} were"
         )
         say_wrapped(f"  {what} fetched before; {flux_command('list', stack)} names them")
-    if table := _cost_table(costs, local=watcher.local):
+    if table := cost_table(costs, local=watcher.local):
         say(table)
     return collected
 
@@ -307,14 +307,14 @@ def _result_line(status: JobStatus, folder: Path) -> str:
     return f"{' and '.join(str(folder / name) for name in names)}{loss}{faults}"
 
 
-def _cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
+def cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     """Actual GPU time at the price of the estimate, and the estimate. Only SaladCloud knows the bill."""
     rows = {name: text for name, cost in costs.items() if (text := actual_cost(cost))}
     if not rows:
         return ""
     if len(rows) > 1:
         actual, estimated = (
-            sum(cost.get(key, 0.0) for cost in costs.values()) for key in ("actualUsd", "estimateUsd")
+            sum(costs[name].get(key, 0.0) for name in rows) for key in ("actualUsd", "estimateUsd")
         )
         rows["total"] = f"about {show_dollars(actual)} (estimated {show_dollars(estimated)})"
     width = max(map(len, rows))

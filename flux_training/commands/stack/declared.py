@@ -1,8 +1,12 @@
 """What a stack declares, for the next step of messages about jobs that are not deployed."""
 
+from collections.abc import Container
+from contextlib import suppress
+
 from flux_training.commands.stack.edit import declared_jobs, entry_for, jobs_key
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
+from flux_training.training.errors import FluxError
 from flux_training.training.jobs.declare import choose_jobs, folder_names
 from flux_training.training.words import first_of, make_command
 
@@ -24,6 +28,16 @@ def nothing_deployed(stack: str) -> str:
         return f"No job is deployed: {key} declares none. Add one there, such as `{folders[0]}: {{}}` for {jobs_folder / folders[0]}."
     new = f'`./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack {stack}`'
     return f"No job is deployed: {key} declares none. {new} makes one from photos and declares it."
+
+
+def undeployed_jobs(stack: str, deployed: Container[str]) -> list[str]:
+    """The declared jobs without `skip` that are not deployed. None if the stack file cannot be used: other commands say why."""
+    with suppress(FluxError, OSError):
+        settings = stack_settings(project_root(), stack)
+        folders = folder_names(project_root() / settings.jobs_folder)
+        declared, _ = choose_jobs(settings.jobs, folders, settings.jobs_folder)
+        return sorted(name for name in declared if name not in deployed)
+    return []
 
 
 def why_not_deployed(job: str, stack: str) -> str:

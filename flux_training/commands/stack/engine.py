@@ -62,7 +62,7 @@ class Engine:
     root: Path
 
     def run(self, *arguments: str) -> int:
-        """Run a Pulumi command that prints to the user; its exit code."""
+        """Run a Pulumi command that prints to the user; its exit code. Raises KeyboardInterrupt after Ctrl-C, once it has ended."""
         line, refresh = self._line(arguments), {REFRESH_VARIABLE: "1"} if arguments[0] == "refresh" else {}
         return _wait(subprocess.Popen(line, env={**self.environment, **refresh}, cwd=self.root))  # noqa: S603 - fixed commands
 
@@ -264,14 +264,19 @@ def find_engine(
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """At Ctrl-C, wait until the engine has finished the steps that it has begun."""
-    while True:
+    """At Ctrl-C, wait until the engine has finished the steps that it has begun. Then raises KeyboardInterrupt, whatever its exit code."""
+    was_interrupted = False
+    while process.poll() is None:
         try:
-            return process.wait()
+            process.wait()
         except KeyboardInterrupt:
+            was_interrupted = True
             # A terminal sends Ctrl-C to the engine as well, which would stop at once when signalled twice.
             if not sys.stdin.isatty():
                 process.send_signal(signal.SIGINT)
+    if was_interrupted:
+        raise KeyboardInterrupt
+    return process.returncode
 
 
 def has_changes(event_log: str) -> bool:

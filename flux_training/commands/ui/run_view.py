@@ -9,9 +9,11 @@ from typing import Any
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import CHANGED_CONFIG, stored_inputs
 from flux_training.clients.storage import Storage
+from flux_training.commands.cli import outputs_of
 from flux_training.commands.report.chart import chart_curve, marks_of
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
 from flux_training.commands.report.run_commands import run_commands
+from flux_training.commands.report.runs import runs_of
 from flux_training.commands.report.times import cost_parts, restart_words
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
@@ -46,7 +48,14 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
         "figures": _figures(reported),
         "times": _times(reported, queued),
         "cost_parts": [asdict(part) for part in cost_parts(reported, _price_of(queued), idle)],
-        "commands": run_commands(keys.job, keys.run, stack, is_finished=reported.state == "finished"),
+        "commands": run_commands(
+            keys.job,
+            keys.run,
+            stack,
+            is_finished=reported.state == "finished",
+            # The command compares runs that were fetched.
+            has_others=len(runs_of(outputs_of(stack), keys.job)) > 1,
+        ),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
         "curve": chart_curve(keys.job, _losses(storage, keys), marks_of(config, reported)),

@@ -2,19 +2,21 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import rich_click as click
 from rich.console import Console
 
-from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.cli import say, say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import deployed_outputs, read_only_engine
+from flux_training.commands.stack.declared import undeployed_jobs
 from flux_training.commands.watch.deployed import watcher_of
 from flux_training.commands.watch.follow import follow, queue_silent_again
 from flux_training.commands.watch.table import render, steps_done
 from flux_training.commands.watch.watcher import JobRow, StackStatus
-from flux_training.training.words import make_command
+from flux_training.training.words import flux_command, make_command
 
 # Wide enough for any table: nothing is cut off in a pipe.
 PIPE_WIDTH = 250
@@ -52,6 +54,8 @@ def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
         click.echo(json.dumps(_stack_document(stack, found), indent=2))
     elif not watch:
         _print(found, watcher.local)
+        if note := not_deployed(undeployed_jobs(stack, outputs["jobs"]), stack):
+            say_wrapped(f"\n{note}")
     sys.exit(0 if found.is_well else 1)
 
 
@@ -60,6 +64,14 @@ def _print(found: StackStatus, local: bool) -> None:
         screen.print(render(found, screen.width, local))
     else:
         Console(width=PIPE_WIDTH).print(render(found, PIPE_WIDTH, local, bar=False))
+
+
+def not_deployed(jobs: Sequence[str], stack: str) -> str:
+    """What to say about declared jobs that the table lacks; empty if it lacks none."""
+    if not jobs:
+        return ""
+    up, plan = make_command("up", stack), flux_command("plan", stack)
+    return f"Declared, but not deployed: {', '.join(jobs)}. {up} queues what the budget allows; {plan} says which jobs wait for it."
 
 
 def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:

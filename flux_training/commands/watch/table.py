@@ -89,7 +89,7 @@ def _columns(width: int, bar: bool) -> dict[str, Cell]:
         "Cost": lambda row: show_dollars(row.spent) if row.spent is not None else NOTHING,
     }
     if width >= MIN_WIDTH_WITH_NODE:
-        columns["Node"] = lambda row: (row.instance or row.machine)[:SHORT_ID] or NOTHING
+        columns["Node"] = lambda row: row.machine[:SHORT_ID] or NOTHING
         columns["Restarts"] = lambda row: str(row.status.progress.restarts or 0)
     return columns
 

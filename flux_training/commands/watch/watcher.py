@@ -45,6 +45,8 @@ from flux_training.training.words import DEFAULT_STACK, make_command
 MAX_PARALLEL_REQUESTS = 8
 # Nodes change over minutes, and SaladCloud limits the rate of requests.
 CLUSTER_SECONDS = 15.0
+# What Kelpie has in place of the machine of a job that was canceled (docs/services.md).
+CANCELED_BY_USER = "user"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class LastRead:
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job of the table. `price` is in dollars an hour; `machine` and `instance` are ids, empty while no node has the job.
+    """One job of the table. `price` is in dollars an hour; `machine` and `instance` are ids, empty while no node has the job, and once it is canceled.
 
     `trainer_note`: how the node's ai-toolkit differs from the one that lint assumed; empty if it does not.
     `differs`: its values of the settings in which the jobs of its sweep differ, empty for other jobs.
@@ -161,7 +163,7 @@ class Watcher:
         problems = find_problems(statuses, datetime.now(UTC), self._stack)
         return StackStatus(
             [
-                _row(
+                job_row(
                     status,
                     clusters.get(status.job.cluster, ClusterInfo()),
                     problems.get(status.job.name, ""),
@@ -291,8 +293,9 @@ class Watcher:
         return self._clusters[name].info
 
 
-def _row(status: JobStatus, cluster: ClusterInfo, problem: str, note: str, differs: str) -> JobRow:
+def job_row(status: JobStatus, cluster: ClusterInfo, problem: str, note: str, differs: str) -> JobRow:
     machine = (status.queue_job.machine_id or "") if status.queue_job else ""
+    machine = "" if machine == CANCELED_BY_USER else machine
     node = cluster.instances.get(machine)
     spent = usd_of(status.progress.gpu_seconds, cluster.price)
     return JobRow(status, cluster.price, spent, machine, node.id if node else "", problem, note, differs)

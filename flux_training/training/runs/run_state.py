@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -109,10 +109,14 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def left_to_up(states: Mapping[str, RunState], up: str) -> str:
-    """What a refresh says about the declared runs that it does not queue; empty if there are none. `up`: the command that queues them."""
-    waiting = [job for job, state in states.items() if state in (RunState.NEW, RunState.CANCELED)]
-    return f"A refresh queues nothing: {up} trains {', '.join(sorted(waiting))}." if waiting else ""
+def left_to_up(states: Mapping[str, RunState], up: str, unaffordable: Container[str] = ()) -> str:
+    """What a refresh says about the declared runs that it does not queue; empty if there are none. `up`: the command that queues them.
+
+    `unaffordable`: jobs that wait for the budget.
+    """
+    left = {job for job, state in states.items() if state in (RunState.NEW, RunState.CANCELED)}
+    queued = sorted(job for job in left if job not in unaffordable)
+    return f"A refresh queues nothing: {up} trains {', '.join(queued)}." if queued else ""
 
 
 def run_state(queue_status: str | None, evidence: Evidence, stalled: str = "") -> RunState:

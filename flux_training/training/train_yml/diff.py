@@ -115,6 +115,36 @@ def caption_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list
     ]
 
 
+def differing_images(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """The images whose content or caption differs between the runs, each with its caption in every run.
+
+    `runs`: the images of each run's manifest. Empty for runs that have no image in common.
+    """
+    names = sorted(set().union(*runs))
+    if not any(_is_in_all(name, runs) for name in names):
+        return {}
+    found = {}
+    for name in names:
+        row = [one.get(name, {}) for one in runs]
+        first = next((image.get("sha256") for image in row if image), None)
+        cells = [_image_cell(image, first) for image in row]
+        if len(set(cells)) > 1:
+            found[name] = cells
+    return found
+
+
+def _image_cell(image: Mapping[str, Any], digest: object) -> str:
+    if not image:
+        return ABSENT
+    caption = str(image.get("caption") or "")
+    return caption if image.get("sha256") == digest else f"{caption} (another image)".lstrip()
+
+
+def _is_in_all(name: str, runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> bool:
+    digests = {str(one.get(name, {}).get("sha256")) for one in runs}
+    return len(digests) == 1 and "None" not in digests
+
+
 def setting_label(path: str) -> str:
     """`learning rate` for `train.lr`."""
     return LABELS.get(path, path)

@@ -2,12 +2,16 @@
 
 import sys
 
-from pulumi_embedded.cli.main import run_command
-
 
 def main() -> int:
     """Run the command line of this process."""
-    return run_command(sys.argv[1:])
+    try:
+        from pulumi_embedded.cli.main import run_command
+
+        return run_command(sys.argv[1:])
+    except KeyboardInterrupt:  # Ctrl-C during the import
+        sys.stderr.write("error: canceled\n")
+        return 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from engine_stack import PASSPHRASE, EngineStack, thing
+from pulumi_embedded.__main__ import main as start_of_process
+from pulumi_embedded.cli import main as cli_main
 from pulumi_embedded.cli.main import run_command
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.project.config import StackConfig, find_project
@@ -380,3 +382,14 @@ def test_missing_files_and_folders_are_reported(stack: EngineStack) -> None:
     assert "Not a directory" in stack.run(
         "up", "--yes", code=1, PULUMI_BACKEND_URL="file:///dev/null/x", PULUMI_STACK="dev"
     )
+
+
+def test_ctrl_c_during_the_import_prints_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_main, "__getattr__", interrupted, raising=False)
+    monkeypatch.delattr(cli_main, "run_command")
+    assert (start_of_process(), capsys.readouterr().err) == (1, "error: canceled\n")

@@ -188,11 +188,17 @@ def test_only_running_runs_can_be_stalled(queue: str | None, evidence: Evidence,
     ("states", "said"),
     [
         ({"cat": RunState.COMPLETED, "dog": RunState.RUNNING, "owl": RunState.FAILED}, ""),
+        ({"fox": RunState.NEW}, ""),
         (
-            {"owl": RunState.NEW, "cat": RunState.CANCELED, "dog": RunState.COMPLETED},
+            {
+                "owl": RunState.NEW,
+                "cat": RunState.CANCELED,
+                "dog": RunState.COMPLETED,
+                "fox": RunState.NEW,  # waits for the budget
+            },
             "A refresh queues nothing: `make up` trains cat, owl.",
         ),
     ],
 )
 def test_a_refresh_names_the_runs_that_it_does_not_queue(states: dict[str, RunState], said: str) -> None:
-    assert left_to_up(states, "`make up`") == said
+    assert left_to_up(states, "`make up`", {"fox"}) == said

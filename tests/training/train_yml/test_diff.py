@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from flux_training.training.train_yml.diff import (
+    ABSENT,
     MISSING,
     Change,
     caption_changes,
+    differing_images,
     differing_settings,
     differing_values,
     distinctive_settings,
@@ -111,3 +113,31 @@ def test_the_jobs_of_a_sweep_are_told_apart_by_the_settings_in_which_they_differ
     hostile = distinctive_settings({"a": job("a", "x" * 500), "b": job("b", "\x1b[2J\ny")})
     assert len(hostile["a"]) < 80
     assert hostile["b"].isprintable()
+
+
+CAT, DOG = {"sha256": "c", "caption": "a cat"}, {"sha256": "d", "caption": "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "different"),
+    [
+        ([{"1.jpg": CAT}, {"1.jpg": CAT}], {}),
+        (
+            [{"1.jpg": CAT, "2.jpg": DOG}, {"1.jpg": {**CAT, "caption": "my cat"}, "2.jpg": DOG}],
+            {"1.jpg": ["a cat", "my cat"]},
+        ),
+        ([{"1.jpg": CAT, "2.jpg": DOG}, {"2.jpg": DOG}], {"1.jpg": ["a cat", ABSENT]}),
+        ([{"2.jpg": DOG}, {"1.jpg": CAT, "2.jpg": DOG}], {"1.jpg": [ABSENT, "a cat"]}),
+        (
+            [{"1.jpg": CAT, "2.jpg": DOG}, {"1.jpg": {**CAT, "sha256": "e"}, "2.jpg": DOG}],
+            {"1.jpg": ["a cat", "a cat (another image)"]},
+        ),
+        # Jobs of different images: nothing is comparable.
+        ([{"1.jpg": CAT}, {"1.jpg": DOG}], {}),
+        ([{}, {}], {}),
+    ],
+)
+def test_images_and_captions_that_differ_between_runs(
+    runs: list[dict[str, dict[str, str]]], different: dict[str, list[str]]
+) -> None:
+    assert differing_images(runs) == different
