@@ -78,7 +78,7 @@ class LintReport:
 
 @dataclass(frozen=True)
 class FindingGroup:
-    """All findings of one rule; never empty. `str()` is one line: the first places, how many more there are, and the first message."""
+    """All findings of one rule; never empty. `str()` is one line: the first places, how many more there are, and the first messages."""
 
     findings: Sequence[Finding]
     stack: str
@@ -100,9 +100,10 @@ class FindingGroup:
         first = self.findings[0]
         if len(self.findings) == 1:
             return str(first)
-        same = all(other.message == first.message for other in self.findings)
-        message = first.message if same else f"{first.message} (and similar)"
-        is_complete = same and len(self.findings) <= MAX_PLACES
+        messages = list(dict.fromkeys(finding.message for finding in self.findings))
+        similar = " (and similar)" if len(messages) > MAX_PLACES else ""
+        message = f"{', '.join(messages[:MAX_PLACES])}{similar}"
+        is_complete = len(self.findings) <= MAX_PLACES
         rest = "" if is_complete else f"; {flux_command('lint --each', self.stack)} shows all"
         return f"{self.places}: {message}; {first.rule}; {first.fix} [{first.code}]{rest}"
 

@@ -16,8 +16,9 @@ from flux_training.training.models.choice import DEFAULT_POLICY, ModelChoice, Mo
 from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import caption_name
 from flux_training.training.train_yml.trainer_config import TrainerFile, uses_variable
+from flux_training.training.train_yml.trainer_keys import entries
 from flux_training.training.train_yml.trainer_version import NEWEST
-from flux_training.training.words import with_escapes
+from flux_training.training.words import most_similar, with_escapes
 
 # A value quoted in a message may be as long as a file.
 MAX_MESSAGE_LENGTH = 300
@@ -88,6 +89,19 @@ class Subject:
         """Whether train.yml has a process. If not, only the rule for that reports it."""
         return bool(self.process)
 
+    def describe_setting(self, path: str, value: object) -> str:
+        """The value of a setting such as `train.steps`, or that it is not set, and which unknown key was probably meant for it."""
+        section, _, key = path.rpartition(".")
+        if value is not None:
+            return describe_value(path, value)
+        unknown = [entry.place for entry in entries(self.process) if entry.spec is None]
+        in_section = [place[-1] for place in unknown if place[:-1] == ((section,) if section else ())]
+        meant = {most_similar(key, in_section): key}
+        if section and section not in self.process:
+            meant = {most_similar(section, [place[0] for place in unknown if len(place) == 1]): section}
+        hints = [f"; `{typo}` looks like a misspelling of `{name}`" for typo, name in meant.items() if typo]
+        return describe_value(path, value) + "".join(hints)
+
     def in_dataset(self, name: str, message: str, line: int | None = None) -> Problem:
         """A problem of a file of the dataset, or of the folder `dataset/` if the name is empty."""
         folder = self.dataset.folder if self.dataset else self.folder
@@ -112,6 +126,11 @@ class Subject:
 
 
 Check = Callable[[Subject], Iterable[Problem]]
+
+
+def describe_value(path: str, value: object) -> str:
+    """`train.lr is 'high'`; `train.lr is not set` if it is null or missing."""
+    return f"{path} is not set" if value is None else f"{path} is {value!r}"
 
 
 @dataclass(frozen=True)
@@ -194,7 +213,7 @@ class Area:
         def check(job: Subject) -> Iterator[Problem]:
             value = (job.section(section) if section else job.process).get(key, default)
             if job.trains and (needed or not uses_variable(value)) and is_wrong(value):
-                yield job.in_config(f"{path} is {value!r}", *path.split("."))
+                yield job.in_config(job.describe_setting(path, value), *path.split("."))
 
         self._register(code, severity, why, fix, needed, "")(check)
 

@@ -145,6 +145,7 @@ def test_findings_of_one_rule_are_one_line_with_the_first_places() -> None:
         + [finding(code="other"), replace(finding("", "fatal"), severity="error")]
         + [finding(code="two", line=n) for n in (1, 2)]
         + [replace(finding(code="third", line=n), message=f"what {n}") for n in (1, 2)]
+        + [replace(finding(code="fourth", line=n), message=f"what {n}") for n in (1, 2, 3, 4)]
     )
     assert [(group.severity, str(group)) for group in group_findings(found, "prod")] == [
         ("error", "jobs/x: what; why; fix [fatal]"),
@@ -156,7 +157,11 @@ def test_findings_of_one_rule_are_one_line_with_the_first_places() -> None:
         ("warning", "jobs/cat:1, cat:2: what; why; fix [two]"),
         (
             "warning",
-            "jobs/cat:1, cat:2: what 1 (and similar); why; fix [third]; `./flux lint --each --stack prod` shows all",
+            "jobs/cat:1, cat:2: what 1, what 2; why; fix [third]",
+        ),
+        (
+            "warning",
+            "jobs/cat:1, cat:2, cat:3 and 1 more: what 1, what 2, what 3 (and similar); why; fix [fourth]; `./flux lint --each --stack prod` shows all",
         ),
     ]
     assert group_findings([], "dev") == []

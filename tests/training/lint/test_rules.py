@@ -1,5 +1,6 @@
 """Each rule finds its example mistake; valid folders have no finding; silencing."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -164,6 +165,28 @@ def test_an_unknown_lint_key_is_rejected_with_a_suggestion() -> None:
 def test_only_needed_and_secret_rules_cannot_be_silenced() -> None:
     loud = {rule.code for rule in RULES.values() if rule.always}
     assert loud == {rule.code for rule in NEEDED} | {"caption-secret", "config-secret", "silence-unused"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code", "words"),
+    [
+        (" steps:", " stepz:", "steps-invalid", "train.steps is not set; `stepz` looks like a misspelling of `steps`"),
+        (" train:", " trian:", "steps-invalid", "train.steps is not set; `trian` looks like a misspelling of `train`"),
+        (" name_or_path: *", "#", "model-path", "model.name_or_path is not set"),
+        (" training_folder: ", "#", "training-folder", "training_folder is not set"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_missing_is_not_none(
+    before: str, after: str, code: str, words: str, clean: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(clean, tmp_path / "jobs/cat")
+    path = tmp_path / "jobs/cat/train.yml"
+    text, number = re.subn(f"(?m)^( *){before.replace('*', '.*')}", rf"\1{after}", path.read_text(), count=1)
+    assert number == 1
+    path.write_text(text)
+    messages = [one.message for one in lint_jobs(stack(cat={}), tmp_path).findings if one.code == code]
+    assert [message for message in messages if message.startswith(words)]
+    assert not any("None" in message for message in messages)
 
 
 def test_findings_in_a_shared_dataset_are_reported_once(clean: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from flux_training.training.finding import Problem
-from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.registry import Area, Subject, describe_value
 from flux_training.training.names import START_WORDS
 from flux_training.training.train_yml.key_values import FaultKind, value_fault
 from flux_training.training.train_yml.trainer_config import uses_variable
@@ -84,7 +84,7 @@ def _value_rule(code: str, kind: FaultKind, why: str, fix: str) -> None:
         for entry in _checked(job):
             fault = entry.spec and value_fault(entry.spec, entry.value)
             if fault and fault.kind == kind:
-                yield job.in_config(f"{entry.name} is {entry.value!r}: {fault.rule}", *entry.place)
+                yield job.in_config(f"{describe_value(entry.name, entry.value)}: {fault.rule}", *entry.place)
 
     register: Callable[[Callable[[Subject], Iterator[Problem]]], object] = AREA.error(code, why, fix)
     register(check)

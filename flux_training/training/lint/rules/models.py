@@ -147,7 +147,7 @@ def unavailable_weights(job: Subject) -> Iterator[Problem]:
     if not job.trains or (isinstance(path, str) and is_in_image(path)):
         return
     if not isinstance(path, str) or not HUB_ID.fullmatch(path):
-        yield job.in_config(f"model.name_or_path is {path!r}", "model", "name_or_path")
+        yield job.in_config(job.describe_setting("model.name_or_path", path), "model", "name_or_path")
         return
     if job.choice.owner is None and (listed := same_letters(path, KNOWN_WEIGHTS)):
         message = f"model.name_or_path is {path}, but the id is {listed}"
@@ -336,7 +336,7 @@ def _models_with_adapter(path: str) -> list[TrainableModel]:
 def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
     value = job.section("train").get("noise_scheduler")
     if job.model and _is_unsuitable(job, value):
-        message = f"train.noise_scheduler is {value!r}{_near_sampler(job, value)}"
+        message = job.describe_setting("train.noise_scheduler", value) + _near_sampler(job, value)
         yield job.in_config(message, "train", "noise_scheduler")
 
 
@@ -351,7 +351,7 @@ def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
     # With null, it keeps the scheduler of the training (7e7053fc).
     keeps = "sampler" in sample and value is None and job.trainer_date >= NO_SAMPLER_SINCE
     if job.model and not keeps and _draws_samples(job) and _is_unsuitable(job, value):
-        message = f"sample.sampler is {value!r}{_near_sampler(job, value)}"
+        message = job.describe_setting("sample.sampler", value) + _near_sampler(job, value)
         yield job.in_config(message, "sample", "sampler")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
-from flux_training.training.lint.registry import Area, Subject
+from flux_training.training.lint.registry import Area, Subject, describe_value
 from flux_training.training.names import DATASET_FOLDER, START_WORDS
 from flux_training.training.train_yml.dataset_folders import folder_name, folder_uses
 from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, VARIABLE, positive_int
@@ -39,7 +39,7 @@ def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
         return
     name = job.config.document["config"].get("name")
     if name != job.name:
-        value = f"`{name}`" if isinstance(name, str) else repr(name)
+        value = f"`{name}`" if isinstance(name, str) else "not set" if name is None else repr(name)
         yield job.in_file(f"config.name is {value}, but the folder is `{job.name}`", "config", "name")
     name = job.process.get("name")
     if name is not None and name != job.name:
@@ -85,7 +85,7 @@ def wrong_dataset_folders(job: Subject) -> Iterator[Problem]:
         known = entry if isinstance(entry, dict) else {}
         key = "folder_path" if known.get("dataset_path") is None else "dataset_path"
         if not folder_name(known.get(key)):
-            message = f"datasets[{number}].{key} is {known.get(key)!r}"
+            message = describe_value(f"datasets[{number}].{key}", known.get(key))
             yield job.in_config(message, "datasets", str(number), key)
     used = folder_uses(job.process)
     if not any(use.is_trained and use.folder == DATASET_FOLDER for use in used):
@@ -152,7 +152,7 @@ def more_than_one_process(job: Subject) -> Iterator[Problem]:
 )
 def unknown_job_type(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains and job.config.document.get("job") != "extension":
-        yield job.in_file(f"job is {job.config.document.get('job')!r}", "job")
+        yield job.in_file(describe_value("job", job.config.document.get("job")), "job")
 
 
 @AREA.error(
@@ -162,7 +162,7 @@ def unknown_job_type(job: Subject) -> Iterator[Problem]:
 )
 def meta_that_is_no_section(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains and not isinstance(job.config.document.get("meta", {}), dict):
-        yield job.in_file(f"meta is {job.config.document['meta']!r}", "meta")
+        yield job.in_file(describe_value("meta", job.config.document["meta"]), "meta")
 
 
 @AREA.error(
@@ -173,7 +173,8 @@ def meta_that_is_no_section(job: Subject) -> Iterator[Problem]:
 def unknown_process_type(job: Subject) -> Iterator[Problem]:
     value = job.process.get("type")
     if job.trains and value not in TRAINERS:
-        yield job.in_config(f"the type of the process is {value!r}{nearest(str(value), TRAINERS)}", "type")
+        message = describe_value("the type of the process", value)
+        yield job.in_config(f"{message}{nearest(str(value), TRAINERS)}", "type")
 
 
 @AREA.error(
@@ -185,7 +186,7 @@ def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         value = entry.get("caption_ext", "txt")
         if value not in ("txt", ".txt"):
-            yield job.in_config(f"caption_ext is {value!r}", "datasets", str(number), "caption_ext")
+            yield job.in_config(describe_value("caption_ext", value), "datasets", str(number), "caption_ext")
         # The older name of this key, without which ai-toolkit adds no dot.
         older = entry.get("caption_type")
         if older and older != ".txt":
