@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -17,7 +18,7 @@ from PIL import Image
 
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
-from flux_training.commands.plan.command import Comparison
+from flux_training.commands.plan.command import Comparison, planned_commit
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import (
     MAX_LENGTH,
@@ -324,3 +325,16 @@ def test_the_text_has_the_same_content() -> None:
 @pytest.mark.parametrize(("size", "text"), [(12, "0.0000 MB"), (2854, "0.0029 MB"), (816873, "0.8 MB")])
 def test_megabytes(size: int, text: str) -> None:
     assert megabytes(size) == text
+
+
+def test_images_are_linked_at_the_commit_of_the_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert planned_commit(tmp_path) == "HEAD"
+    assert "set FLUX_PLAN_COMMIT" in capsys.readouterr().err
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    commit = ["git", *identity, "commit", "--quiet", "--allow-empty", "--message", "images"]
+    subprocess.run(commit, cwd=tmp_path, check=True)
+    assert re.fullmatch(r"[0-9a-f]{40}", planned_commit(tmp_path))
+    assert capsys.readouterr().err == ""

@@ -24,7 +24,7 @@ from flux_training.commands.cli import UserPath, no_cache_option, say_wrapped, s
 from flux_training.commands.plan.document import as_json
 from flux_training.commands.plan.markdown import as_comment
 from flux_training.commands.plan.page import as_page
-from flux_training.commands.plan.pictures import InRepository, OnPage, Pictures
+from flux_training.commands.plan.pictures import InRepository, OnPage, Pictures, commit_of
 from flux_training.commands.plan.text import as_text
 from flux_training.commands.stack.access import connection_of, prepare_engine
 from flux_training.commands.stack.engine import Engine
@@ -85,9 +85,7 @@ PREFIX = "FLUX_PLAN_"
 @click.option(
     "--commit",
     envvar=f"{PREFIX}COMMIT",
-    default="HEAD",
-    show_default=True,
-    help="The planned commit.",
+    help="The planned commit. [default: that of the checkout]",
 )
 @click.option(
     "--base",
@@ -103,7 +101,7 @@ def plan(
     explain: bool,
     page: str | None,
     repository: str | None,
-    commit: str,
+    commit: str | None,
     base: str,
 ) -> None:
     """Show which jobs `up` would train, why, and for how many dollars. Changes nothing.
@@ -116,13 +114,29 @@ def plan(
         with named_in_errors(Path(page)):
             Path(page).write_text(as_page(found, pictures), encoding="utf-8")
     if markdown:
-        print(as_comment(found, InRepository(repository, commit, base) if repository else Pictures()))
+        linked = (
+            InRepository(repository, commit or planned_commit(project_root()), base)
+            if repository
+            else Pictures()
+        )
+        print(as_comment(found, linked))
     elif as_document:
         print(as_json(found))
     else:
         say_wrapped(as_text(found, explain))
     if found.problems or found.alarms:
         sys.exit(1)
+
+
+def planned_commit(folder: Path) -> str:
+    """The checkout's commit, or without one the repository's default branch, with a note."""
+    if commit := commit_of(folder):
+        return commit
+    print(
+        f"note: there is no git commit here, so images link to the default branch, which lacks those of a pull request; set {PREFIX}COMMIT",
+        file=sys.stderr,
+    )
+    return "HEAD"
 
 
 def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:

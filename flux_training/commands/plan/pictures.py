@@ -5,6 +5,7 @@ repositories, for those who may read them.
 """
 
 import io
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,16 @@ class OnPage(Pictures):
         if not job.dataset:
             return None
         return thumbnail(lambda: read_bounded(self.storage, key, MAX_IMAGE_BYTES) or b"")
+
+
+def commit_of(folder: Path) -> str:
+    """The id of the last commit in the folder's git repository; empty without one, or without git."""
+    command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - arguments of our own
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def thumbnail(read: Callable[[], bytes]) -> str | None:

@@ -553,7 +553,9 @@ def test_spellings_of_the_dataset_folder_are_accepted(folder: str) -> None:
 )
 def test_other_dataset_folders_are_reported(folder: object) -> None:
     job = configured({"datasets": [{"folder_path": "dataset"}, {"folder_path": folder}]})
-    assert messages("folder-path", job) == [f"datasets[1].folder_path is {folder!r}"]
+    assert messages("folder-path", job) == [
+        f"datasets[1].folder_path is {'not set' if folder is None else repr(folder)}"
+    ]
 
 
 def test_every_unknown_key_is_reported_with_its_line(tmp_path: Path) -> None:
