@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.commands.stack.file import stack_config, stack_settings
+from flux_training.commands.stack.file import stack_config, stack_settings, steps_limit, uses_local_cloud
 from flux_training.commands.stack.project import project_name
 from flux_training.training.errors import BadInput
 
@@ -82,3 +82,12 @@ def test_a_value_that_does_not_fit_its_tag_is_named(value: str, said: str, tmp_p
 def test_dates_are_texts(text: str, tmp_path: Path) -> None:
     (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  a:b: {text}\n", encoding="utf-8")
     assert stack_config(tmp_path, "dev") == {"a:b": text.removeprefix("!!timestamp ")}
+
+
+def test_settings_without_a_namespace_are_those_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")
+    settings = "cloud: local\n  loras:config:storage: {bucket: my-loras}\n  jobs: {}\n  maxSteps: 7"
+    (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  {settings}\n", encoding="utf-8")
+    assert stack_settings(tmp_path, "dev").max_steps == 7
+    assert steps_limit(tmp_path, "dev") == 7
+    assert uses_local_cloud(tmp_path, "dev")

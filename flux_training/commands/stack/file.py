@@ -84,7 +84,12 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raise BadInput(
             [f"{path.name}: must have the line `config:` and settings below it, such as {example}"]
         )
-    return {str(key): value for key, value in (config or {}).items()}
+    return {_full_key(root, str(key)): value for key, value in (config or {}).items()}
+
+
+def _full_key(root: Path, key: str) -> str:
+    """As Pulumi reads it: `cloud` is short for `<project>:cloud`, and `<project>:config:cloud` an old form."""
+    return key.replace(":config:", ":") if ":" in key else f"{project_name(root)}:{key}"
 
 
 def _as_text(value: Any) -> str:
