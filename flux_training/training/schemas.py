@@ -77,8 +77,11 @@ def stack_schema(project: str = PROJECT) -> Schema:
                 "type": "object",
                 "properties": settings,
                 "required": [f"{project}:{key}" for key in found["required"]],
-                # Other providers may have settings here as well.
-                "patternProperties": {f"^{project}:(?!({known})$)": False},
+                # Other providers may have settings here as well, but ours would be ignored under another name.
+                "patternProperties": {
+                    f"^{project}:(?!({known})$)": False,
+                    f"^(?!{project}:|kubernetes:).+:({known})$": False,
+                },
             }
         },
         "required": ["config"],

@@ -73,6 +73,7 @@ def test_secrets_and_other_providers_settings_fit() -> None:
     ("key", "value", "place"),
     [
         ("flux-training:clutser", {}, "config"),
+        ("flux-trainig:budget", {"maxUsd": 1}, "config"),
         ("flux-training:cloud", "aws", "config.flux-training:cloud"),
         ("flux-training:storage", {"bucket": "NO"}, "config.flux-training:storage.bucket"),
         ("flux-training:cluster", {"cpu": 99}, "config.flux-training:cluster.cpu"),
