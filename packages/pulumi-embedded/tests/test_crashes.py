@@ -1,6 +1,7 @@
 """Crashes, interruptions and locks: the state is readable each time and knows what was made."""
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -60,6 +61,28 @@ def test_one_interrupt_finishes_the_running_steps(stack: EngineStack) -> None:
     assert "after" not in stack.resources()
     assert not locks(stack)
     assert "pending_operations" not in stack.latest()
+
+
+@pytest.mark.long
+def test_an_interrupt_before_the_program_registers_anything_changes_nothing(stack: EngineStack) -> None:
+    """The program ends as usual, and registers the outputs of the stack, which was skipped."""
+    spec = {"things": {"one": thing()}, "exports": {"a": "b"}}
+    stack.spec(**spec)
+    stack.up()
+    before = stack.resources()
+    (stack.folder / "spec.json").unlink()
+    os.mkfifo(stack.folder / "spec.json")
+    process = stack.start_up()
+    with (stack.folder / "spec.json").open("w") as pipe:  # opens once the program reads it
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert any("canceling" in line for line in process.stdout)
+        pipe.write(json.dumps(spec))
+    assert process.wait(30) == 1
+    after = stack.resources()  # refuses a state with a resource twice
+    assert {name: one.get("outputs") for name, one in after.items()} == {
+        name: one.get("outputs") for name, one in before.items()
+    }
 
 
 @pytest.mark.parametrize("lines", [1, 3])

@@ -135,7 +135,8 @@ class Deployment:
         """Record the outputs of a component or the stack."""
         with self._lock:
             resource = self._index.news.get(urn)
-            if resource is None:
+            # A resource that was skipped has no new row in the state: after Ctrl-C, it keeps its old one.
+            if resource is None or urn in self._failed_urns:
                 return
             if resource.type == urns.STACK_TYPE:
                 # As with the CLI, whose monitor has ended by then, the stack keeps the outputs of its last complete update.
