@@ -148,7 +148,12 @@ class SharingStack:
         day = spending.today()
         entries = read_spending(storage, day)
         marks = {job: run_mark(self.prefix, job, self.run(job)) for job in new}
-        wanted = [WantedJob(job, recorded=recorded_today(day, marks[job], entries)) for job in new]
+        # As in `waiting_jobs`: a run that was queued before, and canceled, counts again.
+        never_queued = [job for job in new if not queue.own_jobs(self.place(job))]
+        wanted = [
+            WantedJob(job, recorded=recorded_today(day, marks[job], entries) if job in never_queued else 0.0)
+            for job in new
+        ]
         return new, jobs_that_wait(
             wanted,
             lambda queued: self.bill.without(set(new).difference(queued)).known_charges,
