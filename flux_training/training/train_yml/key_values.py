@@ -125,8 +125,9 @@ def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
         return ValueFault(FaultKind.MISREAD, "must be a list: ai-toolkit takes each character for an entry")
     if not _has_type(spec, value):
         return ValueFault(FaultKind.TYPE, f"must be {_expected(spec)}")
-    if spec.type == KeyType.LIST and spec.choices and isinstance(value, list):
-        unknown = next((one for one in value if one not in spec.choices), None)
+    if spec.type == KeyType.LIST and spec.choices:
+        entries = value if isinstance(value, list) else [value]
+        unknown = next((one for one in entries if one not in spec.choices), None)
         if unknown is not None:
             kind = FaultKind.MISREAD if spec.misread else FaultKind.CHOICE
             return ValueFault(kind, f"{unknown!r} is not one of {', '.join(spec.choices)}")
