@@ -37,7 +37,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 # uv needs seconds where pip needs a minute. It knows nothing of pip's settings: where these name an index, or uv cannot be had, pip does it.
 define install
 if case "$$($(BIN)/python -m pip config list)" in *index*) false;; esac && $(PIP) -r requirements/uv.lock 2>/dev/null \
-	&& $(BIN)/uv pip install --quiet --no-config --require-hashes --python $(BIN)/python -r $(1); then :; \
+	&& $(BIN)/uv pip install --quiet --no-config --system-certs --require-hashes --python $(BIN)/python -r $(1); then :; \
 	else $(PIP) -r $(1); fi
 endef
 
