@@ -49,7 +49,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train.yml": (lambda f: (f / "train.yml").unlink(), "no train.yml"),
     "another name": (_spoil_train_yml('"cat"', '"dog"'), "config.name is `dog`, but the folder is `cat`"),
     "not YAML": (_spoil_train_yml("meta:", "meta: ]"), "not YAML"),
-    "no steps": (_spoil_train_yml("steps: 20", "stepps: 20"), "train.steps is None"),
+    "no steps": (_spoil_train_yml("steps: 20", "stepps: 20"), "train.steps is not set"),
     "elsewhere trained": (
         _spoil_train_yml("training_folder: output", "training_folder: out"),
         "training_folder is 'out'",
