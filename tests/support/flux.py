@@ -78,7 +78,7 @@ def in_pipe(checkout: Path, *arguments: str, env: Mapping[str, str] | None = Non
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,  # the Pulumi CLI installs a project's packages itself, from an index
     )
     return FinishedCommand(done.returncode, done.stdout)
 
