@@ -81,7 +81,7 @@ class JobSettings(StrictSettings):
     instead of starting over. `dataset` names another job folder whose images and captions are used. `maxHours` limits the GPU time
     of a run; `stallMinutes` is how long a run may go without a step. `webhook`: Kelpie calls it when the job starts or ends. `cluster`: the
     name of the one of the stack's `clusters` that trains the job; not needed if there is only one. `priority`: if the budget leaves
-    jobs waiting, those with a higher one are queued first, and those with the same in declared order.
+    jobs waiting, those with a higher one are queued first, and those with the same in the order of their names.
     """
 
     skip: bool = False

@@ -45,6 +45,19 @@ def test_a_file_of_another_shape_is_named_with_an_example(text: str, tmp_path: P
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    {
+        "loras:budget: {maxUsd: 1}": "`loras:budget` would be ignored, because it is not below `config:`; indent it by two spaces there",
+        "confg: {}": "`confg:` would be ignored (did you mean `config`?); there are: config, encryptedkey,",
+    }.items(),
+)
+def test_what_pulumi_would_ignore_is_an_error(line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")
+    (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  loras:cloud: local\n{line}\n", encoding="utf-8")
+    assert said in finding(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "config:", "config: {}", "encryptionsalt: a"])
 def test_a_file_without_settings_has_none(text: str, tmp_path: Path) -> None:
     (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")

@@ -16,6 +16,8 @@ from flux_training.training.words import nearest
 
 # Replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
+# What Pulumi reads in the file; it ignores anything else.
+SECTIONS = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider")
 # A file of a thousand jobs has 100 KB.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
@@ -78,6 +80,8 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raise BadInput([f"{place}: {message}; correct that line"]) from error
     except OSError as error:
         raise BadInput([f"{path.name} cannot be read: {error.strerror}; fix the file"]) from error
+    if isinstance(document, dict) and (findings := _ignored(path.name, document)):
+        raise BadInput(findings)
     config = document.get("config") if isinstance(document, dict) else document
     if config is not None and not isinstance(config, dict):
         example = f"`  {project_name(root)}:cloud: local`"
@@ -85,6 +89,17 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
             [f"{path.name}: must have the line `config:` and settings below it, such as {example}"]
         )
     return {_full_key(root, str(key)): value for key, value in (config or {}).items()}
+
+
+def _ignored(file: str, document: dict[Any, Any]) -> list[str]:
+    """A finding for each key at the left margin that Pulumi does not read, such as a setting that is not below `config:`."""
+    unread = [_as_key(key) for key in document if key not in SECTIONS]
+    return [
+        f"{file}: `{key}` would be ignored, because it is not below `config:`; indent it by two spaces there"
+        if ":" in key
+        else f"{file}: `{key}:` would be ignored{nearest(key, SECTIONS)}; there are: {', '.join(SECTIONS)}"
+        for key in unread
+    ]
 
 
 def _full_key(root: Path, key: str) -> str:

@@ -12,11 +12,12 @@ HEAD = """\
 You can silence a rule for one job (or for a pattern of jobs), with a reason:
 
 ```yaml
-flux-training:jobs:
-  sketches:
-    lint:
-      silence:
-        image-few: "there are only five drawings"
+config:
+  flux-training:jobs:
+    sketches:
+      lint:
+        silence:
+          image-few: "there are only five drawings"
 ```
 
 Rules marked **always** cannot be silenced: without them there is nothing to queue, or others would be harmed. An entry that silences
