@@ -29,7 +29,9 @@ LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
 LOCAL_VERSION = 1
 # In docs/Pulumi.prod.yaml.example, where a user's own value has to be.
 PLACEHOLDER = "…"
-START_LOCAL = "start it with `make cloud`; it also fails if the disk is full"
+START_LOCAL = "start the local cloud with `make cloud`"
+# A local cloud on a full disk runs, but its services fail.
+IF_LOCAL_DOWN = f"{START_LOCAL}; if it runs already, see with `df -h` whether the disk is full"
 
 # Environment variable → setting of the stack. The environment takes precedence.
 VARIABLES = {
@@ -134,13 +136,13 @@ class Connection(BaseModel, extra="forbid", frozen=True):
             httpx.get(self.page, timeout=5, verify=trusted(trust_env=False), trust_env=False)
         except httpx.HTTPError as failure:
             raise Unavailable(
-                f"the local cloud does not answer at {self.page} ({failure})", "", START_LOCAL
+                f"the local cloud does not answer at {self.page} ({failure})", "", IF_LOCAL_DOWN
             ) from None
 
     def _client(self, client: Callable[..., Any], *args: object) -> Any:
         local = self.cloud == "local"
         options: dict[str, Any] = {
-            "if_down": START_LOCAL if local else "check the network and try again in a few minutes"
+            "if_down": IF_LOCAL_DOWN if local else "check the network and try again in a few minutes"
         }
         if self.few_retries:
             options |= {"retries": 1} if client is Storage else {"retry_policy": FEW_RETRIES}

@@ -297,6 +297,22 @@ def test_a_stopped_local_cloud_is_reported_with_a_fix(tmp_path: Path) -> None:
         connection.check_alive()
 
 
+@pytest.mark.parametrize(
+    ("page", "next_step"),
+    [
+        (None, "connection.json); start the local cloud with `make cloud`"),
+        ("http://127.0.0.1:9/", "; start the local cloud with `make cloud`; if it runs already, see with `df -h` whether the disk is full"),
+    ],
+    ids=["no file", "no answer"],
+)  # fmt: skip
+def test_the_next_step_names_what_to_start(tmp_path: Path, page: str | None, next_step: str) -> None:
+    if page:
+        local_file(tmp_path, LOCAL | {"page": page})
+    with pytest.raises(Unavailable) as caught:
+        connect("local", {}, {"FLUX_LOCAL_CLOUD": str(tmp_path / "connection.json")}).check_alive()
+    assert str(caught.value).endswith(next_step)
+
+
 def test_salad_cloud_is_not_asked_whether_it_is_alive() -> None:
     connect("salad", SETTINGS, ENVIRONMENT | {"SALAD_API_URL": "http://127.0.0.1:1"}).check_alive()
 

@@ -332,6 +332,23 @@ def test_a_missing_package_is_reported(tmp_path: Path) -> None:
     assert verdicts(check_packages(tmp_path)) == ["note"]
 
 
+@pytest.mark.parametrize(
+    ("pin", "verdict", "said", "fix"),
+    [
+        (f"httpx=={metadata.version('httpx')}", "ok", "all 1 have the versions of flux-training/requirements.txt", ""),
+        ("httpx==0.0.1", "note", "differ from flux-training/requirements.txt", "`rm -f flux-training/.venv/ready; make ready`"),
+    ],
+)  # fmt: skip
+def test_a_project_of_ones_own_is_checked_for_the_packages_of_the_tool(
+    tmp_path: Path, pin: str, verdict: str, said: str, fix: str
+) -> None:
+    (tmp_path / "flux-training/flux_training").mkdir(parents=True)
+    (tmp_path / "requirements.txt").write_text("-r flux-training/requirements.txt\n")
+    (tmp_path / "flux-training/requirements.txt").write_text(f"{pin}\n")
+    (found,) = check_packages(tmp_path)
+    assert (found.verdict, said in found.message, found.fix) == (verdict, True, fix)
+
+
 def test_the_package_for_aws_is_required_only_on_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_aws = settings().model_copy(update={"storage": StorageSettings(bucket="weights", kind="aws")})
     assert verdicts(check_aws_package(on_aws)) == ["ok"]

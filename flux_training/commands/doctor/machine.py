@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flux_training.commands.doctor.result import CheckResult, bad, note, ok
 from flux_training.commands.stack.engine import EMBEDDED, Engine
+from flux_training.commands.stack.project import PACKAGE, TOOL_FOLDER
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.settings import StackSettings
 
@@ -27,8 +28,10 @@ def check_python() -> list[CheckResult]:
 
 
 def check_packages(root: Path) -> list[CheckResult]:
-    """Compare the installed packages with requirements.txt; pulumi-aws only if it is installed."""
-    pins = dict(PIN.findall((root / "requirements.txt").read_text(encoding="utf-8")))
+    """Compare the installed packages with the tool's requirements.txt; pulumi-aws only if it is installed."""
+    tool = f"{TOOL_FOLDER}/" if (root / TOOL_FOLDER / PACKAGE).is_dir() else ""
+    requirements = f"{tool}requirements.txt"
+    pins = dict(PIN.findall((root / requirements).read_text(encoding="utf-8")))
     if find_spec(AWS_MODULE) is None:
         pins.pop("pulumi-aws", None)
     missing, other = [], []
@@ -40,12 +43,12 @@ def check_packages(root: Path) -> list[CheckResult]:
             continue
         if found != wanted:
             other.append(f"{name} {found} instead of {wanted}")
-    fix = "`rm -f .venv/ready; make ready`"
+    fix = f"`rm -f {tool}.venv/ready; make ready`"
     if missing:
         return [bad("Packages", f"missing: {', '.join(missing)}", fix)]
     if other:
-        return [note("Packages", f"versions differ from requirements.txt: {', '.join(other)}", fix)]
-    return [ok("Packages", f"all {len(pins)} have the versions of requirements.txt")]
+        return [note("Packages", f"versions differ from {requirements}: {', '.join(other)}", fix)]
+    return [ok("Packages", f"all {len(pins)} have the versions of {requirements}")]
 
 
 def check_aws_package(settings: StackSettings) -> list[CheckResult]:
