@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from flux_training.commands.stack.declared import nothing_deployed, why_not_deployed
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.stack.project import project_name, project_root, tool_root
+from flux_training.commands.watch.status import status
 from flux_training.training.errors import BadInput
 from tests.support.flux import STACK_FILE, in_pipe, with_code
 
@@ -67,16 +69,51 @@ def test_cwd_is_where_the_command_acts(own: Path, tmp_path: Path) -> None:
         ("{}", [], "declares none", './flux new NAME --from PHOTOS --trigger "tr1gger word" --stack two'),
         ("{}", ["cat"], "declares none", "such as `cat: {}`"),
         ("{cat: {skip: true}}", ["cat"], "`skip: true`", "Remove it"),
-        ("{cat: {}, dog: {}}", ["cat", "dog"], "cat, dog wait for the budget", "`make up STACK=two`"),
     ],
 )
 def test_an_update_without_jobs_says_why(
     own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, folders: list[str], reason: str, step: str
 ) -> None:
     declare(own, monkeypatch, jobs, folders)
-    said = nothing_deployed("two")
+    said = nothing_deployed("two", is_updated=True)
     assert reason in said
     assert step in said
+
+
+@pytest.mark.parametrize(
+    ("jobs", "budget", "is_updated", "said"),
+    [
+        ("{cat: {}, dog: {}}", "{maxUsdPerDay: 1}", True, "cat, dog wait for the budget. `make up STACK=two` queues what fits, for example tomorrow."),
+        ("{cat: {}}", "{maxUsdPerMonth: 1}", False, "cat waits for the budget, or the last update was interrupted; `./flux plan --stack two` says which. `make up STACK=two` queues what fits."),
+        ("{cat: {}}", "{maxUsd: 1}", False, "cat is declared, but not queued yet. `make up STACK=two` queues it; it also continues an update that was interrupted."),
+        ("{cat: {}, dog: {}}", "{}", False, "cat, dog are declared, but not queued yet. `make up STACK=two` queues them; it also continues an update that was interrupted."),
+    ],
+)  # fmt: skip
+def test_declared_jobs_wait_for_the_budget_only_if_there_is_one(
+    own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, budget: str, is_updated: bool, said: str
+) -> None:
+    declare(own, monkeypatch, jobs, ["cat", "dog"], budget)
+    assert nothing_deployed("two", is_updated=is_updated) == f"No job is deployed: {said}"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "budget", "said"),
+    [
+        ("{cat: {}}", "{}", "No job is deployed: cat is declared, but not queued yet."),
+        ("{cat: {skip: true}}", "{}", "No job is deployed: all jobs of `my-loras:jobs` in Pulumi.two.yaml have `skip: true`."),
+        ("{cat: {}}", "{maxUsd: x}", "No job is deployed, and Pulumi.two.yaml has mistakes; `./flux doctor --stack two` names them."),
+    ],
+)  # fmt: skip
+def test_the_status_of_a_stack_without_jobs_says_why(
+    own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, budget: str, said: str
+) -> None:
+    """The first update was interrupted: the state has the bucket, but no job."""
+    declare(own, monkeypatch, jobs, ["cat"], budget)
+    monkeypatch.setattr(
+        "flux_training.commands.watch.status.deployed_outputs", lambda _: {"bucket": "two", "jobs": {}}
+    )
+    shown = CliRunner().invoke(status, ["--stack", "two"])
+    assert (shown.exit_code, " ".join(shown.output.split()).startswith(said)) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +133,12 @@ def test_a_job_that_is_not_deployed_has_a_reason(
     assert (why in found) if why else not found
 
 
-def declare(own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, folders: list[str]) -> None:
+def declare(
+    own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, folders: list[str], budget: str = "{}"
+) -> None:
     """The jobs of a stack `two`, whose job folders are in `photos`."""
     monkeypatch.setenv("FLUX_PROJECT", str(own))
-    settings = f"cloud: local\n  my-loras:storage: {{bucket: two}}\n  my-loras:jobsFolder: photos\n  my-loras:jobs: {jobs}"
+    settings = f"cloud: local\n  my-loras:storage: {{bucket: two}}\n  my-loras:jobsFolder: photos\n  my-loras:jobs: {jobs}\n  my-loras:budget: {budget}"
     (own / "Pulumi.two.yaml").write_text(f"config:\n  my-loras:{settings}\n", encoding="utf-8")
     for folder in folders:
         (own / "photos" / folder).mkdir(parents=True)

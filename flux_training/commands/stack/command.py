@@ -217,7 +217,7 @@ def _collect(engine: Engine, stack: str) -> Collected:
     """Wait for the jobs and fetch their results. Those that an earlier `up` fetched are not printed again."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
-        say_wrapped(nothing_deployed(stack))
+        say_wrapped(nothing_deployed(stack, is_updated=True))
         return Collected()
     watcher = watcher_of(engine, stack, outputs)
     say_wrapped(

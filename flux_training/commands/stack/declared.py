@@ -1,26 +1,29 @@
 """What a stack declares, for the next step of messages about jobs that are not deployed."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from contextlib import suppress
 
 from flux_training.commands.stack.edit import declared_jobs, entry_for, jobs_key
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
+from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.declare import choose_jobs, folder_names
-from flux_training.training.words import first_of, make_command
+from flux_training.training.words import first_of, flux_command, make_command
 
 
-def nothing_deployed(stack: str) -> str:
-    """Why an update has deployed no job, and the next step. Raises BadInput if the stack file cannot be used."""
+def nothing_deployed(stack: str, *, is_updated: bool) -> str:
+    """Why no job is deployed, and the next step. `is_updated`: an update has just ended, and was not interrupted.
+
+    Raises BadInput if the stack file cannot be used.
+    """
     root = project_root()
     settings = stack_settings(root, stack)
     jobs_folder = root / settings.jobs_folder
     folders = folder_names(jobs_folder)
     names = sorted(choose_jobs(settings.jobs, folders, str(jobs_folder))[0])
     if names:
-        wait = "waits" if len(names) == 1 else "wait"
-        return f"No job is deployed: {first_of(names)} {wait} for the budget. {make_command('up', stack)} queues what fits, for example tomorrow."
+        return f"No job is deployed: {_not_queued(names, stack, settings.budget, is_updated=is_updated)}"
     key = f"`{jobs_key(root)}` in Pulumi.{stack}.yaml"
     if settings.jobs:
         return f"No job is deployed: all jobs of {key} have `skip: true`. Remove it from those to train."
@@ -28,6 +31,18 @@ def nothing_deployed(stack: str) -> str:
         return f"No job is deployed: {key} declares none. Add one there, such as `{folders[0]}: {{}}` for {jobs_folder / folders[0]}."
     new = f'`./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack {stack}`'
     return f"No job is deployed: {key} declares none. {new} makes one from photos and declares it."
+
+
+def _not_queued(names: Sequence[str], stack: str, budget: BudgetSettings, *, is_updated: bool) -> str:
+    """Whether these declared jobs wait for the budget, and the next step. Only the end of an update tells for sure."""
+    named, up, is_one = first_of(names), make_command("up", stack), len(names) == 1
+    waits, are, them = ("waits", "is", "it") if is_one else ("wait", "are", "them")
+    if not budget.limits_spending:
+        return f"{named} {are} declared, but not queued yet. {up} queues {them}; it also continues an update that was interrupted."
+    if is_updated:
+        return f"{named} {waits} for the budget. {up} queues what fits, for example tomorrow."
+    plan = flux_command("plan", stack)
+    return f"{named} {waits} for the budget, or the last update was interrupted; {plan} says which. {up} queues what fits."
 
 
 def undeployed_jobs(stack: str, deployed: Container[str]) -> list[str]:

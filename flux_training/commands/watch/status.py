@@ -11,11 +11,12 @@ from rich.console import Console
 
 from flux_training.commands.cli import say, say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import deployed_outputs, read_only_engine
-from flux_training.commands.stack.declared import undeployed_jobs
+from flux_training.commands.stack.declared import nothing_deployed, undeployed_jobs
 from flux_training.commands.watch.deployed import watcher_of
 from flux_training.commands.watch.follow import follow, queue_silent_again
 from flux_training.commands.watch.table import render, steps_done
 from flux_training.commands.watch.watcher import JobRow, StackStatus
+from flux_training.training.errors import FluxError
 from flux_training.training.words import flux_command, make_command
 
 # Wide enough for any table: nothing is cut off in a pipe.
@@ -79,13 +80,20 @@ def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
         document = {"version": 1, "stack": stack, "deployed": bool(outputs), "well": True, "jobs": []}
         click.echo(json.dumps(document))
     elif outputs:
-        say(
-            f"Stack {stack} has no job: Pulumi.{stack}.yaml declares none, or all of them wait for the budget."
-        )
+        say_wrapped(_why_no_job(stack))
     else:
         say(
             f"Nothing is deployed in stack {stack}: {make_command('up', stack)} trains the jobs that it declares."
         )
+
+
+def _why_no_job(stack: str) -> str:
+    """A stack file with mistakes does not keep the status from being shown."""
+    try:
+        return nothing_deployed(stack, is_updated=False)
+    except (FluxError, OSError):
+        doctor = flux_command("doctor", stack)
+        return f"No job is deployed, and Pulumi.{stack}.yaml has mistakes; {doctor} names them."
 
 
 def _stack_document(stack: str, found: StackStatus) -> dict[str, Any]:
