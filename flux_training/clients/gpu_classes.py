@@ -83,7 +83,7 @@ def _is_uuid(text: str) -> bool:
 
 
 def _word_sequences(name: str) -> set[str]:
-    """The letters of each sequence of words in a name that does not end within the name of a GPU."""
+    """The letters of each sequence of whole words in a name. `RTX 4070` is none in `RTX 4070 Ti`, because it is another GPU."""
     words = re.findall(r"[a-z0-9]+", name.lower())
     ends = [j for j in range(1, len(words) + 1) if words[j : j + 1] not in OTHER_GPUS]
     return {"".join(words[i:j]) for j in ends for i in range(j)}

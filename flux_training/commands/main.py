@@ -119,7 +119,7 @@ def run_command() -> None:
 
 
 def _prepare_output() -> None:
-    """Print a character that PYTHONIOENCODING or the locale cannot encode as an escape, and something in 0 columns, too."""
+    """Print characters that standard output cannot encode as escapes, and print also if COLUMNS is 0."""
     if os.environ.get("COLUMNS") == "0":
         del os.environ["COLUMNS"]
     if isinstance(sys.stdout, TextIOWrapper):

@@ -23,11 +23,11 @@ REMEDIES = {
     errno.ENAMETOOLONG: ("its name is longer than this file system allows", "give it a shorter name (Linux takes 255 bytes, an encrypted home folder 143)"),
 }  # fmt: skip
 DRIVE_GONE = ("the disk or network drive does not answer", "see whether it is connected and mounted (`df` shows it), then run the same command again")  # fmt: skip
-# Only with the name of a file: without one, they are about a connection or a terminal.
+# Explained only if the error names a file; otherwise it is about a connection or a terminal.
 REMEDIES_OF_FILES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), DRIVE_GONE)
 # What file systems without locks answer, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-# A name may have 255 bytes. Characters of a cut name have up to four, and the rest needs eleven.
+# A file name may have 255 bytes: so many characters of up to four bytes, and eleven bytes for the other parts.
 MAX_NAME_OF_PARTIAL = 60
 
 

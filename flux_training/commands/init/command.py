@@ -27,7 +27,7 @@ PACKAGE = "flux-training"
 UNKNOWN = "ADDRESS"
 # What users change in a clone is no change of the tool.
 TOOL_FILES = (".", ":!jobs", ":!Pulumi*.yaml")
-# For `git rev-list`: leave out what the server has.
+# Arguments of `git rev-list` that leave out the commits that the server has.
 NOT_PUBLISHED = ("--not", "--remotes=origin")
 TEMPLATES = Path(__file__).parent / "templates"
 # The name of a template, where it differs from that of the file: linters, git and the test of links would read these.

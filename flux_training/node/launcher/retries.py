@@ -89,7 +89,7 @@ class RetryingBucket:
 
 
 def _most_common(errors: list[BucketError]) -> BucketError:
-    """With wrong keys, the 403 of most tries and not the 503 of the last."""
+    """The error of most tries: with wrong keys 403, even if the last try got 503."""
     texts = [str(error) for error in errors]
     return max(reversed(errors), key=lambda error: texts.count(str(error)))
 

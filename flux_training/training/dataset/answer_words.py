@@ -54,7 +54,7 @@ _TASK = re.compile(
 )
 # "DSLR photo." after a sentence belongs to the caption.
 _MEDIUM = re.compile(r"^(?:[\w-]+ ){0,4}(?:photo|photograph|picture|image|shot)[.]?$", _I)
-# A number of words, such as `(21/100)`.
+# A count of words, such as `(21/100)`.
 _COUNT = re.compile(r"[\[(][\d/ ]+[\])]")
 _NEGATION = re.compile(
     r"\b(?:not|no|never|cannot|\w+n't|unable|without|fail\w*|withheld|omitted|blocked|denied|refus\w+|declin\w+|impossible)\b",
@@ -159,7 +159,7 @@ def discusses_rather_than_describes(text: str) -> bool:
 
 
 def _is_english(text: str) -> bool:
-    """Whether a text may be English, which the words are of."""
+    """Whether a text may be English, the only language whose words are counted."""
     has_other_letters = any(letter.isalpha() and not letter.isascii() for letter in text)
     return not has_other_letters and len(_OTHER_LANGUAGE.findall(text)) < MIN_OTHER_WORDS
 

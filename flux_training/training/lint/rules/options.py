@@ -295,7 +295,7 @@ def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "trigger-quotes",
-    "YAML takes only straight quotes around a value for quotes, so the trainer learns others as part of the word",
+    "only straight quotes enclose a value in YAML, so the trainer learns other quotes as a part of the word",
     "type the straight quotes of the keyboard, or none",
 )
 def trigger_words_with_quotes(job: Subject) -> Iterator[Problem]:
