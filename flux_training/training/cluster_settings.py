@@ -21,10 +21,10 @@ from flux_training.training.gpu import SEPARATOR, check_condition, names_a_class
 
 DEFAULT_GROUP = "flux-training"
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
-# Prefixes of the variables that this project sets in the containers.
+# Users cannot set environment variables with these prefixes, because this project sets them itself.
 RESERVED_VARIABLES = ("AWS_", "SALAD_PROJECT", "FLUX_")
 MAX_VALUE_LENGTH = 1000
-# SaladCloud's pattern for a value, `^.*$`, excludes these.
+# SaladCloud requires the value of an environment variable to match `^.*$`, which excludes line breaks.
 LINE_BREAK = re.compile("[\n\r\u2028\u2029]")
 GROUP_NAME = re.compile(r"^[a-z][a-z0-9-]{0,61}[a-z0-9]$")
 MODEL = re.compile(r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
@@ -73,7 +73,7 @@ class StrictSettings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_booleans_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would convert True to 1.
+        # Without this check, pydantic would convert True to 1 for a number setting.
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in NUMBERS:
             raise ValueError("must be a number")
         return value
@@ -113,7 +113,7 @@ class ClusterSettings(StrictSettings):
 
     @model_validator(mode="after")
     def _keys_in_agreement(self) -> ClusterSettings:
-        # Kelpie accepts min > max (docs/services.md).
+        # Kelpie does not check this: it accepts minReplicas above maxReplicas (docs/services.md).
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")
         return self

@@ -33,9 +33,9 @@ from flux_training.training.gpu import model_of
 from flux_training.training.words import counted
 
 HOUR_SECONDS = 3600.0
-# A factor for whatever depends on a home connection.
+# Multiply the estimate by this range for work that depends on the speed of a home internet connection.
 CONNECTION_SPREAD = Range(0.4, 1.0, 2.5)
-# Between the names of several GPU classes.
+# Joins the names of several GPU classes.
 OR = " or "
 NONE = Range.exactly(0.0)
 
@@ -58,12 +58,15 @@ class CloudTimes:
     least_interruptions: int = 0
 
 
-# SaladCloud publishes no rates of interruption: these are assumptions.
+# Interruptions of a node per hour, by priority. SaladCloud publishes no such rates, so these are
+# assumptions.
 SALAD_INTERRUPTIONS = {"high": 0.02, "medium": 0.05, "low": 0.1, "batch": 0.2}
 MAX_INTERRUPTIONS_FACTOR = 3.0
 MAX_INTERRUPTIONS = 1e6
-# Kelpie's 5 minutes are measured (docs/services.md). 40 Mbit/s down and a minute for 170 MB up are assumptions about home connections.
-# The local cloud's values are measured. Its nodes leave when somebody wants to try that (`localcloud chaos`), so each job may lose one.
+# For SaladCloud, Kelpie's autoscaler period of 5 minutes is measured (docs/services.md). A download speed
+# of 40 Mbit/s and one minute to upload 170 MB are assumptions about home connections. For the local cloud,
+# all values are measured. `localcloud chaos` can stop its nodes, so each job's high estimate allows for one
+# interruption.
 CLOUDS = {
     "salad": CloudTimes(300.0, 5e6, 60.0, interruptions=SALAD_INTERRUPTIONS),
     "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True, least_interruptions=1),
@@ -290,7 +293,8 @@ def bill_for(
     """The estimate for `works`. `idle_threshold` in seconds; None if nothing scales the cluster and `up` itself stops it."""
     lines = tuple(line_for(work, rate, finished, tflops, cloud) for work in works)
     replicas = min(max_replicas, len(works))
-    # On average, Kelpie's next evaluation is half a period away.
+    # A replica becomes idle at a random moment, so on average it waits half a period for Kelpie's next
+    # evaluation.
     period = cloud.autoscaler_seconds
     tail = (
         NONE
@@ -309,12 +313,13 @@ def line_for(
 ) -> Line:
     """One job's estimate."""
     if cloud.stand_in:
-        # The stand-in needs no weights.
+        # The stand-in trainer downloads no model weights.
         work = replace(work, workload=replace(work.workload, downloaded_gb=0.0))
     gpu = model_of(rate.gpu)
     peak = tflops.get(gpu)
     if peak is None and cloud.stand_in:
-        # Any rate does: finished runs of the stand-in correct it.
+        # The choice of GPU does not matter here: finished runs of the stand-in trainer correct the
+        # estimate.
         peak = max(tflops.values())
     if peak is None:
         return _unknown(work, f"the speed of {rate.gpu} is unknown")
@@ -388,6 +393,7 @@ def _interruptions(work: Work, times: TrainerTimes, an_hour: float, least: int) 
     training, start = times.training, times.start
     likely = an_hour * training.likely / HOUR_SECONDS * (share / 2 * training.likely + start.likely)
     expected = min(MAX_INTERRUPTIONS, an_hour * MAX_INTERRUPTIONS_FACTOR * training.high / HOUR_SECONDS)
-    # Interruptions are independent of each other: the standard deviation is the square root of the expected number.
+    # Interruptions are independent (a Poisson process), so their standard deviation is the square root of
+    # the expected number.
     most = max(least, expected, floor(expected + 2 * sqrt(expected)))
     return Range(0.0, likely, most * (share * training.high + start.high))

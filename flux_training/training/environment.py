@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PULUMI = "pulumi"
-# Set for the program while `flux` refreshes a stack: Pulumi does not tell the program.
+# `flux` sets this variable for the Pulumi program while it refreshes a stack, because Pulumi does not tell
+# the program.
 REFRESH_VARIABLE = "FLUX_REFRESH"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from flux_training.training.errors import FluxError
 
 NEW_FILE_MODE = 0o644
-# What the system's errors mean to a user: the rule, the next step.
+# For each errno, what went wrong and what the user should do next.
 REMEDIES = {
     errno.ENOSPC: ("the disk is full", "free some space (`df -h` shows the disks), then run the same command again"),
     errno.EDQUOT: ("your quota on this disk is used up", "delete what you do not need, then run the same command again"),
@@ -23,11 +23,13 @@ REMEDIES = {
     errno.ENAMETOOLONG: ("its name is longer than this file system allows", "give it a shorter name (Linux takes 255 bytes, an encrypted home folder 143)"),
 }  # fmt: skip
 DRIVE_GONE = ("the disk or network drive does not answer", "see whether it is connected and mounted (`df` shows it), then run the same command again")  # fmt: skip
-# Explained only if the error names a file; otherwise it is about a connection or a terminal.
+# These errors are only explained if they name a file. Otherwise the cause is a connection or a terminal,
+# not a disk.
 REMEDIES_OF_FILES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), DRIVE_GONE)
-# What file systems without locks answer, such as some network drives.
+# Error numbers from file systems that do not support locks, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-# A file name may have 255 bytes: so many characters of up to four bytes, and eleven bytes for the other parts.
+# The name of a temporary file contains at most this many characters of the target's name. Four bytes per
+# character and eleven bytes for the other parts stay below the limit of 255 bytes for a file name.
 MAX_NAME_OF_PARTIAL = 60
 
 
@@ -37,7 +39,7 @@ def file_error(error: OSError) -> FluxError | None:
     remedies = REMEDIES | REMEDIES_OF_FILES if named else REMEDIES
     if error.errno not in remedies:
         return None
-    # The system names no file if writing to an open one fails.
+    # If writing to an open file fails, the operating system's error does not name the file.
     place = named or f"a file below {Path.cwd()} or {tempfile.gettempdir()}"
     return FluxError(f"cannot use {place}", *remedies[error.errno])
 
@@ -98,7 +100,7 @@ def named_in_errors(path: Path) -> Iterator[None]:
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """Sorts `img2` before `img10` and ignores case; equal only for equal names."""
-    # Text and numbers alternate, so text is never compared with a number.
+    # Text and numbers alternate in the key, so text is never compared with a number.
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 

@@ -14,13 +14,14 @@ from flux_training.training.values import mapping, whole_number
 
 CHEAPEST = "cheapest"
 FASTEST = "fastest"
-# Between the names of several classes, of which SaladCloud rents whichever is available.
+# Separates the names in a list of GPU classes. SaladCloud rents whichever class is available.
 SEPARATOR = ", "
 AT_LEAST = re.compile(r">=\s*([1-9]\d{0,3})\s*GB", re.IGNORECASE)
 MODEL = re.compile(r"\b(RTX|GTX)\s?(A?\d{4})((?:\s(?:Ti|Super|Laptop))*)", re.IGNORECASE)
 
-# From NVIDIA's data sheets: half of the peak BF16 TFLOPS (dense, FP32 accumulation) of a GeForce GPU, which is its FP32 rate, and a
-# quarter of it for the others. Public figures of training times are proportional to these (docs/costs.md).
+# A GPU's speed in TFLOPS, from NVIDIA's data sheets: half of the dense BF16 peak (FP32 accumulation) of a
+# GeForce GPU, which equals its FP32 rate, and a quarter of it for other GPUs. Published training times are
+# proportional to these values (docs/costs.md).
 TFLOPS = {
     "RTX 5090": 104.8,
     "RTX 5080": 56.3,
@@ -45,9 +46,9 @@ TFLOPS = {
     "H100": 247.0,
 }
 
-# GB of GPU memory for one more megapixel in a batch: a rule of thumb.
+# How many GB of GPU memory each additional megapixel in a batch takes: a rule of thumb.
 GB_EACH_MORE_MEGAPIXEL = 8
-# GB of GPU memory by model, from NVIDIA's data sheets. Laptop GPUs have less.
+# GB of memory of each GPU model, from NVIDIA's data sheets. Laptop versions have less.
 MEMORY_GB = {
     "rtx 5090": 32,
     "rtx 5080": 16,

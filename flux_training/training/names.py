@@ -4,27 +4,32 @@ import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-# ai-toolkit replaces both by the trigger word (inject_trigger_into_prompt in toolkit/prompt_utils.py).
+# ai-toolkit replaces both placeholders with the trigger word (inject_trigger_into_prompt in
+# toolkit/prompt_utils.py).
 PLACEHOLDERS = ("[trigger]", "[name]")
-# No trigger word begins with one of these; a word copied from a web page has them around it.
+# A trigger word must not begin with a quotation mark. Text copied from a web page is often surrounded by
+# these.
 QUOTATION_MARKS = '"“”„«»‘’「」'  # noqa: RUF001 - the marks themselves are meant
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# Those whose headers the module video_header reads.
+# The video formats whose headers the module video_header can read.
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
-# ai-toolkit (video_extensions in toolkit/data_loader.py) reads these as well. Nothing here can read their headers.
+# ai-toolkit also reads these video formats (video_extensions in toolkit/data_loader.py), but video_header
+# does not.
 OTHER_VIDEO_SUFFIXES = (".avi", ".webm", ".mkv", ".wmv", ".flv")
 MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 CAPTION_SUFFIX = ".txt"
 DATASET_FOLDER = "dataset"
-# The folders of a dataset lie beside ai-toolkit's own ones on the node (flux_training/node/launcher/settings.py). None of those begins like this.
+# The names of dataset folders begin with one of these. On the node they are next to ai-toolkit's own
+# folders, none of which begins like this (flux_training/node/launcher/settings.py).
 FOLDER_STARTS = (DATASET_FOLDER, "control", "mask", "reg")
 START_WORDS = ", ".join(f"`{start}`" for start in FOLDER_STARTS)
 FOLDER_NAME = re.compile(rf"({'|'.join(FOLDER_STARTS)})[a-z0-9_-]{{0,40}}")
-# The first 12 hex digits of a SHA-256 (flux_training/training/runs/run.py).
+# A run id is the first 12 hex digits of a SHA-256 (flux_training/training/runs/run.py).
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 MAX_JOB_NAME = 63
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-# Files beside the checkpoints. ai-toolkit treats every file whose name begins with the job's name as its checkpoint.
+# Names of files that are next to the checkpoints. ai-toolkit treats every file whose name begins with the
+# job's name as one of its checkpoints.
 TAKEN_NAMES = (
     "run.json",
     "progress.json",
@@ -34,7 +39,7 @@ TAKEN_NAMES = (
     "optimizer.pt",
     "loss_log.db",
 )
-# Of the 255 bytes that file systems allow; the rest is for the names of temporary files.
+# File systems allow names of 255 bytes. The rest is reserved for the suffixes of temporary files.
 MAX_NAME_BYTES = 200
 
 
@@ -48,7 +53,7 @@ def is_plain_name(name: str) -> bool:
     )
 
 
-@lru_cache(100_000)  # a dozen lint rules ask it for each image
+@lru_cache(100_000)  # a dozen lint rules call this for each image
 def caption_name(image: str) -> str:
     """The caption of `00001.jpg` is `00001.txt`, that of `reg/00001.jpg` is `reg/00001.txt`."""
     return image.removesuffix(PurePosixPath(image).suffix) + CAPTION_SUFFIX

@@ -21,10 +21,10 @@ KINDS = (
 
 def read_regular_file(path: Path, limit: int = -1) -> bytes:
     """The file's bytes, at most `limit` of them. Raises OSError, also for anything but a regular file, without waiting."""
-    # First without opening: opening a device can already have an effect.
+    # Check before opening, because opening a device can have a side effect.
     _refuse_special(path, path.stat().st_mode)
     with open(path, "rb", opener=_without_waiting) as file:
-        # It may have been replaced meanwhile.
+        # Check again, because the file may have been replaced since the first check.
         _refuse_special(path, os.fstat(file.fileno()).st_mode)
         return file.read(limit)
 

@@ -5,7 +5,8 @@ from datetime import datetime
 
 import psutil
 
-# psutil derives the start of a process from the system clock, which may be adjusted meanwhile.
+# psutil computes a process's start time from the system clock, so the value changes when the clock is
+# adjusted.
 CLOCK_TOLERANCE_SECONDS = 5.0
 
 

@@ -20,7 +20,7 @@ WHOLE: Schema = {"type": "integer"}
 JSON_TYPES: dict[KeyType, Schema] = {
     KeyType.FLAG: {"type": ["boolean", "null"]},
     KeyType.INTEGER: WHOLE,
-    # Editors read YAML 1.2, in which 1e-4 is a number; plain YAML 1.1 has a text there.
+    # Editors follow YAML 1.2, which reads 1e-4 as a number; YAML 1.1 parsers read it as text.
     KeyType.NUMBER: {"type": ["number", "string"]},
     KeyType.NUMERIC: {"type": ["number", "string"]},
     KeyType.TEXT: {"type": "string"},
@@ -77,7 +77,8 @@ def stack_schema(project: str = PROJECT) -> Schema:
                 "type": "object",
                 "properties": settings,
                 "required": [f"{project}:{key}" for key in found["required"]],
-                # Other providers may have settings here as well, but ours would be ignored under another name.
+                # Settings of other Pulumi providers are allowed, but not this project's settings with a
+                # different namespace, because they would be ignored.
                 "patternProperties": {
                     f"^{project}:(?!({known})$)": False,
                     f"^(?!{project}:|kubernetes:).+:({known})$": False,

@@ -8,16 +8,17 @@ from pydantic_core import ErrorDetails
 
 from flux_training.training.words import nearest, same_letters
 
-# The namespace in the examples of the documentation.
+# The configuration namespace that the examples in the documentation use.
 DOCUMENTED_NAMESPACE = "flux-training"
-# Names of Pulumi packages that a project's name may resemble, such as `aws2`.
+# Namespaces of Pulumi packages. A project's name may be similar to one of them, such as `aws2`.
 PULUMI_NAMESPACES = {
     *("aws", "aws-native", "azure", "azure-native", "cloudflare", "command", "docker", "docker-build"),
     *("gcp", "github", "kubernetes", "pulumi", "pulumi-command", "random", "tls"),
 }
-# Settings of Pulumi packages that have the name of one of ours.
+# Settings of other Pulumi packages whose names equal those of this project's settings.
 FOREIGN_SETTINGS = {"kubernetes:cluster"}
-# As in difflib: 1 means the same. High enough to accept the name of a package beside that of the project.
+# The minimum similarity of a misspelled namespace (difflib's ratio, where 1 means equal). It is high so
+# that a package with a name similar to the project's is not reported.
 MIN_SIMILARITY = 0.85
 
 SHAPES = {

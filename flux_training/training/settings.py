@@ -42,12 +42,12 @@ from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import nearest
 
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
-# Part of the names of container groups and Pulumi resources.
+# A cluster's name becomes part of the names of container groups and Pulumi resources.
 CLUSTER_NAME = re.compile(r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")
-# The name of the cluster of a stack with `cluster` instead of `clusters`.
+# The cluster name used if the stack has `cluster` instead of `clusters`.
 SINGLE_CLUSTER = ""
 
-# registry/path without a tag: the built image is identified by its digest.
+# A repository is a registry and a path without a tag, because a built image is identified by its digest.
 REPOSITORY = re.compile(r"^[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+$")
 NO_SETTINGS = "is not a map of settings; write `{}` to train the job with the defaults, or `{skip: true}` to leave it out"
 R2_ONLY = {"location", "credentials", "credential_hours"}
@@ -99,7 +99,8 @@ class JobSettings(StrictSettings):
     @model_validator(mode="before")
     @classmethod
     def _null_is_default(cls, entry: Any) -> Any:
-        # People write `chelsea-cat:` for a job without settings. `chelsea-cat: false` would mean the opposite.
+        # `chelsea-cat:` without a value declares a job without settings. `chelsea-cat: false` is refused,
+        # because it looks like the opposite.
         if entry is None:
             return {}
         if not isinstance(entry, Mapping | JobSettings):

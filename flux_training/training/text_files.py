@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from flux_training.training.words import one_line
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# The second address is that of Git LFS before its release (the specification of Git LFS).
+# Pointers written before the release of Git LFS have the second address, hawser.github.com (Git LFS
+# specification).
 LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
-# What git-annex has in place of a file (its page "pointer files").
+# The content of a file that git-annex has replaced with a pointer (git-annex documentation, "pointer
+# files").
 ANNEX_POINTER = re.compile(rb"(?:\.git)?/annex/objects/[^\n]+\s*\Z")
 CONFLICT_MARKER = re.compile(rb"^(?:(?:<{7}|>{7}|\|{7})(?:[ \t].*)?|={7})\r?$", re.MULTILINE)
 CONFLICT_FIX = "keep one version and delete the lines with <<<<<<<, ======= and >>>>>>>"
 LFS_FIX = "run `git lfs pull`; for git-annex, `git annex get .`"
-# Four bytes first: the mark of UTF-32 begins with that of UTF-16.
+# Byte order marks, longest first, because UTF-32's mark begins with UTF-16's.
 MARKS = (
     (b"\xff\xfe\0\0", "UTF-32"),
     (b"\0\0\xfe\xff", "UTF-32"),
@@ -23,7 +25,7 @@ MARKS = (
 MAY_BE_SECRET = re.compile("key|secret|token|password|secure|salt", re.IGNORECASE)
 MAX_QUOTED = 80
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# Characters that look like a space or a quote, and are none for YAML.
+# Characters that look like a space or a quotation mark but have no meaning in YAML.
 LOOKALIKES = re.compile("[\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff\u2018\u2019\u201c\u201d]")
 
 
@@ -66,7 +68,7 @@ def git_artefact(raw: bytes) -> GitArtefact | None:
     return GitArtefact("git-conflict", "contains the markers of a merge conflict", CONFLICT_FIX, line)
 
 
-# What PyYAML says, in part, and what people have most often done.
+# A part of PyYAML's error message, and the most common cause of that error.
 YAML_PROBLEMS = {
     "mapping values are not allowed": 'the value has a colon and a space, or the line is indented too far; write such a value in quotes, as "a: b"',
     "cannot start any token": "a value begins with a character that YAML uses itself, such as @, % or `; write it in quotes",
@@ -108,7 +110,7 @@ def describe_yaml_error(text: str, error: Exception) -> tuple[str, int | None]:
         )
     if control := CONTROL.search(text):
         return f"contains the control character U+{ord(control[0]):04X}", line
-    # The parser often notices a wrong character one line later or earlier.
+    # The parser often reports a wrong character one line too late or too early.
     for wrong in text.splitlines()[max(0, line - 2) : line + 1] if line else ():
         if "\t" in wrong[: len(wrong) - len(wrong.lstrip())]:
             return "a line begins with a tab; YAML is indented with spaces", line

@@ -24,23 +24,23 @@ from flux_training.training.names import RUN_ID
 from flux_training.training.values import MAX_ATTEMPT, read_time
 from flux_training.training.words import one_line, printable
 
-# Records have a few hundred bytes in three levels.
+# Limits for a record, which normally has a few hundred bytes and three levels of nesting.
 MAX_RECORD_BYTES = 1024 * 1024
 MAX_RECORD_VALUES = 50_000
-# A manifest has five values for each image, and commas in its captions are counted as values too.
+# A manifest has five values for each image. Commas in captions are counted as values too.
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 MAX_MANIFEST_VALUES = 1_000_000
 MAX_DEPTH = 20
 MAX_FAULT_LENGTH = 40
-# More than any run takes: a month of seconds, ten million steps, a 64 GB file.
+# Limits that no run reaches: a month in seconds, ten million steps, a file of 64 GB.
 MAX_RUN_SECONDS = 30 * 24 * 3600.0
 MAX_STEPS = 10_000_000
 MAX_FILE_BYTES = 64 * 1024**3
 MAX_LOSS = 1e6
 MAX_USD = 100_000.0
-# SaladCloud's most expensive class costs less than a tenth of this.
+# SaladCloud's most expensive GPU class costs less than a tenth of this.
 MAX_USD_AN_HOUR = 10.0
-# The first release of the tool, and how far two clocks may differ.
+# Records cannot be older than the tool's first release. Clocks may differ by the tolerance below.
 FIRST_TIME = datetime(2020, 1, 1, tzinfo=UTC)
 CLOCK_TOLERANCE = timedelta(days=1)
 
@@ -95,7 +95,8 @@ def parse_object(
     """The JSON object in `raw`, with unpaired surrogates replaced; or else a sentence that says why there is none."""
     if len(raw) > max_bytes:
         return f"it is longer than {max_bytes} bytes"
-    # A parsed value may take a hundred times as much memory as its text. There are at most as many values as separators.
+    # A parsed value can take a hundred times the memory of its text, so limit the number of values. It is
+    # at most the number of separators.
     if sum(raw.count(separator) for separator in b",[{") > max_values:
         return f"it has more than {max_values} values"
     try:
@@ -148,7 +149,7 @@ def _text(value: object) -> object:
     return "" if value is None else value
 
 
-# The types of fields. Texts for display are cut off; the others have to be exact.
+# The field types of records. Text for display is shortened; text in the other fields must match exactly.
 Word = Annotated[str, BeforeValidator(_shown_in(40))]
 ShortText = Annotated[str, BeforeValidator(_shown_in(100))]
 Message = Annotated[str, BeforeValidator(_message)]

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-# Larger numbers are treated as invalid: 31 years of seconds, a thousand million steps.
+# Larger numbers are treated as invalid. This is 31 years in seconds, or a billion steps.
 MAX_NUMBER = 1e9
-# Of the attempts of a job. Users choose any number, such as a date.
+# The maximum for a job's `attempt`, which is any number chosen by the user, such as a date.
 MAX_ATTEMPT = 1_000_000_000
 
 

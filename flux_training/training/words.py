@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from flux_training.training.environment import pulumi_command
 
 MAX_LINE_LENGTH = 400
-# Of several places with the same finding, so many are named.
+# If several places have the same finding, at most this many are listed.
 MAX_PLACES = 3
 DEFAULT_STACK = "dev"
 
@@ -54,7 +54,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def _wrapped_line(line: str, width: int) -> str:
-    # textwrap does not break at no-break spaces.
+    # Replace the spaces in a command by no-break spaces, because textwrap does not break lines there.
     whole = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), line)
     indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
     lines = textwrap.wrap(

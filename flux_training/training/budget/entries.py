@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 
-# Not below a stack's prefix: all stacks of the bucket share it.
+# Budget entries are shared by all stacks of the bucket, so this folder is not below a stack's prefix.
 SPENDING_FOLDER = ".flux/spending/"
 MICRO = 1_000_000
 ENTRY = re.compile(

@@ -9,7 +9,7 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.budget.entries import Spent
 from flux_training.training.cluster_settings import BudgetSettings
 
-# Amounts are stored in millionths of a dollar.
+# Object names store amounts in millionths of a dollar.
 ROUNDING = 1e-6
 
 

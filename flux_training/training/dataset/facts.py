@@ -37,11 +37,10 @@ from flux_training.training.train_yml.dataset_folders import (
 )
 from flux_training.training.train_yml.trainer_config import outside_problem
 
-# (images done, images in total)
+# Called with the number of images done and the total number of images.
 OnProgress = Callable[[int, int], None]
 MAX_CAPTION_BYTES = 1_000_000
-# The byte order marks that Windows' Notepad writes for "Unicode".
-# The lint rule for a caption that exists and cannot be read.
+# The lint rule for a caption file that exists but cannot be read.
 UNREADABLE = "caption-unreadable"
 
 
@@ -163,7 +162,7 @@ class DatasetReader:
                         self._cache.put(path, stamps[path], facts)
                     self._on_progress(len(decoded), len(paths))
         finally:
-            # After Ctrl-C, too: the next command goes on from here.
+            # Save the cache even after Ctrl-C, so that the next command continues from here.
             if self._cache:
                 self._cache.save()
         return decoded
@@ -279,7 +278,7 @@ def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link that leads back to itself
+    except OSError:  # a symbolic link that points to itself
         return False
 
 

@@ -24,10 +24,10 @@ from flux_training.training.files import write_atomically
 CACHE_FOLDER = ".flux-cache"
 CACHE_FILE = "images.json"
 NO_CACHE_VARIABLE = "FLUX_NO_CACHE"
-# Raise it when ImageFacts or the way its values are computed changes.
+# Raise the cache version when ImageFacts changes, or when its values are computed differently.
 VERSION = f"4 Pillow {PIL.__version__}"
-# A second write within one tick of the file system's clock (FAT: 2 seconds) leaves the times as they are, so a file that was changed
-# a moment ago is not remembered.
+# Files changed less than this long ago are not cached: two writes within one tick of the file system's
+# clock (2 seconds on FAT) have the same timestamp, so the second would go unnoticed.
 SETTLED_SECONDS = 2.5
 
 Stamp = tuple[int, int, int, int]

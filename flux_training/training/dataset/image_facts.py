@@ -18,13 +18,13 @@ from flux_training.training.text_files import git_artefact
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-# Other formats are refused unopened: for an EPS, for example, Pillow would start Ghostscript.
+# Files in other formats are refused without opening them: for an EPS file, Pillow would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 VIDEO = "VIDEO"
 ORIENTATION_TAG = 0x0112
 UPRIGHT = 1
 WEBP_HEADER = 12
-# A Git LFS pointer is always shorter than this (Git LFS specification).
+# A Git LFS pointer is always shorter than this, according to the Git LFS specification.
 MAX_POINTER_BYTES = 1024
 
 
@@ -75,7 +75,7 @@ class ImageFacts:
 
 def look_at_image(path: Path) -> ImageFacts:
     """Read and decode a file. A broken file is a fact, too: raises nothing."""
-    from PIL import Image as Pillow  # imported late: usually every image is cached
+    from PIL import Image as Pillow  # imported here because Pillow is rarely needed: most images are cached
     from PIL import UnidentifiedImageError
 
     try:
@@ -125,11 +125,11 @@ def _decoded(facts: ImageFacts, picture: Picture) -> ImageFacts:
         width=picture.width,
         height=picture.height,
         mode=picture.mode,
-        # A phone's MPO holds a second view of the photo: that is no animation.
+        # Phones save MPO files, which contain a second view of the same photo. They are not animations.
         frames=1 if picture.format == "MPO" else frames,
         orientation=orientation if isinstance(orientation, int) else UPRIGHT,
         transparent=_is_transparent(picture),
-        # A blank image's hash is 0, so only images with that hash need a check of every pixel.
+        # The hash of a blank image is 0, so only images with that hash need their pixels checked.
         blank=bits == 0 and _is_blank(picture),
         hash=bits,
     )

@@ -18,14 +18,16 @@ from flux_training.training.errors import BadInput
 from flux_training.training.names import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.text_files import git_artefact
 
-# The formats that Pillow may open. For some others, such as EPS, it would run another program on an untrusted file.
+# The image formats that Pillow may open. For some others, such as EPS, Pillow would run an external program
+# on an untrusted file.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "BMP", "TIFF", "GIF")
-# The pointers of Git LFS and git-annex are shorter.
+# Pointer files of Git LFS and git-annex are shorter than this.
 POINTER_BYTES = 1024
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 )
-# Raw files of cameras. Most are TIFF files whose first image is a thumbnail, which would be taken for the photo.
+# Suffixes of cameras' raw files. Most are TIFF files whose first image is a thumbnail, which would be
+# imported instead of the photo.
 RAW_SUFFIXES = frozenset(
     (
         *(
@@ -47,21 +49,23 @@ RAW_SUFFIXES = frozenset(
         *(".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
     )
 )
-# Tags of TIFF 6.0 and of Adobe's DNG specification. Bit 0 of the first says that the image is a reduced version of another one.
+# TIFF tags from TIFF 6.0 and from Adobe's DNG specification. If bit 0 of NewSubfileType is set, the image
+# is a reduced version of another image in the file.
 NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706
 RAW_ADVICE = "a raw file of a camera; export it as JPEG or TIFF from a photo program"
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 JPEG_QUALITY = 95
-# JPEG_MAX_DIMENSION of libjpeg's jmorecfg.h.
+# The maximum width and height of a JPEG, as in libjpeg (JPEG_MAX_DIMENSION in jmorecfg.h).
 MAX_JPEG_SIDE = 65_500
 THUMB_SIDE = 8
-# The maximum difference, of 255, between the thumbnails of the same image. Measured on the 20 images below jobs/: at most 5 after saving
-# at quality 30 and a quarter of the size, at least 10 after moving by 2 % of the width, as in a burst. The hash alone would confuse
-# different objects on a white background.
+# Two images count as the same if no pixel of their thumbnails differs by more than this, on a scale of 0 to
+# 255. Measured on the 20 images below jobs/: saving at quality 30 and a quarter of the size changes a pixel
+# by at most 5; moving the picture by 2 % of its width, as in a burst of photos, by at least 10. The
+# perceptual hash alone would confuse different objects on a white background.
 MAX_THUMB_DIFFERENCE = 12
 
 
-# What Pillow and its decoders raise for damaged files.
+# The exceptions that Pillow and its decoders raise for damaged files.
 UNREADABLE = (
     OSError,
     SyntaxError,
@@ -127,7 +131,7 @@ def read_image(file: Path) -> PreparedImage:
 
 
 def _why_unreadable(error: Exception) -> str:
-    # Only errors of the system have a number; the decoders raise OSError as well.
+    # Decoders also raise OSError; only errors of the operating system have an errno.
     if isinstance(error, OSError) and error.errno:
         return f"cannot be read ({error.strerror}); make it a readable file or leave it out"
     return f"a broken image ({error}); get it again or leave it out"
@@ -177,7 +181,7 @@ def side_by_side(images: Sequence[Pillow.Image]) -> Pillow.Image:
 def encode_jpeg(image: Pillow.Image, quality: int = JPEG_QUALITY) -> bytes:
     """A JPEG with full colour resolution and without metadata, because nodes are other people's PCs."""
     out = io.BytesIO()
-    # Without `comment` Pillow would copy the original's.
+    # Without an empty `comment`, Pillow would copy the comment of the original JPEG.
     image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, comment=b"")
     return out.getvalue()
 
@@ -227,7 +231,8 @@ def _eight_bits(image: Pillow.Image) -> Pillow.Image:
     assert not isinstance(top, tuple)  # noqa: S101 - the image has one band
     scale = 1.0 if top <= 255 else 255 / max(top, 65535)
     grey = wide.point(lambda value: value * scale).convert("L")
-    # The transparent grey value, scaled the same way: Pillow would compare its low eight bits.
+    # The grey value that means transparent has to be scaled too: Pillow would compare only its low eight
+    # bits.
     if "transparency" in image.info:
         grey.info["transparency"] = min(255, int(image.info["transparency"] * scale))
     return grey
@@ -259,7 +264,7 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 @functools.cache
 def _know_formats() -> None:
-    import pillow_heif  # imported late: 26 MB of decoders
+    import pillow_heif  # imported here because the decoders take 26 MB of memory
 
     accept_large_photos()
     Pillow.init()

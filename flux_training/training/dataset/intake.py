@@ -24,12 +24,13 @@ from flux_training.training.opening import outside_target, special_kind
 
 CAPTION_SUFFIXES = (CAPTION_SUFFIX, ".caption")
 NUMBERED = "{:05}"
-# Files that Windows and macOS add to folders. Those of other systems begin with a dot.
+# Files that Windows and macOS add to folders. Names that start with a dot are skipped elsewhere.
 SYSTEM_FILES = ("Thumbs.db", "desktop.ini", "Icon\r")
-# What iCloud leaves in place of a photo that it has removed from the disk: `.IMG_1.HEIC.icloud`.
+# iCloud replaces a photo that it has removed from the disk with a placeholder such as `.IMG_1.HEIC.icloud`.
 CLOUD_SUFFIX = ".icloud"
 IMPORTED_SUFFIX = ".jpg"
-# ai-toolkit trains FLUX at up to 1024 pixels per side; twice that leaves room for cropping and larger resolutions.
+# The maximum side of an imported image in pixels. ai-toolkit trains FLUX at up to 1024 pixels per side;
+# twice that leaves room for cropping and for higher resolutions.
 MAX_SIDE = 2048
 
 
@@ -211,7 +212,8 @@ def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
         return ""
     caption = read_caption(file)
     if caption.fault:
-        # Two images (photo.heic, photo.jpg) can share a caption: report it once.
+        # Two images (photo.heic, photo.jpg) can have the same caption file, so report its problem only
+        # once.
         finding = f"{file.name}: {caption.fault.message}; its image is imported without it"
         findings += [finding] if finding not in findings else []
     return caption.text

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The launcher reads so many bytes of `manifest.json` (MAX_JSON_BYTES in flux_training/node/launcher/settings.py).
+# The launcher reads at most this many bytes of `manifest.json` (MAX_JSON_BYTES in
+# flux_training/node/launcher/settings.py).
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
-MAX_IMAGES = 20_000  # the launcher refuses more
-# What reading untrusted JSON of an unexpected form can raise.
+# The launcher refuses a manifest with more images than this.
+MAX_IMAGES = 20_000
+# The exceptions that untrusted JSON of an unexpected structure can cause while it is read.
 INVALID = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 

@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 
 SIDE = 8
 BITS = 2 * SIDE * SIDE
-# Of 128 bits. Copies that are scaled, re-encoded, brightened or have 64 colours differ from the original in 0 to 10, different photos of one subject in
-# 40 or more (tests/training/dataset/test_perceptual_hash.py).
+# Two images look the same if at most this many of the 128 bits of their hashes differ. Copies that are
+# scaled, re-encoded, brightened or reduced to 64 colours differ from the original in 0 to 10 bits;
+# different photos of one subject differ in 40 or more (tests/training/dataset/test_perceptual_hash.py).
 NEAR = 10
 
 
 def perceptual_hash(picture: Picture) -> int:
     """128 bits, which are nearly always the same for an image and its smaller copy."""
-    from PIL.Image import Resampling  # imported late, as in image_facts.py
+    from PIL.Image import Resampling  # imported here because Pillow is rarely needed
 
     small = picture if picture.mode in ("RGB", "RGBA", "L") else _grey(picture)
-    # reducing_gap makes large images as cheap as small ones.
+    # `reducing_gap` makes resizing a large image as fast as resizing a small one.
     grey = small.resize((SIDE + 1, SIDE + 1), Resampling.BILINEAR, reducing_gap=4.0).convert("L").tobytes()
     bits = 0
     for row in range(SIDE):

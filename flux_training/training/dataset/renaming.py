@@ -16,7 +16,8 @@ from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.opening import read_regular_file
 
-# Hidden files are not part of the dataset. JOURNAL exists while files are being renamed; it then becomes LAST.
+# The names start with a dot because hidden files are not part of the dataset. JOURNAL exists while files
+# are being renamed; afterwards it is renamed to LAST.
 JOURNAL = ".rename-under-way.json"
 LAST = ".rename-last.json"
 TEMPORARY = ".renaming-{}"
@@ -119,7 +120,7 @@ def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
     if step == "away":
         for index, move in enumerate(renaming.moves):
             old, temporary = dataset / move.old, dataset / TEMPORARY.format(index)
-            # A missing file already has its temporary name.
+            # If the file is missing, an earlier attempt already gave it its temporary name.
             if old.exists():
                 if temporary.exists():
                     raise _appeared(old, f"the file that had this name is now {temporary.name}")
@@ -133,7 +134,7 @@ def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
             raise _appeared(dataset / move.new, f"{move.old} would overwrite it")
         temporary.rename(dataset / move.new)
     if renaming.undo:
-        # The journal is deleted last: without it, an interrupted undo would start again.
+        # Delete the journal last: if LAST remained after an interruption, the undo would start again.
         (dataset / LAST).unlink(missing_ok=True)
         (dataset / JOURNAL).unlink()
     else:
@@ -158,7 +159,8 @@ def _findings(dataset: Path, names: list[str], images: list[str], captions: set[
         for caption in sorted(captions)
         if Path(caption).stem not in stems
     ]
-    # `A.JPG` and `a.jpg` are two files here and one on a Mac; 1.TXT would be left behind by its image.
+    # On a Mac, `A.JPG` and `a.jpg` are the same file. A caption with an upper-case suffix, such as 1.TXT,
+    # would not be renamed along with its image.
     findings += [
         f"{dataset / name}: captions end in `{CAPTION_SUFFIX}`; rename it by hand"
         for name in sorted(names)

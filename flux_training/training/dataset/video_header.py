@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# More frames than any clip has. A damaged table could claim four billion.
+# No video clip has more frames than this. A damaged header could claim four billion.
 MAX_FRAMES = 10_000_000
 HEADER_BYTES = 8
 LONG_HEADER_BYTES = 16
@@ -55,7 +55,8 @@ def _video_track(trak: bytes) -> VideoHeader | None:
         return None
     samples = _below(_below(media, b"minf"), b"stbl")
     frames = _frames(_below(samples, b"stts"))
-    # The first entry of the table of formats: its own 16 bytes of header, 24 bytes of other fields, then the size.
+    # Skip to the first entry of the `stsd` box. The width and height follow its header of 16 bytes and 16
+    # bytes of other fields.
     entry = _below(samples, b"stsd")[8:]
     width, height = _number(entry[32:34]), _number(entry[34:36])
     return VideoHeader(width, height, frames) if frames and width and height else None
@@ -81,7 +82,7 @@ def _boxes(content: bytes) -> Iterator[Box]:
     while at + HEADER_BYTES <= len(content):
         length, name = _number(content[at : at + 4]), content[at + 4 : at + 8]
         start = at + HEADER_BYTES
-        if length == 1:  # the length follows in eight bytes
+        if length == 1:  # the real length follows in eight bytes
             length = _number(content[at + HEADER_BYTES : at + LONG_HEADER_BYTES])
             start = at + LONG_HEADER_BYTES
         end = at + length if length else len(content)

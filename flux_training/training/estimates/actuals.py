@@ -13,9 +13,10 @@ from flux_training.training.gpu import model_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import EstimateRecord, RunRecord
 
-# The time that is left is the mean time of a step so far, which samples and saves make uneven. Assumption.
+# The uncertainty of a running job's remaining time, which is computed from the mean time per step so far.
+# Samples and checkpoints make steps uneven. The factors are assumptions.
 LEFT_SPREAD = Range(0.85, 1.0, 1.25)
-# The fields of Waste.
+# How each field of Waste is shown to users.
 WASTE_WORDS = {
     "downloads": "downloads",
     "loading": "loading, caching, first samples",
@@ -23,7 +24,7 @@ WASTE_WORDS = {
     "repeated": "steps trained again",
     "idle": "idle after the last job",
 }
-# Shares of the paid time above which advice is worth a line.
+# If a larger share of the paid time than this is wasted, a line of advice is shown.
 MAX_REPEATED_SHARE = 0.05
 MAX_IDLE_SHARE = 0.1
 

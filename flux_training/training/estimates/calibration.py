@@ -15,7 +15,8 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.train_yml.trainer_config import document_of
 
 MAX_CORRECTION = 2.0
-# How far the next run may be from one or two finished ones: an assumption. Three or more show their own spread, at least a tenth.
+# With one or two finished runs, the next run is assumed to take up to this factor more or less time. With
+# three or more, their own spread is used, but at least 10 %.
 FEW_RUNS_SPREAD = 1.25
 MIN_SPREAD = 1.1
 

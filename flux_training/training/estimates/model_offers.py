@@ -10,7 +10,7 @@ from flux_training.training.gpu import CHEAPEST, TFLOPS, Offer, choose_gpu, memo
 from flux_training.training.models.table import TrainableModel
 from flux_training.training.train_yml.templates import recommended_document
 
-# A usual run: its steps, and a dataset of photos as they come from `flux new`.
+# A typical run: the number of steps, and the size of a dataset of photos imported by `flux new`.
 USUAL_STEPS = 2000
 USUAL_IMAGES = 20
 BYTES_PER_IMAGE = 1_000_000

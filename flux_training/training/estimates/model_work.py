@@ -14,7 +14,8 @@ from flux_training.training.models.choice import largest_of, models_of
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TokenShape, TrainableModel
 
 MATRICES_PER_BLOCK = 12
-# LoKr builds whole matrices in each step. No public figure is known: this is an assumption.
+# LoKr builds full-size matrices in each step, which takes extra time. No public figure is known, so this
+# factor is an assumption.
 LOKR_WORK = 1.1
 
 
@@ -74,7 +75,7 @@ def step_work(workload: Workload, model: ModelWork, speed: SpeedFit = SPEED) -> 
         model.forward(side, side, workload.frames, workload.controls, speed) for side in sides
     ) / len(sides)
     passes = passes_of(mode)
-    # Two thin matrices of the rank beside each matrix of the model's width.
+    # For each weight matrix of the model, a LoRA adds two thin matrices with `rank` rows or columns.
     adapter = LOKR_WORK if mode.network == "lokr" else 1 + 2 * workload.rank / model.tokens.width
     images = power(workload.batch, speed.batch_exponent) * workload.accumulation
     return forward * passes * adapter * images

@@ -12,20 +12,23 @@ from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.speed import SPEED, SpeedFit
 from flux_training.training.estimates.workload import Mode, Workload
 
-# Like SpeedFit.step, for samples with their decoding. An A40 (8.9 s an image) and an A100 (4.5 s and 5.2 s) give 0.34 to 0.42, by the
-# times in the names of the samples in https://github.com/ladukaraniket/596-final-project. No GeForce GPU is known: the low end is an assumption.
+# Like SpeedFit.step, but for drawing a sample image and decoding it. The timestamps in the sample file
+# names of https://github.com/ladukaraniket/596-final-project show 8.9 s per image on an A40 and 4.5 s and
+# 5.2 s on an A100, which gives factors of 0.34 to 0.42. No figures are known for a GeForce GPU, so the low
+# end is an assumption.
 SAMPLE_FACTOR = Range(0.2, 0.35, 0.53)
-# For models without a row in MODELS.
+# The extra uncertainty of the estimate for a model that the table of models does not have.
 UNKNOWN_MODEL_FACTOR = Range(0.3, 1.0, 3.0)
 LOAD_SECONDS = Range(60.0, 120.0, 240.0)
-# With low_vram, the CPU quantizes.
+# Loading takes longer with `low_vram` because the weights are quantized on the CPU.
 LOW_VRAM_LOAD_SECONDS = Range(120.0, 300.0, 600.0)
-# Weights that the image does not hold: 40 Mbit/s, an assumption about home connections.
+# The time to download weights that the image does not contain, assuming a home connection of 40 Mbit/s.
 SECONDS_PER_GB = Range(80.0, 200.0, 500.0)
-# The VAE and the text encoders, for each image and resolution, on an RTX 5090.
+# The time to encode one image at one resolution with the VAE and the text encoders on an RTX 5090.
 ENCODE_SECONDS = Range(0.15, 0.3, 0.6)
 SAVE_SECONDS = Range(1.0, 4.0, 10.0)
-# The stand-in trainer of the local cloud: measured with 300 and 2,000 steps on two cores, alone and on a busy machine.
+# How long the local cloud's stand-in trainer takes to start. Measured on two cores, idle and busy, with 300
+# and 2,000 steps.
 STAND_IN_START_SECONDS = Range(1.0, 4.0, 15.0)
 STAND_IN_STEP_SECONDS = Range(0.1, 0.15, 0.45)
 

@@ -26,7 +26,7 @@ class SpeedFit:
     block_seconds: Range
 
 
-# `offloaded` is fitted to two figures, and `block_seconds` to those of one GPU, the H100.
+# `offloaded` is fitted to only two measurements, and `block_seconds` only to those of the H100.
 SPEED = SpeedFit(
     step=Range(0.29, 0.41, 0.58),
     quantized=1.2,

@@ -10,9 +10,9 @@ from flux_training.training.runs.run_state import in_words
 from flux_training.training.train_yml.templates import PROCESS
 from flux_training.training.train_yml.yaml_text import set_value
 
-# Shorter trainings are not worth a note.
+# A training that takes less time than this is not mentioned in the note.
 LONG_SECONDS = 300
-# As many as the example jobs have, which are not trained again then.
+# The example jobs have this many steps, so the suggestion does not make them train again.
 SUGGESTED_STEPS = 300
 
 

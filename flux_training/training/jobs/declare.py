@@ -22,9 +22,10 @@ from flux_training.training.train_yml.trainer_version import NEWEST, PINNED, PUB
 from flux_training.training.words import nearest
 
 GLOB_CHARACTERS = frozenset("*?[")
-# The `place` of findings about the list of jobs.
+# The `place` of a finding that concerns the stack's list of jobs and not one file.
 JOBS_SETTING = "jobs"
-# The variables that train.yml may use. The node has the bucket's keys as well, but train.yml must not use those.
+# The environment variables that train.yml may refer to. The node also has the bucket's access keys, which
+# train.yml must not use.
 NODE_VARIABLES = frozenset([RUN_ID_VARIABLE, ATTEMPT_VARIABLE, JOB_VARIABLE])
 
 

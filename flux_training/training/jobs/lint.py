@@ -32,7 +32,8 @@ def lint_jobs(
         counts, quiet = split_silenced(found, silence)
         findings += counts
         silenced += quiet
-        # A pattern's silence is for all of its jobs, so a job that does not need it is no mistake.
+        # A rule that is silenced for a pattern is silenced for all matching jobs. It is not a mistake if
+        # one of them does not need that, so only entries with a job's own name are checked.
         if job.name in settings.jobs:
             used = {entry.finding.code for entry in quiet}
             findings += unused_silences(JOBS_SETTING, job.name, silence, used)

@@ -15,7 +15,7 @@ from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.train_yml.yaml_text import node_at, set_value
 from flux_training.training.words import nearest
 
-# Short names of some keys; for any other key it is the last part.
+# Short labels for some keys of train.yml. The label of any other key is its last part.
 SHORT = {
     "network.linear": "rank",
     "network.linear_alpha": "alpha",
@@ -84,7 +84,7 @@ def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
 
 def _variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]) -> Variant:
     pairs = [(key, value) for axis, value in zip(axes, values, strict=True) for key in axis.keys]
-    # Keys that change together appear once in the name.
+    # Keys that change together get one label in the job's name.
     parts = [_label(axis.keys[0]) + _tidy(value) for axis, value in zip(axes, values, strict=True)]
     name = "-".join([base, *parts])
     before = document_of(text.encode())

@@ -20,7 +20,7 @@ from flux_training.training.train_yml.trainer_keys import entries
 from flux_training.training.train_yml.trainer_version import NEWEST
 from flux_training.training.words import most_similar, with_escapes
 
-# A value quoted in a message may be as long as a file.
+# Messages are cut to this many characters, because a quoted value may be as long as a file.
 MAX_MESSAGE_LENGTH = 300
 NEEDED = "without it there is nothing to queue"
 
@@ -153,7 +153,7 @@ class Rule:
             problem.line,
             with_escapes(_short(without_secrets(problem.message))),
             self.why,
-            # In a rule's own text, JOB stands for the job's name.
+            # Rule texts use JOB as a placeholder; replace it by the job's name.
             self.fix.replace(" JOB`", f" {with_escapes(shlex.quote(job))}`") if job else self.fix,
             job,
         )

@@ -19,7 +19,7 @@ SECRETS = {
 }
 _ANY = re.compile("|".join(f"(?P<k{number}>{pattern})" for number, pattern in enumerate(SECRETS.values())))
 _KINDS = list(SECRETS)
-# A key of train.yml whose name says that its value is a secret: `hf_token: …`.
+# Matches a key of train.yml whose name says that its value is a secret, such as `hf_token: …`.
 _SECRET_KEY = re.compile(
     r"""^[\s-]*["']?[\w.-]*(?:api[_-]?key|token|passw(?:or)?d|secret(?:[_-]?(?:access)?[_-]?key)?)["']?\s*:\s*["']?(?P<value>[^\s"'#]{8,})""",
     re.IGNORECASE,

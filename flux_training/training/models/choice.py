@@ -7,9 +7,9 @@ from typing import Any
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.values import mapping
 
-# The folder of a container image that holds its weights.
+# The folder of a container image that contains the model's weights.
 MODEL_FOLDER = "/model"
-# ai-toolkit looks at these keys in this order if there is no `arch`.
+# If `model.arch` is not set, ai-toolkit looks for these keys in this order to choose the architecture.
 ARCH_OF_FLAG = {
     "is_v2": "sd2",
     "is_v3": "sd3",

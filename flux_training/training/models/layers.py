@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-# `norm1.linear` maps 3072 numbers to 6 times as many, with a bias.
+# FLUX.1's largest layer is `norm1.linear`, with 3072 inputs, 6 * 3072 outputs and a bias.
 MAX_LAYER_PARAMETERS = 3072 * 18432 + 18432
 DOUBLE_BLOCKS, SINGLE_BLOCKS = 19, 38
 DOUBLE = (
@@ -39,6 +39,7 @@ def chosen_layers(only: Collection[str] | None, ignored: Collection[str]) -> lis
         name
         for name in FLUX_LAYERS
         if not any(part in name for part in ignored)
-        # It compares them with its own names as well, in which `$$` stands for the dots.
+        # ai-toolkit also compares the entries with its internal layer names, which have `$$` instead of
+        # dots.
         and (only is None or any(part.replace("$$", ".") in name for part in only))
     ]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 BF16_BYTES, FP32_BYTES = 2, 4  # of a parameter
 DEFAULT_MODEL = "flux1-dev"
-FLOWMATCH = "flowmatch"  # the sampler and noise scheduler of all transformers
+FLOWMATCH = "flowmatch"  # the sampler and noise scheduler of all transformer models
 
 
 class _Row(BaseModel):
@@ -24,8 +24,10 @@ class _Row(BaseModel):
 class MemoryBasis(StrEnum):
     """Where the figures for GPU memory come from."""
 
-    EXAMPLE = "example"  # the name of ai-toolkit's example says the quantized figure
-    RULE = "rule"  # a rule of thumb from the number of parameters (docs/models.md)
+    # From the file name of ai-toolkit's example, which contains the GB for quantized training.
+    EXAMPLE = "example"
+    # A rule of thumb based on the number of parameters (docs/models.md).
+    RULE = "rule"
 
 
 class MemoryNeed(_Row):

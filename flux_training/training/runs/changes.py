@@ -18,9 +18,9 @@ from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
 MAX_VALUE_LENGTH = 40
-# In `details`; a preview shows a line per job.
+# How many file names `details` lists. A preview shows only one line per job.
 MAX_NAMES = 5
-# Longer captions are compared as far as this.
+# Only this many characters of two captions are compared.
 MAX_TEXT_LENGTH = 10_000
 
 
@@ -126,7 +126,7 @@ def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
 
 def _images(manifest: bytes) -> dict[str, dict[str, str]]:
     images = mapping(parse_object(manifest, MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES)).get("images")
-    # As texts: a list cannot be looked up.
+    # Convert the values to text, because a list cannot be a dictionary key.
     return {
         name: {key: str(mapping(image).get(key, ""))[:MAX_TEXT_LENGTH] for key in ("sha256", "caption")}
         for name, image in mapping(images).items()

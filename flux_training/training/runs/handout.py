@@ -7,28 +7,31 @@ from enum import StrEnum
 
 from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
 
-# A launcher reports within seconds of its start. A watcher that runs notices a silent one within ten minutes; the workflow
-# watch.yml, which looks every five minutes, within about a quarter of an hour.
+# A launcher reports within seconds of its start. If it does not, a running watcher notices within ten
+# minutes, and the scheduled workflow watch.yml, which runs every five minutes, within about 15.
 SILENT_SECONDS = 300.0
 MAX_REQUEUES = 3
-# A launcher reports at least every 30 seconds. For a job that is canceled anyway, less patience is needed.
+# A launcher reports at least every 30 seconds. A job that is canceled anyway counts as hung after this time
+# without a report.
 HUNG_SECONDS = 120.0
-# The same for one that has not reported at all: its worker may hang in its own first download.
+# A canceled job whose launcher has never reported counts as hung after this time: its worker may be stuck
+# in the first download.
 UNREPORTED_SECONDS = 45.0
-# After a failed attempt on the only machine, its idle worker asks for another one within 5 minutes (docs/services.md), which then has to start.
+# If an attempt fails on the only machine, the idle worker asks for another machine within 5 minutes
+# (docs/services.md), which then has to start.
 MIN_RETRY_MINUTES = 10.0
-# States in progress.json: of a launcher that still works, and of one whose results the worker uploads.
+# States in progress.json: WORKING while the launcher runs, FINISHED while the worker uploads the results.
 WORKING, FINISHED = ("starting", "training", "verifying"), "finished"
-# In the environment of a job that was queued again: how many times. Nodes cannot change it.
+# How often a job has been queued again: an environment variable of the job, which nodes cannot change.
 REQUEUES_VARIABLE = "FLUX_REQUEUES"
 
 
 class HandOutState(StrEnum):
     """RETRYING is shown to users; the others only decide."""
 
-    STARTING = "starting"  # the launcher has not reported yet
+    STARTING = "starting"  # the job has just started, and its launcher has not reported yet
     REPORTED = "reported"
-    SILENT = "silent"  # heartbeats arrive, but the launcher never reported
+    SILENT = "silent"  # Kelpie gets heartbeats, but the launcher has never reported
     RETRYING = "retrying, waiting for another machine"
 
 
@@ -63,7 +66,8 @@ def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOut
         return HandOutState.RETRYING
     if job.has_reported:
         return HandOutState.REPORTED
-    # Both times are the queue's: no other clock can make a launcher look silent.
+    # Both times come from Kelpie's clock, so a difference between clocks cannot make a launcher look
+    # silent.
     waited = job.heartbeat - job.started
     limit = timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
     return HandOutState.SILENT if waited > limit else HandOutState.STARTING

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flux_training.training.values import MAX_NUMBER
 
-# More than any training has steps; further lines are ignored.
+# No training has more steps than this; further lines of the loss file are ignored.
 MAX_LINES = 1_000_000
 
 
@@ -25,7 +25,8 @@ def parse_losses(text: str) -> list[Point]:
             point = Point(int(step), float(loss))
         except ValueError:
             continue
-        # The node's file may hold any number. NaN is refused too: it fails every comparison.
+        # The loss file comes from an untrusted node and may contain any number. NaN is refused too, because
+        # every comparison with it is false.
         if 0 < point.step <= MAX_NUMBER and abs(point.loss) <= MAX_NUMBER:
             found[point.step] = point.loss
     return [Point(step, found[step]) for step in sorted(found)]

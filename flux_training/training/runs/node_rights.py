@@ -13,11 +13,12 @@ from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StorageSettings
 from flux_training.training.words import make_command
 
-# For a run without a time estimate and without `maxHours`: an assumption.
+# How long the access keys of a run without a time estimate and without `maxHours` are valid: an assumption.
 UNKNOWN_HOURS = 24.0
-# New keys restart every replica, so they have to extend the validity by at least this part of it.
+# Replacing the keys restarts every replica, so it is only done if it extends their validity by at least
+# this fraction.
 MIN_EXTENSION = 0.25
-# For waiting for a GPU and loading the model: an assumption.
+# Extra validity of the access keys for the time to find a GPU and load the model: an assumption.
 MARGIN_HOURS = 1.0
 
 

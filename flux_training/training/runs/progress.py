@@ -18,7 +18,7 @@ from flux_training.training.untrusted import (
 from flux_training.training.words import counted
 
 MAX_RESTARTS = 100_000
-# The launcher keeps the newest of them.
+# The launcher keeps only the most recent resumes in progress.json.
 MAX_RESUMED = 100
 
 

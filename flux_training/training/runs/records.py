@@ -22,7 +22,7 @@ from flux_training.training.untrusted import (
     UsdAnHour,
 )
 
-# Kelpie's ids are UUIDs. An id becomes part of a URL.
+# Kelpie's job ids are UUIDs. They become part of a URL, so the pattern excludes special characters.
 KelpieId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][A-Za-z0-9-]{0,63}\z")]
 HubId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}\z")]
 Token = Annotated[str, Field(min_length=1, max_length=100)]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-# Part of every run id, so raise it only when a new launcher trains something else than an old one.
+# A part of every run id. Raise it only if a new launcher changes the result of training.
 LAUNCHER_CONTRACT = 1
 RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
 CONFIG_VARIABLE = "FLUX_CONFIG_SHA256"
-# Wan 2.2 14B has a transformer for each of these, and its LoRA consists of a file for each (flux_training/node/launcher/settings.py).
+# Wan 2.2 14B has one transformer for each of these noise stages, and its LoRA has one file for each
+# (flux_training/node/launcher/settings.py).
 NOISE_STAGES = ("high_noise", "low_noise")
-# On a container group: the stack that it belongs to, as `<project>/<stack>`.
+# An environment variable of a container group that names the stack it belongs to, as `<project>/<stack>`.
 OWNER_VARIABLE = "FLUX_OWNER"
 
 
@@ -27,7 +28,7 @@ def run_id(manifest: bytes, raw_config: bytes, attempt: int = 1, parent: str | N
         str(attempt).encode(),
         (parent or "").encode(),
     ):
-        # The length comes first, so that different parts cannot give the same bytes.
+        # Hash the length of each part first, so that different parts cannot produce the same bytes.
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()[:12]
 
@@ -100,15 +101,17 @@ class RunKeys:
         self.output = f"{base}output/"
         self.model = f"{base}model/"
         self.claim = f"{own}claim.json"
-        # Which job was posted under which claim. Separate from the claim, because R2 allows one write per second and key.
+        # Which Kelpie job was posted for which claim. Not stored in the claim itself, because R2 allows one
+        # write per second to each key.
         self.posted = f"{own}posted.json"
-        # Names the job that a watcher cancels in order to queue the run again, or that was removed from the stack.
+        # Names a Kelpie job that was removed from the stack, or that a watcher cancels in order to queue
+        # the run again.
         self.requeue = f"{own}requeue.json"
-        # Marks a run of layout 1 whose job the queue had forgotten when the bucket was migrated.
+        # Marks a run of bucket layout 1 whose job Kelpie no longer knew when the bucket was migrated.
         self.earlier = f"{own}earlier.json"
-        # Weights that were below a run when it was queued for the first time.
+        # Where weights are moved that already existed when the run was queued for the first time.
         self.set_aside = f"{self.layout.own}set-aside/{job}/{self.run}/"
-        # The weights that were verified first.
+        # Lists the weights that passed verification first.
         self.results = f"{own}results.json"
         self.record = f"{self.output}run.json"
         self.progress = f"{self.output}progress.json"

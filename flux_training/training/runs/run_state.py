@@ -6,12 +6,14 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Kelpie hands a job to another node after two missed heartbeats.
+# Kelpie gives a job to another node after two missed heartbeats; allow one more.
 MISSED_HEARTBEATS = 3
-# The launcher's own watchdog stops a silent trainer after `stallMinutes`; its report then has the same time to arrive.
+# If the trainer is silent for `stallMinutes`, the launcher's watchdog stops it. Its report may take the
+# same time again to arrive.
 STALL_PERIODS = 2
 
-# For a failed run without a readable progress.json. The launcher then writes none: it would reset the hours that were used.
+# Shown for a failed run without a readable progress.json. If that file cannot be read, the launcher does
+# not write it, because that would reset the used hours.
 NO_REPORT = (
     "there is no readable progress.json from its launcher, which refuses to start if files in config/ were changed, or if "
     "progress.json or the bucket cannot be read"
@@ -21,16 +23,21 @@ NO_REPORT = (
 class RunState(StrEnum):
     """PENDING to CANCELED are also the names of Kelpie's job statuses. The values are stored in states and shown to users."""
 
-    NEW = "new"  # declared; neither queued nor in the bucket
+    # Declared, but neither queued nor in the bucket.
+    NEW = "new"
     PENDING = "pending"
     RUNNING = "running"
-    COMPLETED = "completed"  # with verified weights in the bucket
+    # Finished, with verified weights in the bucket.
+    COMPLETED = "completed"
     FAILED = "failed"
     CANCELED = "canceled"
     WITHOUT_WEIGHTS = "completed without weights"
-    STALLED = "stalled"  # running for the queue, but without signs of life
-    LOST = "lost"  # queued once; now unknown to the queue, and without weights
-    UNKNOWN = "unknown"  # Kelpie returned a status that this version does not know
+    # Running according to Kelpie, but without a recent report or heartbeat.
+    STALLED = "stalled"
+    # Queued once, but Kelpie no longer knows the job, and there are no weights.
+    LOST = "lost"
+    # Kelpie returned a status that this version does not know.
+    UNKNOWN = "unknown"
 
     @classmethod
     def _missing_(cls, _value: object) -> RunState:

@@ -10,7 +10,7 @@ from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import count, number
 
 NAME = re.compile(r"(\d{1,19})__(\d{1,12})_(\d{1,4})\.(?:jpe?g|png|webp)", re.ASCII | re.IGNORECASE)
-# A prompt of this length with such a trigger word expands to a few megabytes at most.
+# Expanding a prompt of this length with the longest trigger word gives a few megabytes at most.
 MAX_PROMPT_LENGTH = 10_000
 MAX_TRIGGER_LENGTH = 1000
 MAX_PROMPTS = 200
@@ -59,7 +59,7 @@ def prompts_of(document: Mapping[str, Any]) -> list[str]:
     for entry in _entries(_sample_section(document)):
         text = entry.get("prompt", "") if isinstance(entry, Mapping) else entry
         text = str(text)[:MAX_PROMPT_LENGTH]
-        # Without a trigger word the trainer leaves the placeholders as they are.
+        # Without a trigger word, the trainer does not replace the placeholders.
         for placeholder in PLACEHOLDERS if trigger else ():
             text = text.replace(placeholder, trigger)
         found.append(text)

@@ -11,13 +11,14 @@ from typing import Any
 from flux_training.training.untrusted import MAX_FILE_BYTES, parse_object
 from flux_training.training.values import count
 
-# A LoRA's header has about 200 KB, and the launcher accepts as much as this.
+# The header of a LoRA file is about 200 KB. The launcher accepts headers up to this size as well.
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 LENGTH_BYTES = 8
 MAX_TENSOR_BYTES = MAX_FILE_BYTES - LENGTH_BYTES - MAX_HEADER_BYTES
-# Each tensor takes about eight.
+# Each tensor in the header has about eight values.
 MAX_HEADER_VALUES = 200_000
-# What untrusted JSON can raise, for example with infinite numbers or thousands of brackets.
+# The exceptions that untrusted JSON can cause, for example with infinite numbers or thousands of nested
+# brackets.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 

@@ -36,7 +36,7 @@ PAIRED_KEYS = {
 }
 TRAINED_KINDS = (FolderKind.TRAINING, FolderKind.REGULARIZATION)
 SAMPLE_CONTROL = re.compile(r"ctrl_img(_[123])?")
-# ai-toolkit knows no flag for a second or third one.
+# ai-toolkit has this flag only for the first control image.
 PROMPT_CONTROL = re.compile(r"--ctrl_img +(\S+)")
 
 

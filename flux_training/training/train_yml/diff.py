@@ -7,7 +7,7 @@ from typing import Any
 
 from flux_training.training.words import one_line
 
-# What people call common settings of config.process[0]; the others are named by their path.
+# Short labels for common settings of config.process[0]. Other settings are shown with their path.
 LABELS = {
     "datasets.0.resolution": "resolution",
     "network.linear": "rank",
@@ -20,8 +20,6 @@ LABELS = {
     "train.steps": "steps",
     "trigger_word": "trigger word",
 }
-# Settings that differ between jobs whatever they train.
-NAMES_OF_A_RUN = ("config.name", "meta.name", "meta.version")
 PROCESS = "config.process.0."
 SECRET_WORDS = ("token", "secret", "password", "key")
 HIDDEN = "hidden"

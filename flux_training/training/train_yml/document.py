@@ -5,7 +5,7 @@ from typing import Any
 
 from flux_training.training.values import mapping, whole_number
 
-# ai-toolkit's defaults: NetworkConfig and DatasetConfig in toolkit/config_modules.py.
+# ai-toolkit's defaults for NetworkConfig and DatasetConfig (toolkit/config_modules.py).
 DEFAULT_RANK = 4
 DEFAULT_RESOLUTION = 512
 

@@ -15,9 +15,9 @@ from flux_training.training.train_yml.templates import (
 from flux_training.training.train_yml.yaml_text import set_value
 
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
-# The first image of a new job.
+# The file name of a new job's first image.
 FIRST_IMAGE = "00001.jpg"
-# Steps from one checkpoint, and its samples, to the next.
+# The number of steps between two checkpoints, and between two sets of samples, in a new train.yml.
 TEMPLATE_DISTANCE = 250
 
 

@@ -12,7 +12,7 @@ from flux_training.training.names import FOLDER_NAME, START_WORDS
 from flux_training.training.train_yml.trainer_keys import KeySpec, KeyType
 from flux_training.training.words import nearest
 
-# Texts that people write for "no". ai-toolkit takes any text but an empty one for "yes".
+# Text that users write to mean "no". ai-toolkit treats any text except the empty one as true.
 NO_WORDS = ("false", "no", "off", "n", "f", "0", "none", "null")
 WHOLE = re.compile(r"[+-]?[0-9]+")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./-]+)?")
@@ -35,7 +35,7 @@ class FaultKind(StrEnum):
     TYPE = "type"
     RANGE = "range"
     CHOICE = "choice"
-    MISREAD = "misread"  # the trainer runs, but not with what was written
+    MISREAD = "misread"  # ai-toolkit runs, but not with what train.yml says
     PATH = "path"
 
 

@@ -12,9 +12,9 @@ from flux_training.training.train_yml.trainer_keys import LR_SCHEDULERS, OPTIMIZ
 from flux_training.training.values import mapping
 from flux_training.training.words import nearest
 
-# (message, the key below `train` with its section)
+# A message, and the section below `train` and key that it is about.
 ParameterFault = tuple[str, tuple[str, str]]
-# What ai-toolkit sets itself, so that a second value is one too many.
+# Parameters that ai-toolkit always passes to an optimizer itself; setting them again is an error.
 SET_ALWAYS = ("params", "lr")
 SET_WITH_EPS = (
     "adam",
@@ -28,11 +28,11 @@ SET_WITH_EPS = (
     "prodigy8bit",
 )
 SET_OF_ADAMW8 = "decouple"
-# It checks its limits for the learning rate, whose defaults are these.
+# Automagic3 checks `lr` against `min_lr` and `max_lr`, whose defaults are these.
 WITH_LR_LIMITS, LR_LIMITS = "automagic3", {"min_lr": 1e-8, "max_lr": 1e3}
 WITHOUT_MOMENTUM = "automagicexperiment"
 NUMBERS = (KeyType.NUMBER, KeyType.INTEGER, KeyType.NUMBER_OR_LIST)
-# Adafactor refuses them beside a learning rate, which ai-toolkit always sets.
+# Adafactor refuses these parameters if it also gets a learning rate, which ai-toolkit always passes.
 WITHOUT_LR = ("relative_step", "warmup_init")
 
 
@@ -49,7 +49,7 @@ def parameter_faults(train: Mapping[str, Any]) -> Iterator[ParameterFault]:
 
 def _optimizer(value: object) -> str:
     name = str(value).lower()
-    # Whatever follows these, ai-toolkit takes the same class.
+    # For names that begin with these, ai-toolkit uses the same optimizer class regardless of the rest.
     return next((start for start in ("prodigy8bit", "prodigy") if name.startswith(start)), name)
 
 

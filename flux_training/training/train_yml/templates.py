@@ -123,7 +123,7 @@ def with_samples(text: str, prompts: Sequence[str], images: Mapping[str, str]) -
     item = f"\n{' ' * (node.start_mark.column - 2)}- "
     entries = [_sample(prompt, images) for prompt in prompts]
     text = text[: node.start_mark.index] + item.join(entries) + text[node.end_mark.index :]
-    # ai-toolkit reads control images from `samples`, whose entries are mappings.
+    # Control images are only possible in `samples`, whose entries are mappings, and not in `prompts`.
     return text.replace("\n        prompts:\n", "\n        samples:\n") if images else text
 
 
@@ -174,7 +174,7 @@ def _with_value(text: str, key: str, value: object) -> str:
     node = node_at(text, (*path, last))
     if node is None:
         return add_entry(text, path, str(last), value)
-    # Keeps the template's own spelling, such as its quotes.
+    # If the value is unchanged, keep the template's spelling, such as its quotes.
     return text if node.value == _yaml(value) else set_value(text, (*path, last), _yaml(value))
 
 

@@ -23,26 +23,27 @@ from flux_training.training.values import mapping
 
 CONFIG_NAMES = ("train.yml", "train.yaml")
 OUTPUT_FOLDER = "output"
-# A train.yml has about a hundred lines. A larger one is another file or has aliases that expand endlessly.
+# A train.yml has about a hundred lines. A file larger than this is something else.
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000
-# With aliases and placeholders expanded.
+# The maximum size in characters after aliases and placeholders have been expanded.
 MAX_EXPANDED = 4_000_000
-# YAML 1.1 reads `1:30:00` in base 60, and a number of a million digits for minutes.
+# YAML 1.1 reads `1:30:00` as a base-60 number, and converting a number with a million digits takes minutes.
 MAX_NUMBER_LENGTH = 400
-# The lint rule for links.
+# The lint rule that reports links to files outside the project.
 OUTSIDE = "link-outside"
-# ai-toolkit replaces these in the file's text, before it reads the YAML.
+# ai-toolkit replaces environment variables such as `${NAME}` in the text before it parses the YAML.
 VARIABLE = re.compile(r"\$\{([^}]+)\}")
 INT_TAG = "tag:yaml.org,2002:int"
 MAX_FAST_INDICATORS = 1000
-# libyaml accepts tabs between tokens, question marks in flow collections and byte order marks inside a file, which ai-toolkit's loader
-# refuses, and reads a lone `!` as a text.
+# Files that contain one of these are parsed with ai-toolkit's own loader. libyaml, which is faster, accepts
+# tabs between tokens, question marks in flow collections and byte order marks inside a file, which
+# ai-toolkit's loader refuses, and it reads a lone `!` as text.
 READ_DIFFERENTLY = (b"\t", b"?", b"!", "\ufeff".encode())
 
 Place = tuple[str, ...]
 PROCESS: Place = ("config", "process", "0")
-# The document, the line of each place, and the repeated keys with their lines.
+# The parsed document, the line number of each key, and the repeated keys with their line numbers.
 _Parsed = tuple[dict[str, Any], dict[Place, int], tuple[tuple[str, int], ...]]
 
 
@@ -174,7 +175,7 @@ def positive_int(value: object) -> int | None:
 
 
 def _present(folder: Path) -> list[Path]:
-    # A link without a target, or a pipe, is not ignored: it is reported when it is read.
+    # Include a broken link or a pipe here, so that reading it reports the problem.
     names = [folder / name for name in CONFIG_NAMES]
     return [path for path in names if os.path.lexists(path) and not path.is_dir()]
 
@@ -196,7 +197,8 @@ def _read(path: Path) -> bytes:
 
 def _parse_fast(raw: bytes) -> _Parsed:
     """Like `_parse`, six times as fast where libyaml can be used."""
-    # libyaml crashes the process at about 30,000 nested collections; each level takes one of these characters.
+    # libyaml crashes the process at about 30,000 nested collections, each of which takes one of these
+    # characters.
     is_flat = sum(raw.count(character) for character in b"[{-?:") <= MAX_FAST_INDICATORS
     if is_flat and not any(sign in raw for sign in READ_DIFFERENTLY):
         try:

@@ -24,12 +24,12 @@ CONDITION = re.compile(r"(?:([\w\[\]]+)\.)?(\w+)(?:([=>])(.+))?")
 class KeyType(StrEnum):
     """What ai-toolkit does with a value."""
 
-    ANY = "any"  # any value is fine, for the reason in `why`
-    ONLY = "only"  # stops at all but a few values
-    FLAG = "flag"  # tests whether it is truthy, so the text "false" means true
+    ANY = "any"  # Any value is allowed; the key's `why` gives the reason.
+    ONLY = "only"  # ai-toolkit stops unless the value is one of a few.
+    FLAG = "flag"  # ai-toolkit tests whether the value is truthy, so the text "false" means true.
     INTEGER = "integer"
     NUMBER = "number"
-    NUMERIC = "numeric"  # calls float() on it
+    NUMERIC = "numeric"  # ai-toolkit calls float() on the value.
     TEXT = "text"
     CHOICE = "choice"
     LIST = "list"
@@ -37,8 +37,9 @@ class KeyType(StrEnum):
     COLOR = "color"  # three whole numbers from 0 to 255
     RESOLUTION = "resolution"
     MAPPING = "mapping"
-    PATH = "path"  # opens the file, or silently goes on without it
-    CONTROL = "control"  # like PATH, only for models that take control images
+    # ai-toolkit opens the file, or silently continues without it.
+    PATH = "path"
+    CONTROL = "control"  # like PATH, but only for models that take control images
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _holds(condition: str, section: Mapping[str, Any], process: Mapping[str, Any
 def _is(found: object, operator: str, value: str) -> bool:
     if operator == ">":
         return isinstance(found, int | float) and found > float(value)
-    # ai-toolkit cuts off what follows a colon in `arch`.
+    # ai-toolkit ignores what follows a colon in `model.arch`.
     return str(found).lower().split(":")[0] == value if operator else bool(found)
 
 

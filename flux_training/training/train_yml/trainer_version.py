@@ -24,9 +24,11 @@ class TrainerCommit:
 
 
 NEWEST = TrainerCommit(COMMIT, VERSION, DATE)
-# What docker/Dockerfile.base pins. Later commits need CUDA 13, and with it a newer driver than many nodes have.
+# The ai-toolkit commit that docker/Dockerfile.base installs. Later commits need CUDA 13, whose driver many
+# nodes do not have.
 PINNED = TrainerCommit("c4db100e172064117ad18b46898226a036c1b197", "0.11.0", "2026-07-21")
-# SaladCloud's public image was built from an unpinned clone in 2025, so it lacks at least what came later (docs/trainer.md).
+# SaladCloud's public image contains ai-toolkit as of an unknown day in 2025, so it lacks at least all later
+# changes (docs/trainer.md).
 PUBLIC_IMAGE_DATE = "2025-04-01"
 
 

@@ -96,7 +96,7 @@ def node_at(text: str, path: Path) -> yaml.Node | None:
     node = _composed(text)
     for step in path:
         if isinstance(node, yaml.MappingNode):
-            # Of several equal keys the last counts.
+            # If a key is repeated, YAML uses its last value, so search backwards.
             node = next((value for key, value in reversed(node.value) if key.value == str(step)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node = node.value[step]
@@ -115,9 +115,9 @@ def quote_yaml(text: str) -> str:
     try:
         plain = yaml.safe_load(text) == text and yaml.safe_load(f"{{{text}: [{text}]}}") == {text: [text]}
     except (yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError):
-        # PyYAML raises any of these for a tag with a value that does not fit, such as `!!bool 1`.
+        # PyYAML raises one of these exceptions if a value does not fit its tag, such as `!!bool 1`.
         plain = False
-    # YAML 1.2 and ai-toolkit read `1e-4` as a number, PyYAML does not.
+    # YAML 1.2 and ai-toolkit read `1e-4` as a number, but PyYAML reads it as text.
     if plain and not _is_number(text):
         return text
     return json.dumps(text, ensure_ascii=False)
@@ -159,7 +159,8 @@ def _content_end(node: yaml.Node) -> int:
     """The index behind a value. A block's own end mark would include the comments that follow it."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         key, value = node.value[-1]
-        # An alias has the marks of its anchor.
+        # PyYAML gives an alias the position of its anchor, so use the end of the key instead if it is
+        # later.
         return max(int(key.end_mark.index), _content_end(value))
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
         return _content_end(node.value[-1])
@@ -175,10 +176,10 @@ def _insert_lines(text: str, after: int, lines: list[str]) -> str:
     return text[:end] + "".join(line + newline for line in lines) + text[end:]
 
 
-# Edits follow one another: the text after one is the text before the next.
+# Consecutive edits parse the same text twice: the result of one edit is the input of the next.
 @functools.lru_cache(maxsize=4)
 def _plain(text: str) -> Any:
-    # All scalars as texts: this is only used to check that nothing else has changed.
+    # Load all scalars as text: the result is only used to check that an edit changed nothing else.
     return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - BaseLoader only creates texts, lists and dicts
 
 

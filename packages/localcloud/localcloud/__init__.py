@@ -2,6 +2,7 @@
 
 import sys
 
-# None makes an import fail. httpx imports its command-line tool, with rich, click and pygments, where these are installed, and does
-# without where they are not. The tool, which nothing here uses, takes longer to import than httpx.
+# Setting a module to None makes its import fail. If rich, click and pygments are installed, httpx imports
+# its command-line tool, which takes longer than the rest of httpx and is not used here. httpx also works
+# without it.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # declared without None

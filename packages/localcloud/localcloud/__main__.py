@@ -21,7 +21,8 @@ from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeErro
 
 EXIT_NOT_RUNNING = 3
 
-# Name, type and help of each option of `start`. One that is not given keeps its last value; localcloud/home.py has the defaults.
+# The name, type and help text of each option of `start`. An option that is not given keeps its previous
+# value; localcloud/home.py has the defaults.
 SETTINGS = (
     ("autoscaler-seconds", float, "period of Kelpie's autoscaler (real: 300; default 2)"),
     ("heartbeat-seconds", float, "upper limit for the jobs' heartbeat intervals; 0: no limit (default)"),

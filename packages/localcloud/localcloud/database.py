@@ -60,7 +60,7 @@ def open_database(path: Path, any_thread: bool = False) -> CloudDatabase:
         path, isolation_level=None, check_same_thread=not any_thread, factory=CloudDatabase
     )
     connection.row_factory = sqlite3.Row
-    # With WAL, synchronous=NORMAL is enough to lose nothing when the daemon is killed.
+    # In WAL mode, synchronous=NORMAL is enough: nothing is lost when the daemon is killed.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA busy_timeout = 5000")

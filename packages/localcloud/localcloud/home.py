@@ -24,9 +24,11 @@ from typing import Any
 DEFAULT_PORT = 8650
 EXIT_FAILED = 1
 EXIT_PORT = 4
-# Of a node that loses its machine, or wants another one. (The real worker asks the instance metadata service.)
+# A node exits with this status when its machine is taken away or when it asks for another one. (The real
+# worker asks the instance metadata service instead.)
 EXIT_REALLOCATE = 75
-# The names in the recorded Kelpie transcript, so that it can be played against any new local cloud.
+# The same names as in the recorded Kelpie transcript, so that the transcript can be replayed against any
+# new local cloud.
 ORGANIZATION = "org"
 PROJECT = "proj"
 
@@ -68,7 +70,8 @@ class HomeState:
     s3_secret_access_key: str = field(default_factory=lambda: secrets.token_hex(32))
     salad_api_key: str = field(default_factory=lambda: f"salad_local_{secrets.token_urlsafe(24)}")
     user_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    # Older homes lack these two; they are created at the next start.
+    # Folders created by earlier versions lack the next two values, which are then generated at the next
+    # start.
     cloudflare_account_id: str = field(default_factory=lambda: secrets.token_hex(16))
     cloudflare_api_token: str = field(default_factory=lambda: secrets.token_urlsafe(30))
     organization: str = ORGANIZATION

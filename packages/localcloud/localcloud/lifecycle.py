@@ -16,7 +16,7 @@ from localcloud.database import open_database
 from localcloud.home import Home
 
 POLL_SECONDS = 0.02
-START_SECONDS = 120.0  # a home with many objects takes a while to check
+START_SECONDS = 120.0  # the start takes longer if many stored objects have to be checked
 STOP_SECONDS = 30.0
 
 
@@ -31,7 +31,8 @@ class DaemonError(Exception):
 def cloud_status(home: Home) -> dict[str, Any]:
     """The content of HOME/connection.json when the daemon runs, else {"running": false, …}."""
     connection = home.load_connection()
-    # The lock alone proves nothing: a killed daemon can hold it a moment longer, until its last thread has ended.
+    # A held lock does not prove that the daemon runs: after a kill, the lock remains until the last thread
+    # has ended.
     if connection and processes.start_time(connection["pid"]) and processes.is_locked(home.daemon_lock):
         return connection
     return {"version": 1, "running": False, "home": str(home.path)}
@@ -78,7 +79,7 @@ def _spawn(home: Home) -> None:
                 stdout=output,
                 stderr=output,
                 pass_fds=(write_end,),
-                start_new_session=True,  # it outlives the terminal
+                start_new_session=True,  # the daemon continues when the terminal is closed
             )
         os.close(write_end)
         ready, _, _ = select.select([answer], [], [], START_SECONDS)
@@ -99,7 +100,9 @@ def stop_cloud(home: Home) -> bool:
 
     Nodes that a killed daemon left behind are killed too.
     """
-    from localcloud.salad.supervisor import kill_orphans  # `start` and `status` are faster without it
+    from localcloud.salad.supervisor import (
+        kill_orphans,
+    )  # imported here so that `start` and `status` are faster
 
     if not home.path.exists():
         return False
@@ -117,12 +120,12 @@ def stop_cloud(home: Home) -> bool:
 
 def _stop_daemon(home: Home) -> None:
     """SIGTERM, then SIGKILL when it takes too long."""
-    # The holder of the lock wrote its pid into the file, so this pid is the daemon's.
+    # The process that holds the lock wrote its pid into the lock file, so this is the daemon's pid.
     pid = int(home.daemon_lock.read_text(encoding="utf-8"))
     started = processes.start_time(pid)
     deadline = time.monotonic() + STOP_SECONDS + home.load_settings().stop_grace_seconds
     processes.send(pid, signal.SIGTERM)
-    # The lock is released shortly before the process ends.
+    # The daemon releases the lock shortly before its process ends, so wait for both.
     while processes.is_locked(home.daemon_lock) or processes.is_same(pid, started):
         if time.monotonic() > deadline:
             processes.send(pid, signal.SIGKILL)

@@ -11,7 +11,8 @@ from typing import IO
 
 import psutil
 
-# psutil derives start times from the system's clock, which may be adjusted while a process runs.
+# psutil computes a process's start time from the system clock, so the value changes when the clock is
+# adjusted.
 MAX_CLOCK_DRIFT_SECONDS = 5.0
 
 

@@ -9,7 +9,8 @@ def main() -> int:
         from pulumi_embedded.cli.main import run_command
 
         return run_command(sys.argv[1:])
-    except KeyboardInterrupt:  # Ctrl-C during the import
+    # The user pressed Ctrl-C while the modules were being imported.
+    except KeyboardInterrupt:
         sys.stderr.write("error: canceled\n")
         return 1
 

@@ -9,12 +9,13 @@ from typing import Final
 from pulumi_embedded.__main__ import main as run_embedded
 
 _NAME: Final = "pulumi"
-# `embedded` or `cli`; without it, the CLI is preferred.
+# This environment variable is `embedded` or `cli`. If it is unset, the CLI is preferred.
 _CHOICE: Final = "ENGINE"
-# In the first bytes of every console script that starts this module.
+# The console scripts that start this module contain this text near their beginning.
 _MARK: Final = b"pulumi_embedded"
 _SCRIPT_BYTES: Final = 4096
-# The paths that were started as the CLI: a wrapper among them may have started this script again.
+# This environment variable lists the paths that were already started as the CLI, because one of them may be
+# a wrapper that starts this script again.
 _STARTED: Final = "PULUMI_EMBEDDED_STARTED"
 
 

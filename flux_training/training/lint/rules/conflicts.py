@@ -30,13 +30,14 @@ from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, uses_
 from flux_training.training.values import mapping
 
 AREA = Area("combinations")
-Conflict = tuple[str, tuple[str, ...]]  # the message, and the key at which it is shown
+# A conflict's message, and the key of train.yml that it is reported for.
+Conflict = tuple[str, tuple[str, ...]]
 Conflicts = Callable[[Subject], Iterator[Conflict]]
 SWAPPING_OPTIMIZERS = ("adafactor", "automagic")
 MISSING_PACKAGES = {"lion": "lion-pytorch", "dadaptation.*": "dadaptation"}
-# By `timestep_type`: BaseSDTrainProcess chooses among a few timesteps up to these.
+# The largest timestep that ai-toolkit's BaseSDTrainProcess uses for each `timestep_type`.
 LAST_TIMESTEPS = {"two_step": 499, "four_step": 750, "eight_step": 875}
-# `use_raw_control_images` in ai-toolkit's models.
+# Architectures whose models set `use_raw_control_images` in ai-toolkit.
 RAW_CONTROL_ARCHS = (
     "flux2",
     "flux2_klein_4b",
@@ -47,12 +48,13 @@ RAW_CONTROL_ARCHS = (
     "mageflow_edit",
     "minimax_h3_ref2va",
 )
-# Days from which ai-toolkit allows combinations (3d472de2, 8c1a4082, 257da9b5, b96476a8).
+# The dates on which ai-toolkit began to allow these combinations (commits 3d472de2, 8c1a4082, 257da9b5,
+# b96476a8).
 NO_WORKERS_SINCE = "2026-07-29"
 CACHED_PRESERVATION_SINCE = "2026-08-09"
 IMAGES_WITH_FRAMES_SINCE = "2026-08-08"
 BATCHED_FRAME_COUNT_SINCE = "2026-08-21"
-MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a smaller one
+MIN_SNR_GAMMA = 1e-6  # ai-toolkit ignores a value below this
 
 
 def _datasets(job: Subject) -> list[Mapping[str, Any]]:

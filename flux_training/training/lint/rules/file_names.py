@@ -12,7 +12,7 @@ from flux_training.training.names import JOB_NAME, MAX_JOB_NAME, TAKEN_NAMES
 from flux_training.training.train_yml.trainer_config import OUTSIDE
 
 AREA = Area("names")
-# S3's "characters that might require special handling" and "characters to avoid":
+# The "characters that might require special handling" and "characters to avoid" in S3's documentation:
 # docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 AWKWARD = re.compile(r"[{}^%`\[\]\"<>~#|&$@=;:+?*,]")
 RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)

@@ -12,11 +12,12 @@ from flux_training.training.train_yml.document import resolutions_of
 
 AREA = Area("images")
 MIN_IMAGES = 8
-# An image's entry in the manifest without its caption: a name of 255 bytes and the rest. One character takes up to six bytes in JSON.
+# The maximum size of an image's manifest entry without its caption: a name of 255 bytes, each up to six
+# bytes in JSON, plus the other fields.
 MAX_ENTRY_BYTES = 6 * 255 + 200
 MAX_ASPECT_RATIO = 3.0
 MAX_PIXELS = 50_000_000
-# An image with sides a little below the resolution is good enough.
+# An image may be this much smaller than the training resolution without a warning.
 CLOSE_ENOUGH = 0.9
 SUFFIXES_OF = {
     "JPEG": (".jpg", ".jpeg"),
@@ -70,14 +71,14 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
         yield job.in_dataset("", f"{len(job.all_images):,} images; a job can have {MAX_IMAGES:,}")
         return
     captions = job.dataset.captions if job.dataset else {}
-    # This upper bound is quick, and enough for most datasets.
+    # This upper bound is fast to compute, and most datasets are below it.
     caption_bytes = 6 * sum(len(caption.text) for caption in captions.values())
     if MAX_ENTRY_BYTES * len(job.all_images) + caption_bytes < MAX_MANIFEST_BYTES:
         return
     images: dict[str, Image] = {}
     texts: dict[str, str] = {}
     for image in job.all_images.values():
-        # The rule name-unsafe reports names that are not UTF-8.
+        # Encode invalid characters as `?`; the rule name-unsafe reports names that are not UTF-8.
         name = image.name.encode("utf-8", "replace").decode()
         images[name] = Image(name, image.size, image.sha256)
         caption = captions.get(caption_name(image.name))

@@ -23,22 +23,22 @@ AREA = Area("model")
 ADAPTER_FIX = (
     "set model.assistant_lora_path to the adapter that docs/models.md has for the model, or delete it"
 )
-# ModelConfig of ai-toolkit replaces the one arch by the other.
+# ai-toolkit loads the architecture on the left as the one on the right (ModelConfig).
 LOADED_AS = {"flex1": "flux"}
-# Both are variants of SDXL, and ai-toolkit adds is_xl itself.
+# `is_ssd` and `is_vega` select variants of SDXL, for which ai-toolkit sets `is_xl` itself.
 FLAGS_OF_SDXL = {"is_xl", "is_ssd", "is_vega"}
 FLAGS_OF_PIXART = {"is_pixart", "is_pixart_sigma"}
-# The day from which sample.sampler may be null.
+# From this date on, ai-toolkit accepts null for sample.sampler.
 NO_SAMPLER_SINCE = "2026-07-27"
-# ai-toolkit's defaults: SampleConfig and TrainConfig in its toolkit/config_modules.py.
+# ai-toolkit's default sampler and guidance (SampleConfig and TrainConfig in toolkit/config_modules.py).
 DEFAULT_SAMPLER = "ddpm"
 DEFAULT_MULTIPLE = 16
 VIDEO_MULTIPLE = 8
 MIN_RESOLUTION, MAX_RESOLUTION = 256, 1536
 MAX_DISTILLED_GUIDANCE = 2
-# BaseAudioModel in ai-toolkit's extensions_built_in/audio_models.
+# The architectures based on BaseAudioModel (extensions_built_in/audio_models in ai-toolkit).
 AUDIO_ARCHS = ("ace_step_15", "ace_step_15_xl")
-# get_sampler in toolkit/sampler.py of ai-toolkit, without flowmatch.
+# All samplers that ai-toolkit's get_sampler (toolkit/sampler.py) knows, except flowmatch.
 NOISE_SAMPLERS = (
     *("ddpm", "ddim", "pndm", "lms", "k_lms", "euler", "k_euler", "euler_a", "heun", "dpm_2", "dpm_2_a"),
     *(
@@ -54,7 +54,7 @@ NOISE_SAMPLERS = (
 )
 HUB_LOGIN = "HF_TOKEN"
 OTHER_FILES_GB = 10
-# The keys of adapters, in ai-toolkit's order.
+# The keys of train.yml that name an adapter, in the order in which ai-toolkit reads them.
 ADAPTER_KEYS = ("assistant_lora_path", "inference_lora_path")
 KNOWN_WEIGHTS = [name for row in MODELS.values() for name in (row.weights, *row.other_weights)]
 KNOWN_ADAPTERS = [row.training_adapter for row in MODELS.values() if row.training_adapter]
@@ -348,7 +348,7 @@ def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
 def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
     sample = job.section("sample")
     value = sample.get("sampler")
-    # With null, it keeps the scheduler of the training (7e7053fc).
+    # If sample.sampler is null, ai-toolkit keeps the training's noise scheduler (commit 7e7053fc).
     keeps = "sampler" in sample and value is None and job.trainer_date >= NO_SAMPLER_SINCE
     if job.model and not keeps and _draws_samples(job) and _is_unsuitable(job, value):
         message = job.describe_setting("sample.sampler", value) + _near_sampler(job, value)
@@ -391,7 +391,7 @@ def sample_sizes_that_do_not_divide(job: Subject) -> Iterator[Problem]:
 )
 def unusual_resolutions(job: Subject) -> Iterator[Problem]:
     multiple = job.model.sampling.multiple if job.model else DEFAULT_MULTIPLE
-    # For videos it stands for an area, such as 632 for 832 x 480 in ai-toolkit's examples.
+    # For videos, `resolution` is the square root of an area: ai-toolkit's examples use 632 for 832 x 480.
     multiple = VIDEO_MULTIPLE if job.model and job.model.datasets.videos else multiple
     for side in dict.fromkeys(resolutions_of(job.process)):
         if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % multiple:

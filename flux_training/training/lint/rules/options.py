@@ -13,26 +13,27 @@ from flux_training.training.names import QUOTATION_MARKS
 from flux_training.training.train_yml.trainer_config import positive_int, uses_variable
 
 AREA = Area("training")
-# Half and twice the range that ai-toolkit's example for FLUX recommends (500 to 4000 steps).
+# Half the minimum and twice the maximum of the 500 to 4000 steps that ai-toolkit's FLUX example recommends.
 MIN_STEPS, MAX_STEPS = 250, 8000
 MIN_RATE, MAX_RATE = 1e-5, 1e-3
 MIN_RANK, MAX_RANK = 2, 128
 MAX_SAVE_EVERY = 1000
 MAX_SAMPLES = 200
-# ai-toolkit splits a prompt at each `--`; the text up to the next space is the name of an option.
+# ai-toolkit splits a prompt at each `--` and reads the next word as the name of an option.
 NEGATIVE_FLAG = re.compile(r"--n(?: |\Z)")
 INTEGER_FLAGS = ("w", "h", "frames", "num_frames", "fps", "ctrl_idx")
 SEED_FLAGS, STEP_FLAGS, LIST_FLAGS = ("d", "seed"), ("s", "steps"), ("ev", "extra_values")
 # What torch.manual_seed takes.
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1
 NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
-# Before this day (ai-toolkit 0c3a5e69) a LoKr used the rank in train.yml by default.
+# Before this date (ai-toolkit commit 0c3a5e69), LoKr used the rank in train.yml by default.
 LOKR_FULL_RANK_SINCE = "2026-07-25"
-# These optimizers find the rate themselves, as a factor of lr.
+# These optimizers choose the learning rate themselves; `lr` is only a factor.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
-# Architectures with which ai-toolkit refuses unload_text_encoder (validate_configs in toolkit/config_modules.py).
+# ai-toolkit refuses unload_text_encoder for these architectures (validate_configs in
+# toolkit/config_modules.py).
 ENCODES_CONTROLS = ("qwen_image_edit", "boogu_image_edit")
-# What loads the LoRA types that ai-toolkit can train, besides ai-toolkit itself.
+# For each type of LoRA that ai-toolkit can train, the other programs that can load it.
 PROGRAMS = {
     "lora": "every program that knows the model",
     "dora": "ComfyUI; diffusers and most web services refuse it",
@@ -65,7 +66,7 @@ def invalid_ranks(job: Subject) -> Iterator[Problem]:
     network = job.section("network")
     is_full = network.get("lokr_full_rank", job.trainer_date >= LOKR_FULL_RANK_SINCE)
     if str(network.get("type")).lower() == "lokr" and is_full:
-        return  # ai-toolkit replaces the rank
+        return  # ai-toolkit ignores the configured rank here
     for key in ("linear", "rank"):
         value = network.get(key)
         if value is not None and positive_int(value) is None and not uses_variable(value):
@@ -91,7 +92,7 @@ def unusual_rank(job: Subject) -> Iterator[Problem]:
 def alpha_far_from_the_rank(job: Subject) -> Iterator[Problem]:
     network = job.section("network")
     rank, alpha = _rank(job), network.get("linear_alpha", network.get("alpha", 1))
-    # For transformers, ai-toolkit replaces alpha by the rank (toolkit/lora_special.py).
+    # For transformer models, ai-toolkit sets alpha to the rank (toolkit/lora_special.py).
     if job.model is None or job.model.sampling.noise == FLOWMATCH:
         return
     if not rank or network.get("type", "lora") != "lora" or not is_number(alpha):

@@ -28,20 +28,22 @@ from flux_training.training.values import mapping
 from flux_training.training.words import counted
 
 AREA = Area("control images and masks")
-# Both are scaled to the same size, so that a mask of another shape is stretched.
+# How much the aspect ratios of a mask and its image may differ. ai-toolkit scales both to the same size,
+# which stretches a mask of another shape.
 MAX_STRETCH = 1.02
 INPAINT_SUFFIXES = (".png", ".webp")
 FOUR_CHANNELS = ("RGBA", "CMYK")
-# Models whose samples may start from an image but do not need one.
+# Models whose samples can start from an image but do not have to.
 OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
-# Its sampling raises NotImplementedError if a sample names an image.
+# The sampling code of this architecture raises NotImplementedError if a sample names an image.
 STOPS_AT_IMAGES = "qwen_image"
-# A model that takes one image finds it in the sample's prompt or under `ctrl_img`.
+# Where a model that takes a single control image looks for it: in the sample's prompt or in `ctrl_img`.
 ONE_IMAGE = ((), ("ctrl_img",))
-# cap_min_pixels in extensions_built_in/diffusion_models/flux2/src/sampling.py of ai-toolkit.
+# Architectures with a minimum size for control images (ai-toolkit: cap_min_pixels in
+# extensions_built_in/diffusion_models/flux2/src/sampling.py).
 SIZED_CONTROL_ARCHS = ("flux2", "flux2_klein_4b", "flux2_klein_9b")
 MIN_CONTROL_SIDE, MAX_CONTROL_RATIO = 64, 8
-# EXIF orientations of pictures that lie on their side.
+# EXIF orientation values of pictures that are rotated by 90 degrees.
 SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -54,7 +56,7 @@ SIDEWAYS = (5, 6, 7, 8)
 def paths_below_a_folder(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         for key, path in paired_paths(entry):
-            # The rule node-path reports a path that leads elsewhere.
+            # Paths outside the job folder are reported by another rule, node-path.
             if is_on_node(path) and not folder_name(path):
                 yield job.in_config(f"datasets[{number}].{key} is {path!r}", "datasets", str(number), key)
 
@@ -98,7 +100,7 @@ def files_without_an_image(job: Subject) -> Iterator[Problem]:
     named = {path.removeprefix("./") for _, path in sample_controls(job.process)}
     for folder in dict.fromkeys(use.folder for use in _paired_folders(job)):
         uses = [use for use in job.dataset.uses if use.folder == folder] if job.dataset else []
-        # A folder may be used in several ways, also by samples, which name their images themselves.
+        # A folder can have several uses. Files that are trained themselves need no matching image.
         if any(use.is_trained for use in uses):
             continue
         known = {_stem(name) for use in uses if use.is_paired for name in _in_folder(job, use.images)}
@@ -300,7 +302,8 @@ def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
         return
     folders = job.dataset.folders_of(FolderKind.CONTROL)
     sampled = {path.removeprefix("./") for _, path in sample_controls(job.process)}
-    # Then ai-toolkit first enlarges those of training.
+    # With `match_target_res`, ai-toolkit enlarges the control images of training first, so they can be
+    # small.
     is_enlarged = bool(mapping(job.section("model").get("model_kwargs")).get("match_target_res"))
     for name, image in job.all_images.items():
         is_sampled = below_job(name) in sampled

@@ -10,7 +10,7 @@ from flux_training.training.train_yml.trainer_config import OUTPUT_FOLDER, VARIA
 from flux_training.training.words import nearest
 
 AREA = Area("train.yml")
-# `ui_trainer` is left out: it needs the database of ai-toolkit's own web page.
+# The process type `ui_trainer` is not supported, because it needs the database of ai-toolkit's web page.
 TRAINERS = ("sd_trainer", "diffusion_trainer", "textual_inversion_trainer")
 # ai-toolkit's default.
 DEFAULT_SAVES_KEPT = 5
@@ -125,7 +125,7 @@ def checkpoints_that_the_trainer_deletes(job: Subject) -> Iterator[Problem]:
     if not job.config or not job.config.steps or not job.config.save_every:
         return
     kept = job.section("save").get("max_step_saves_to_keep", DEFAULT_SAVES_KEPT)
-    # The last save is the LoRA itself, which is never deleted.
+    # The last save is not counted: it is the finished LoRA, which is never deleted.
     saves = (job.config.steps - 1) // job.config.save_every
     if isinstance(kept, int) and 0 < kept < saves:
         yield job.in_config(
@@ -187,7 +187,8 @@ def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
         value = entry.get("caption_ext", "txt")
         if value not in ("txt", ".txt"):
             yield job.in_config(describe_value("caption_ext", value), "datasets", str(number), "caption_ext")
-        # The older name of this key, without which ai-toolkit adds no dot.
+        # `caption_type` is the older name of `caption_ext`. With it, ai-toolkit does not add the dot before
+        # the suffix.
         older = entry.get("caption_type")
         if older and older != ".txt":
             yield job.in_config(f"caption_type is {older!r}", "datasets", str(number), "caption_type")

@@ -41,7 +41,7 @@ def add_chaos_command(commands: Any, shared: argparse.ArgumentParser) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # Optional: `chaos` alone lists the active faults.
+    # The subcommand is optional: `chaos` alone lists the active faults.
     kinds = chaos.add_subparsers(dest="what", metavar="WHAT")
     off = kinds.add_parser("off")
     off.add_argument("which", nargs="?", choices=WHATS)

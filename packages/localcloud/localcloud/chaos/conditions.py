@@ -11,7 +11,7 @@ log = logging.getLogger("node")
 
 VARIABLE = "NODE_CONDITIONS"
 KILOBYTE = 1024
-# Replaces the trainer; the message is PyTorch's for a broken GPU.
+# This program runs in place of the trainer and fails with PyTorch's message for a broken GPU.
 BAD_GPU = """\
 import sys
 

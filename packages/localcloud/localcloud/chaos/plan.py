@@ -17,8 +17,9 @@ TRANSIENT_TEXTS = (
     "Error Accessing Authentication Service",
 )
 
-# How a request fails: drop breaks the connection and 500 answers with an error, each before or after the server has handled
-# the request; cut ends the answer in the middle; 403 is Kelpie's answer when SaladCloud fails.
+# Ways to make a request fail. `drop` closes the connection and `500` answers with an error, each before or
+# after the server has handled the request. `cut` ends the response early. `429` is a rate limit. `403` is
+# what Kelpie answers when SaladCloud fails.
 KINDS = ("drop-before", "drop-after", "429", "500-before", "500-after", "cut", "403")
 
 
@@ -65,7 +66,7 @@ def fault_reply(kind: str, service: str, project: str = "proj", number: int = 0)
     if kind == "403":
         text = TRANSIENT_TEXTS[number % len(TRANSIENT_TEXTS)].format(project=project)
         return _kelpie(403, "Forbidden", text)
-    # SaladCloud's gateway answers in HTML now and then; Cloudflare's may do so too.
+    # SaladCloud's gateway sometimes answers with an HTML page. Cloudflare is assumed to do the same.
     if number % 2 and service in ("salad", "cloudflare"):
         return FaultReply(502, HTML.encode(), "text/html")
     return FAILURES[service]

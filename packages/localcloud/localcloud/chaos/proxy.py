@@ -18,9 +18,12 @@ from localcloud.chaos.plan import Faults, fault_reply
 ADDRESS = "127.0.0.1"
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "expect"})
 UPSTREAM_SECONDS = 60
-PIECE_BYTES = 16 * 1024  # sent at once on a slow line
-API_SERVICES = ("kelpie", "salad", "cloudflare")  # these share a port
-PAGE = "page"  # the web page, which has no faults
+# On a slow line, data is sent in pieces of this size.
+PIECE_BYTES = 16 * 1024
+# These services have one port together.
+API_SERVICES = ("kelpie", "salad", "cloudflare")
+# The web page, whose requests never fail.
+PAGE = "page"
 
 Headers = list[tuple[str, str]]
 
@@ -95,7 +98,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         is_valid = super().parse_request()
         if is_valid:
-            # All methods have the same handler.
+            # Make all HTTP methods use the same handler.
             setattr(self, f"do_{self.command}", self._serve)
         return is_valid
 

@@ -15,7 +15,7 @@ from typing import Any
 from localcloud.home import read_json
 
 REQUESTS = ("kelpie-403", "salad-html")
-# Condition of a machine: the unit of its amount (None: without amount), and the default amount.
+# For each fault of a machine: the unit of its amount (None if it has no amount), and the default amount.
 CONDITIONS: dict[str, tuple[str | None, int]] = {
     "bad-gpu": (None, 0),
     "full-disk": ("maximum size of a file in kilobytes", 64),

@@ -30,7 +30,7 @@ PERMISSIONS = {
     "object-read-write": (True, False),
     "object-read-only": (False, False),
 }
-# Cloudflare's id: name, (write, admin).
+# Cloudflare's permission groups by id: the name, and whether it allows (writing, administration).
 PERMISSION_GROUPS = {
     "2efd5506f9c8494dacb1fa10a3e7d5b6": ("Workers R2 Storage Bucket Item Write", (True, False)),
     "6a018a9f2fc74eb6b293b0c548f38b39": ("Workers R2 Storage Bucket Item Read", (False, False)),
@@ -149,7 +149,7 @@ class CloudflareRoutes:
         policies, name = body.get("policies"), body.get("name")
         if not isinstance(name, str) or not isinstance(policies, list) or not policies:
             raise RefusalError(400, 1001, "A token needs a name and at least one policy.")
-        value = secrets.token_urlsafe(30)  # 40 characters, like Cloudflare's
+        value = secrets.token_urlsafe(30)  # 40 characters, as many as in Cloudflare's tokens
         secret = hashlib.sha256(value.encode()).hexdigest()
         scopes = [self._scope(policy) for policy in policies]
         key = AccessKey(name, secret, scopes, policies, expires=_timestamp(body.get("expires_on")))

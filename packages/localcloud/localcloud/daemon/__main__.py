@@ -37,7 +37,9 @@ class StartReport:
     def send(self, message: dict[str, Any]) -> None:
         if self._handle is None:
             return
-        with contextlib.suppress(OSError):  # nobody waits any more
+        with contextlib.suppress(
+            OSError
+        ):  # the command that started the daemon no longer waits for its report
             os.write(self._handle, json.dumps(message).encode() + b"\n")
             os.close(self._handle)
         self._handle = None
@@ -48,12 +50,12 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--report", type=int)
     options = parser.parse_args()
-    # Keys and private images: only the user may read them.
+    # The daemon's files contain keys and private images, so only the user may read them.
     os.umask(0o077)
-    # `kill -USR1` writes the stacks of all threads to the log.
+    # `kill -USR1 PID` writes the stack traces of all threads to the log.
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # httpx logs every URL, and the URL of a webhook may contain a key.
+    # httpx would log every URL, and a webhook's URL may contain a key.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     return run_daemon(Home(options.home), StartReport(options.report))
 
@@ -100,7 +102,8 @@ async def serve_cloud(
     services = LocalServices(home, state)
     services.jobs.resume()
     api, s3 = QuietServer(services.api()), QuietServer(services.s3())
-    # S3 has its own thread and event loop, so that writing a large object to disk does not delay heartbeats.
+    # The S3 server has its own thread and event loop, so that writing a large object to disk does not delay
+    # heartbeats.
     s3_thread = threading.Thread(target=lambda: asyncio.run(s3.serve([sockets[1]])), name="s3")
     s3_thread.start()
     api_task = asyncio.create_task(api.serve([sockets[0]]))

@@ -42,7 +42,8 @@ from localcloud.web.routing import Handler
 SALAD_PREFIX = "/salad/api/public"
 KELPIE_PREFIX = "/kelpie"
 CLOUDFLARE_PREFIX = "/cloudflare/client/v4"
-# The page needs no key. A page of another site, whose name was made to lead to this address, must not read it (DNS rebinding).
+# The web page needs no key, so only local host names are accepted. Otherwise another site could read the
+# page with a host name that resolves to this address (DNS rebinding).
 ONLY_THIS_MACHINE = Middleware(
     TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"], www_redirect=False
 )

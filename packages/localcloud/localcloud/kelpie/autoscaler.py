@@ -20,7 +20,7 @@ async def run_autoscaler(
             try:
                 apply_rule(rule, jobs, rules, groups)
             except Exception:
-                # Like Kelpie: log what SaladCloud refuses, continue with the next rule.
+                # Like Kelpie, log an error from SaladCloud and continue with the next scaling rule.
                 log.exception("scaling rule %s", rule["container_group_id"])
         await asyncio.sleep(max(period, 0.02))
 

@@ -11,9 +11,10 @@ from localcloud.home import CloudSettings
 from localcloud.kelpie.validation import LEGACY, database_error, shown_number
 
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
-# A banned machine is told that there is no work once it has met this many jobs that it must not run (Kelpie's MAX_FAILURES_PER_WORKER).
+# A worker gets no job once it has been offered this many jobs that its machine is banned from (Kelpie's
+# MAX_FAILURES_PER_WORKER).
 MAX_TRIES = 5
-MAX_STORED = 2**63  # SQLite stores larger integers as doubles
+MAX_STORED = 2**63  # SQLite stores integers from this value on as floats
 
 
 class JobTable:

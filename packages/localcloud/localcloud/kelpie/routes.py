@@ -96,7 +96,9 @@ class KelpieRoutes:
         if bearer and not project:
             raise RefusedRequestError(400, "Bad Request", "Bearer Token requires Salad-Project header")
         if headers.get("x-kelpie-key"):
-            raise forbidden("Invalid API Key")  # of the older kind, which no account here has
+            raise forbidden(
+                "Invalid API Key"
+            )  # Kelpie's older kind of API key, which no account in the local cloud has
         if key:
             if key != state.salad_api_key:
                 raise forbidden("Invalid API Key")
@@ -190,7 +192,7 @@ class KelpieRoutes:
 
     async def update_rule(self, request: Request) -> Response:
         changes = await validated_body(RuleChanges, request)
-        # The id in the path is used.
+        # The group's id comes from the URL path; an id in the body is ignored.
         fields = changes.model_dump(exclude_unset=True, exclude={"container_group_id"})
         if not fields:
             raise UncaughtError("No fields to update")

@@ -21,21 +21,23 @@ STATUSES = ("pending", "running", "completed", "canceled", "failed")
 LEGACY = tuple(
     f"{kind}_{part}" for kind in ("input", "checkpoint", "output") for part in ("bucket", "prefix")
 )
-# Phase of `sync`: the direction that its entries must have.
+# For each phase of a job's `sync`, the direction that its entries must have.
 DIRECTIONS = {"before": "download", "during": "upload", "after": "upload"}
 MISSING = object()
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-# Numbers in an address's query, as JavaScript's Number() reads them.
+# Matches a number in a URL's query string, as JavaScript's Number() would parse it.
 DECIMAL = re.compile(r"[+-]?(Infinity|(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)", re.ASCII)
 OTHER_BASES = re.compile(r"0([xX][0-9a-fA-F]+|[oO][0-7]+|[bB][01]+)")
-# JavaScript has only doubles: it shows larger integers rounded to 17 digits, and from the second limit on with an exponent.
+# JavaScript has only doubles. It rounds integers above the first limit to 17 digits, and shows those from
+# the second limit on with an exponent.
 MAX_EXACT, MAX_PLAIN = 2**53, 10**21
-# Lone surrogates cannot be stored or sent as UTF-8. Inside the local cloud, private characters from this one on stand for them.
+# Lone surrogates cannot be stored or sent as UTF-8. Inside the local cloud, each is replaced by a
+# private-use character, starting with this one.
 FIRST_SURROGATE, STAND_IN = 0xD800, 0xF0000
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SURROGATE_STAND_IN = re.compile(f"[{chr(STAND_IN)}-{chr(STAND_IN + 0x7FF)}]")
 JSON_TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
-# The type that Kelpie's validator (zod) names as expected, by pydantic's type of error.
+# For each of pydantic's error types, the expected type that Kelpie's validator (zod) names.
 EXPECTED = {
     "bool_type": "boolean",
     "dict_type": "object",
@@ -44,7 +46,7 @@ EXPECTED = {
     "model_type": "object",
     "string_type": "string",
 }
-# By pydantic's type of error: zod's error code, zod's type, and pydantic's name for the limit.
+# For each of pydantic's error types: zod's error code, zod's type, and pydantic's name for the limit.
 BOUNDS = {
     "greater_than_equal": ("too_small", "number", "ge"),
     "less_than_equal": ("too_big", "number", "le"),
@@ -105,15 +107,16 @@ def _check_uuid(text: str) -> str:
     return text
 
 
-# `missing` errors of pydantic lack the expected type, so a required field has a default that no type accepts.
+# A required field has a default that no type accepts, because pydantic's own `missing` error does not tell
+# the expected type.
 REQUIRED: Any = Field(default_factory=lambda: MISSING, validate_default=True)
-# A field that may be omitted but must not be null.
+# The default of a field that may be omitted but must not be null.
 OPTIONAL: Any = None
 Number = Annotated[int, BeforeValidator(_js_number)]
 Count = Annotated[Number, Field(ge=1)]
 Replicas = Annotated[Number, Field(ge=0, le=500)]
 Seconds = Annotated[Number, Field(ge=0, le=3600)]
-# Limits of the same numbers, which zod also checks for a fraction; pydantic does not.
+# The limits of number fields again: zod also checks them for a fraction, but pydantic does not.
 LIMITS: dict[str, tuple[int, int | None]] = {
     "max_failures": (1, None),
     "heartbeat_interval": (1, None),
@@ -183,7 +186,7 @@ class Machine(RequestBody):
     container_group_id: str = REQUIRED
 
 
-# One invalid job refuses the batch.
+# If one job of a batch is invalid, the whole batch is refused.
 JobBatch = Annotated[list[JobSubmission], Field(min_length=1, max_length=1000)]
 
 
@@ -205,7 +208,8 @@ def stored_job(submission: JobSubmission, **index: int) -> dict[str, Any]:
     `index` is the place in a batch.
     """
     job = submission.model_dump(exclude={"sync"})
-    # In a column of text, each of its three bytes becomes a replacement character. JSON columns keep it.
+    # In a text column, Kelpie's database turns each of the three bytes of a lone surrogate into a
+    # replacement character. JSON columns keep the surrogate.
     job["command"] = SURROGATE_STAND_IN.sub("\ufffd" * 3, job["command"])
     legacy = [name for name in LEGACY if job[name]]
     if submission.sync is None:

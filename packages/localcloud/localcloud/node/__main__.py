@@ -22,7 +22,7 @@ from localcloud.node.kelpie_api import WorkerApi
 from localcloud.node.worker import IdleLimits, KelpieWorker, run_worker
 
 TRAINER = Path(__file__).parents[1] / "trainer"
-MARKER = ".node"  # marks a folder as a node's, which may be wiped
+MARKER = ".node"  # a folder with this file is a node's and may be emptied
 
 
 def main() -> None:
@@ -34,7 +34,9 @@ def main() -> None:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for library in ("botocore", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # there is no such service here to ask for credentials
+    os.environ["AWS_EC2_METADATA_DISABLED"] = (
+        "true"  # there is no metadata service for credentials on this machine
+    )
     try:
         prepare(home)
         conditions.apply_conditions(home)
@@ -53,7 +55,7 @@ def main() -> None:
     os.chdir(home)
     code = run_worker(worker)
     sys.stdout.flush()
-    os._exit(code)  # without waiting for uploads in other threads
+    os._exit(code)  # exit without waiting for uploads in other threads
 
 
 def idle_limits() -> IdleLimits:

@@ -26,8 +26,8 @@ from urllib3.exceptions import ProtocolError
 log = logging.getLogger(__name__)
 
 CONCURRENT_FILES = 20
-NEVER_SECONDS = 10**6  # the worker's client has no read time-out
-MAX_ATTEMPTS = 3  # the default of the worker's client, @aws-sdk/client-s3
+NEVER_SECONDS = 10**6  # the real worker's S3 client has no read timeout
+MAX_ATTEMPTS = 3  # the default of the real worker's S3 client, @aws-sdk/client-s3
 BROKEN_BODY = (IncompleteReadError, ResponseStreamingError, ProtocolError)
 PARTS = TransferConfig(multipart_threshold=10 << 20, multipart_chunksize=10 << 20, max_concurrency=8)
 
@@ -102,7 +102,9 @@ class Transfers:
             path = inside(self._home, local.removesuffix(".gz") if zipped else local)
             path.parent.mkdir(parents=True, exist_ok=True)
             body = self._s3.get_object(Bucket=bucket, Key=key)["Body"]
-            with path.open("wb") as file:  # in place, so an interrupted download leaves a partial file
+            with path.open(
+                "wb"
+            ) as file:  # write directly, so that an interrupted download leaves a partial file
                 shutil.copyfileobj(gzip.GzipFile(fileobj=io.BufferedReader(body)) if zipped else body, file)
         except BROKEN_BODY as error:
             raise CutBodyError(key) from error

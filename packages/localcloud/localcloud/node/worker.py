@@ -39,7 +39,7 @@ class JobProcess:
         self._process = subprocess.Popen(  # noqa: S603 (a worker runs what the job names)
             [command, *arguments], cwd=self._home, env={**os.environ, **environment}, stdin=subprocess.DEVNULL
         )
-        # Not wait(), which holds a lock that end() needs in a signal handler.
+        # Poll instead of calling wait(), which holds a lock that end() needs in a signal handler.
         while (code := self._process.poll()) is None:
             time.sleep(0.05)
         self._process = None
@@ -149,7 +149,7 @@ class KelpieWorker:
             for entry in sync.get("before") or []:
                 self._transfers.download(entry, compressed=bool(job.get("compression")))
         except CutBodyError as error:
-            # The real worker logs nothing.
+            # The real worker does not log this.
             log.info(
                 "the download of %s was cut: hanging, like the real worker, until the job is canceled", error
             )
@@ -160,7 +160,11 @@ class KelpieWorker:
             code = self._execute(job)
             stop_watches()
             self._report(job, code, heartbeat, sync.get("after") or [])
-        except (OSError, ValueError, OutsideError) as error:  # ValueError: a zero byte in a word or variable
+        except (
+            OSError,
+            ValueError,
+            OutsideError,
+        ) as error:  # ValueError: a null byte in an argument or environment variable
             log.error("error processing work: %s", error)
             self._report_failure(job)
             heartbeat.stop()
@@ -197,9 +201,9 @@ class KelpieWorker:
     ) -> None:
         """Report how the command ended. A signal is taken for an interruption, which is not reported."""
         if code == 0 and after:
-            time.sleep(PAUSE_SECONDS)  # "to ensure the output files are written"
+            time.sleep(PAUSE_SECONDS)  # the real worker's comment: "to ensure the output files are written"
             moved = [(self._move(entry, job["id"]), entry) for entry in after]
-            # The worker asks for the next job while these are uploaded.
+            # Upload in the background: the worker asks for its next job meanwhile.
             self.uploading.add(job["id"])
             name = f"finalize-{job['id']}"
             threading.Thread(target=self._finalize, args=(job, moved, heartbeat), name=name).start()
@@ -253,9 +257,11 @@ def run_worker(worker: KelpieWorker) -> int:
 
     def on_taken_away(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.write(1, b"taken away\n")  # not by the logger, which may be interrupted in the middle of a line
+        os.write(
+            1, b"taken away\n"
+        )  # do not use the logger: the signal may have interrupted it in the middle of a line
         worker.end()
-        os._exit(EXIT_REALLOCATE)  # without waiting for transfers
+        os._exit(EXIT_REALLOCATE)  # exit without waiting for transfers
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
         worker.stopping = True

@@ -7,7 +7,7 @@ from typing import Any
 
 PRIORITIES = ("high", "medium", "low", "batch")
 
-# id, name, dollars an hour at high, medium, low, batch
+# GPU class: id, name, and dollars per hour at priority high, medium, low and batch
 _CLASSES = (
     ("851399fb-7329-4195-a042-d6514b28cf33", "RTX 5090 (32 GB)", "0.450", "0.370", "0.300", "0.250"),
     ("ed563892-aacd-40f5-80b7-90c9be6c759b", "RTX 4090 (24 GB)", "0.300", "0.240", "0.200", "0.160"),

@@ -12,9 +12,9 @@ from localcloud.home import CloudSettings, HomeState
 from localcloud.salad import validation
 from localcloud.salad.problems import ProblemError, not_found
 
-# A new group is `pending` for this share of the boot time, while its image is prepared.
+# A new group has the status `pending` for this fraction of the boot time, while its image is prepared.
 PENDING_SHARE = 0.2
-# DELETE is asynchronous, so a deleted group is still listed for a moment.
+# Deletion is asynchronous: a deleted group is still listed for this long.
 DELETION_SECONDS = 0.3
 
 
@@ -233,7 +233,7 @@ def _status(row: sqlite3.Row, states: Counter[str]) -> str:
         return "pending"
     if row["deleting"] is not None or not row["started"]:
         return "stopped"
-    # A started group with 0 replicas counts as running.
+    # A started group without replicas has the status `running`.
     return "running" if states["running"] or not row["replicas"] else "deploying"
 
 

@@ -29,9 +29,9 @@ from localcloud.salad.groups import DELETION_SECONDS
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
-# State: the next state, and the share of the boot time after which it is reached.
+# For each state of an instance: the next state, and the fraction of the boot time until then.
 BOOT = {"allocating": ("downloading", 0.3), "downloading": ("creating", 0.4), "creating": ("running", 0.1)}
-# A node that ends sooner than this counts as broken, and its replacement is delayed.
+# If a node exits sooner than this, it counts as broken, and its replacement is delayed.
 QUICK_DEATH_SECONDS = 2.0
 MAX_DELAY_SECONDS = 10.0
 
@@ -51,7 +51,7 @@ class Supervisor:
         self._home, self._db, self._settings, self._state = home, database, settings, state
         self._kelpie_url, self._chaos = kelpie_url, chaos
         self._billing = Billing(database)
-        self._interruptions: dict[str, float] = {}  # instance id -> time at which chaos takes the node away
+        self._interruptions: dict[str, float] = {}  # instance id -> time when chaos takes the node away
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._quick_deaths: Counter[str] = Counter()
         self._terminated: set[str] = set()
@@ -65,7 +65,7 @@ class Supervisor:
             try:
                 self.step()
             except Exception:
-                # A passing problem, such as a full disk, must not end the supervision.
+                # A temporary problem, such as a full disk, must not end the supervisor.
                 log.exception("supervisor")
                 await asyncio.sleep(1)
             try:
@@ -96,7 +96,7 @@ class Supervisor:
 
     async def close(self) -> None:
         """Stop all nodes, and start no new ones."""
-        # A flag rather than a cancellation, which `wait_for` can swallow.
+        # Set a flag instead of canceling the task, because `wait_for` can swallow a cancellation.
         self._closing = True
         self._db.execute("UPDATE instances SET state = 'stopping', state_since = ?", (now(),))
         while rows := self._instances():
@@ -201,12 +201,13 @@ class Supervisor:
             return subprocess.Popen(  # noqa: S603 (our own program)
                 [*command, "--home", str(folder)],
                 env=self._environment(instance, group, folder),
-                # `-m localcloud.node` is found from this folder; the node then changes to its own.
+                # The node starts in this folder so that Python finds `-m localcloud.node`; it then changes
+                # to its own folder.
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # so that the node and its children can be killed together
+                start_new_session=True,  # lets the node be killed together with its children
             )
 
     def _environment(self, instance: sqlite3.Row, group: sqlite3.Row, folder: Path) -> dict[str, str]:
@@ -292,7 +293,8 @@ class Supervisor:
         self._terminated.discard(instance["id"])
         self._interruptions.pop(instance["id"], None)
         folder = self._home.nodes / instance["id"]
-        # In a thread, since a dataset can have many files. The event loop waits for it before it ends.
+        # Delete in a thread, because a dataset can have many files. The event loop waits for the thread
+        # before it ends.
         asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
         self.wake.set()
 

@@ -39,7 +39,7 @@ Rules = Mapping[str, FieldRule]
 
 
 def line(max_characters: int) -> Any:
-    # The document's pattern is `^.*$`, in which the dot does not match these line breaks.
+    # SaladCloud's API document has the pattern `^.*$`, in which the dot does not match these line breaks.
     pattern = "^[^\n\r\u2028\u2029]*$"
     return Annotated[str, Field(min_length=1, max_length=max_characters, pattern=pattern)]
 
@@ -84,7 +84,7 @@ OF_GROUP = {
     "scheduled-scaling-enabled": BOOLEAN,
     "startup_probe": OBJECT,
 }
-# Members that must be given with a field of a group.
+# For each of these fields of a container group, the members that it must have.
 MEMBERS = {
     "liveness_probe": PROBE,
     "queue_autoscaler": ("desired_queue_length", "max_replicas", "min_replicas"),
@@ -104,7 +104,7 @@ OF_CONTAINER = {
     "registry_authentication": OBJECT,
 }
 OF_NEW_CONTAINER = OF_CONTAINER | {"image": image(2048)}
-# Memory and shared memory in MB, storage in bytes.
+# Memory and shared memory are in MB, storage is in bytes.
 GPU_CLASS_IDS: Any = list[Literal[tuple(GPU_IDS)]]  # type: ignore[misc]  # a computed type
 OF_RESOURCES = {
     "cpu": whole(1, 1024),
@@ -150,7 +150,8 @@ class BodyCheck:
 
     def _check_environment(self, environment: Any, *, new: bool) -> None:
         for name, value in environment.items() if isinstance(environment, dict) else ():
-            # In a PATCH, null removes a variable. Messages do not quote values, which may be secrets.
+            # A null removes a variable in a PATCH request. Error messages do not quote values, because they
+            # may be secrets.
             if not ENVIRONMENT_VALUE.is_valid(value) and (new or value is not None):
                 self._errors[f"container.environment_variables.{name}"] = [ENVIRONMENT_VALUE.text]
 

@@ -41,7 +41,7 @@ class KeyResolver:
         return None if key is None else key.secret
 
     def access_keys(self) -> list[str]:
-        # nanio, the S3 server, requires at least one.
+        # nanio, the S3 server, needs at least one key id here.
         return [self._own_id]
 
 

@@ -19,10 +19,10 @@ from localcloud.storage.objects import ObjectStorage, conditions
 from localcloud.storage.refusals import WriteRate, check_features, check_parts, refusal_response
 from localcloud.web.request_bodies import read_body, replay_body
 
-MAX_COMPLETION_BYTES = 4 * 1024 * 1024  # nanio's own limit is lower
-# How x-amz-content-sha256 begins for a chunked body.
+MAX_COMPLETION_BYTES = 4 * 1024 * 1024  # nanio's own limit for this request is lower
+# For a chunked body, the header x-amz-content-sha256 begins with this.
 STREAMING = b"STREAMING-"
-# The key of a request's path in the ASGI scope, while the path itself is encoded.
+# While the request's path is percent-encoded, the decoded path is kept under this key of the ASGI scope.
 DECODED_PATH = "localcloud.decoded_path"
 SUFFIX_RANGE = re.compile(r"^bytes=-(\d+)$")
 
@@ -42,7 +42,8 @@ def build_storage(folder: Path, state: HomeState, keys: AccessKeys, key_write_se
     storage = ObjectStorage(settings.data_dir, chunk_size=settings.chunk_size, write_rate=rate)
     storage.recover()
     app.state.storage = storage
-    # The last in the list is the innermost. The others run after the signature check, inside nanio's error handling.
+    # The last middleware in the list is the innermost. All but the first run after the signature check and
+    # inside nanio's error handling.
     app.user_middleware.insert(0, Middleware(EncodedPath))
     app.user_middleware.append(Middleware(DecodedPath))
     app.user_middleware.append(Middleware(AccessMiddleware, keys=keys))

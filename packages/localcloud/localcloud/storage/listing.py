@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nanio.errors import InvalidArgument
 
-INTERNAL = ".nanio"  # prefix of a bucket's metadata folder; keys cannot begin with it
+INTERNAL = ".nanio"  # prefix of nanio's metadata folder in a bucket; object keys cannot begin with it
 
 
 @dataclass

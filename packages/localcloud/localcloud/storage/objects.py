@@ -43,7 +43,8 @@ from localcloud.storage.refusals import WriteRate
 CHUNK_BYTES = 1024 * 1024
 TEMPORARY_PREFIX = ".tmp."
 
-# (If-None-Match, If-Match) of the PUT that is being served. Each request is a task with its own context.
+# The If-None-Match and If-Match headers of the current PUT request. Each request is a task with its own
+# context.
 conditions: ContextVar[tuple[str | None, str | None]] = ContextVar("conditions", default=(None, None))
 
 
@@ -111,7 +112,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
         if none_match is not None and etag is not None and _matches(none_match, etag):
             raise PreconditionFailed()
         if match is not None and etag is None:
-            # Like S3 and R2.
+            # S3 and R2 also answer NoSuchKey here.
             raise NoSuchKey(resource=f"{bucket}/{key}")
         if match is not None and etag is not None and not _matches(match, etag):
             raise PreconditionFailed()

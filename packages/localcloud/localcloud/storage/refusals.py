@@ -10,7 +10,8 @@ from nanio.errors import EntityTooSmall, InvalidPart, NotImplemented_, S3Error
 from starlette.responses import Response
 
 MIN_PART_BYTES = 5 * 1024 * 1024
-# S3's subresources of buckets and objects. R2 supports only `cors` and `encryption`; the local cloud supports none.
+# Query parameters that select a subresource of an S3 bucket or object. R2 supports only `cors` and
+# `encryption`; the local cloud supports none.
 _NAMES = (
     "accelerate acl analytics attributes cors encryption intelligent-tiering inventory legal-hold logging metrics "
     "notification object-lock ownershipControls policy policyStatus publicAccessBlock replication requestPayment "
@@ -38,16 +39,16 @@ def check_features(method: str, query: Mapping[str, str], headers: Mapping[bytes
         raise NotImplemented_(f"{method} ?{lacking[0]} is not implemented")
     for raw_name, raw_value in headers.items():
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        # Many programs send the default ACL, `private`.
+        # Many programs send the default ACL, `private`, so it is accepted.
         if name.startswith(HEADERS) or (name == "x-amz-acl" and value != "private"):
             raise NotImplemented_(f"Header '{name}' with value '{value}' not implemented")
     if method == "PUT" and b"x-amz-sdk-checksum-algorithm" in headers:
-        # The default of current SDKs. Over HTTPS they send such a checksum in a chunked body, which R2 refuses.
+        # Current AWS SDKs send this checksum by default, over HTTPS in a chunked body, which R2 refuses.
         raise NotImplemented_(
             "checksums added by the SDK are not implemented; set request_checksum_calculation=when_required"
         )
     if b"x-amz-copy-source" in headers and "uploadId" in query:
-        # R2 has this operation; nanio would store an empty part.
+        # R2 supports UploadPartCopy, but nanio would store an empty part.
         raise NotImplemented_("UploadPartCopy is not implemented in the local cloud")
 
 

@@ -22,9 +22,9 @@ from localcloud.home import Home, write_json
 
 T = TypeVar("T")
 
-# For `node_command`: nodes that complete every job immediately.
+# A value for the setting `node_command`: its nodes complete every job immediately.
 STUB_NODE = (sys.executable, str(Path(__file__).with_name("stub_node.py")))
-# Any free ports, and as little waiting as possible.
+# Settings for tests: any free ports, and short waiting times.
 QUICK_SETTINGS = {
     "port": 0,
     "autoscaler_seconds": 0.05,

@@ -5,7 +5,8 @@ Sources: convert_lora_weights_before_save and get_base_model_version of the mode
 
 from typing import NamedTuple
 
-# ModelConfig in toolkit/config_modules.py looks at these in this order if there is no `arch`.
+# If `model.arch` is not set, ai-toolkit's ModelConfig (toolkit/config_modules.py) looks for these keys in
+# this order.
 FLAGS = {"is_v3": "sd3", "is_xl": "sdxl", "is_flux": "flux", "is_lumina2": "lumina2"}
 
 
@@ -40,7 +41,7 @@ ORIGINAL_FLUX = (
 QWEN = blocks("transformer_blocks.{}.img_mlp.net.", "0.proj", "2")
 WAN = blocks("blocks.{}.ffn.", "0", "2")
 UNET = blocks("down_blocks_1_attentions_0_transformer_blocks_{}_ff_net_", "0_proj", "2")
-# wan22_14b_model.py, save_lora: both files have the same names.
+# ai-toolkit saves Wan 2.2 as two files whose tensors have the same names (save_lora in wan22_14b_model.py).
 WAN22 = (*WAN[:3], *WAN[:3])
 NOISE_STAGES = ("_high_noise", "_low_noise")
 KOHYA = (".lora_down.weight", ".lora_up.weight")

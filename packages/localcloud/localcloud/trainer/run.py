@@ -15,7 +15,7 @@ whose batch does not fit into memory, or whose loss is no number.
 import os
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ[_name] = "1"  # read when NumPy loads its BLAS
+    os.environ[_name] = "1"  # NumPy's BLAS library reads these variables when it is loaded
 
 import glob
 import hashlib
@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".wmv", ".m4v", ".flv")
-LEARNING_RATE_FACTOR = 15.0  # the small network needs a higher learning rate than FLUX
+LEARNING_RATE_FACTOR = 15.0  # the stand-in's small network needs a higher learning rate than FLUX
 
 RULER = "=" * 40
 
@@ -91,7 +91,7 @@ def with_trigger(text: str, trigger: str, *, add: bool) -> str:
     return f"{trigger} {text}" if add and trigger.strip() and trigger not in text else text
 
 
-# ------------------------------------------------------------------------- the dataset (toolkit/data_loader.py)
+# The dataset (ai-toolkit: toolkit/data_loader.py).
 
 
 def control_images(path: Path, entry: dict[str, Any]) -> list[Path]:
@@ -126,7 +126,7 @@ class TrainingImages:
         for entry in settings:
             suffix = "." + str(entry.get("caption_ext", "txt")).lstrip(".")
             root = Path(entry["folder_path"])
-            # Without num_frames the trainer looks for images only.
+            # Unless `num_frames` is above 1, ai-toolkit ignores videos in the folder.
             has_videos = int(entry.get("num_frames", 1)) > 1 or entry.get("auto_frame_count")
             wanted = IMAGE_SUFFIXES + VIDEO_SUFFIXES if has_videos else IMAGE_SUFFIXES
             paths = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in wanted]
@@ -165,7 +165,7 @@ def embed_controls(paths: list[Path]) -> Array | None:
     return np.sum(found, axis=0) if found else None
 
 
-# ------------------------------------------------------------------------- the training process
+# The training process.
 
 
 class Training:
@@ -317,12 +317,13 @@ class Training:
         settings, folder = self.sample_settings, self.folder / "samples"
         (folder / ".tmp").mkdir(parents=True, exist_ok=True)
         (folder / ".thumbs").mkdir(exist_ok=True)
-        # SampleConfig: videos are saved as animated WebP.
+        # Samples of video models are saved as animated WebP (ai-toolkit: SampleConfig).
         frames = int(settings.get("num_frames", 1))
         extension = "webp" if frames > 1 else settings.get("format", "jpg")
         shrink = min(1.0, 512 / max(int(settings.get("width", 512)), int(settings.get("height", 512))))
         size = [max(64, int(int(settings.get(side, 512)) * shrink)) for side in ("width", "height")]
-        # As in ai-toolkit's SampleConfig, `samples` takes precedence over `prompts`, and a text is read as a list of characters.
+        # As in ai-toolkit's SampleConfig, `samples` takes precedence over `prompts`, and a text instead of
+        # a list is read as a list of characters.
         samples = settings.get("samples", [{"prompt": one} for one in settings.get("prompts", [])])
         samples = [entry for entry in samples if entry.get("prompt") is not None]
         for i, entry in enumerate(samples):
@@ -338,7 +339,7 @@ class Training:
             picture.save(folder / ".tmp" / name, **more)
             picture.resize((300, 300)).save(folder / ".thumbs" / f"{name}.jpg", quality=90)
             (folder / ".tmp" / name).replace(folder / name)
-        print("\x1b[A", end="", file=sys.stderr)  # as a bar below another bar does
+        print("\x1b[A", end="", file=sys.stderr)  # move the cursor up, as a nested progress bar does
 
 
 def main(arguments: list[str]) -> None:
@@ -354,7 +355,7 @@ def main(arguments: list[str]) -> None:
         raise
     except KeyboardInterrupt:
         print(f"\n{RULER}\nJob stopped\n{RULER}")
-        sys.exit(0)  # as ai-toolkit does since July 2026
+        sys.exit(0)  # the exit status of ai-toolkit since July 2026
     print(f"\n{RULER}\nResult:\n - 1 completed job\n{RULER}")
 
 

@@ -18,12 +18,13 @@ from PIL import Image, ImageOps
 
 Array = NDArray[Any]  # float32 throughout
 SIDE = 64  # pixels
-INPUT = 12  # number of low frequencies in each direction that the network gets
+# The network sees only this many low frequencies in each direction.
+INPUT = 12
 WIDTH = 128  # hidden units
-WORDS = 64  # size of a caption's vector
+WORDS = 64  # length of a caption's vector
 DRAWS = 48  # noise levels for each image and step
 
-# ------------------------------------------------------------------------- images and captions as numbers
+# Images and captions as arrays of numbers.
 
 
 def cosines() -> Array:
@@ -38,7 +39,7 @@ COSINES = cosines()
 COLOURS = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float32)
 COLOURS /= np.linalg.norm(COLOURS, axis=1, keepdims=True)
 FREQUENCY = np.hypot(*np.mgrid[0:SIDE, 0:SIDE]).astype(np.float32)
-# The base model's prior for photographs: amplitudes fall with the frequency, and colours are weak.
+# What the base model expects of a photograph: amplitudes fall as the frequency rises, and colours are weak.
 SPREAD = (np.array([1, 0.35, 0.2], np.float32)[:, None, None] * 6 / (1 + FREQUENCY) ** 1.1).reshape(1, -1)
 
 
@@ -89,7 +90,7 @@ class Network:
     The base layers are random and depend only on the base model's name. Each has a LoRA, B A.
     """
 
-    LAYERS: ClassVar = {  # FLUX's module names: inputs, outputs
+    LAYERS: ClassVar = {  # module names as in FLUX: (inputs, outputs)
         "transformer_blocks.0.ff.net.0.proj": (WIDTH, 2 * WIDTH),
         "transformer_blocks.0.ff.net.2": (2 * WIDTH, WIDTH),
         "transformer_blocks.1.ff.net.0.proj": (WIDTH, 2 * WIDTH),
@@ -110,7 +111,9 @@ class Network:
         self.lora: dict[str, Array] = {}
         own = np.random.default_rng([seed, 1])
         for name, (inputs, outputs) in self.LAYERS.items():
-            last = outputs > 2 * WIDTH  # without a LoRA, the prediction is zero: the mean of all photographs
+            # The last layer starts at zero, so that without a LoRA the prediction is zero: the mean of all
+            # photographs.
+            last = outputs > 2 * WIDTH
             scale = np.float32(1 / np.sqrt(inputs))
             self.base[name] = None if last else fixed.standard_normal((inputs, outputs), np.float32) * scale
             self.lora[f"{name}.lora_A"] = own.uniform(-scale, scale, (rank, inputs)).astype(np.float32)
@@ -148,7 +151,7 @@ class Network:
         mean, width = out[:, : z.shape[1]] * SPREAD, np.clip(out[:, z.shape[1] :], -6, 1)
         variance = (SPREAD * np.exp(width)) ** 2
         noise = a**2 * variance + t**2
-        trust = a * variance / noise  # weight of z against the mean, as in Wiener's filter
+        trust = a * variance / noise  # the weight of z relative to the mean, as in a Wiener filter
         self.kept["end"] = (z, t, a, mean, width, variance, noise, trust)
         return np.asarray(mean + trust * (z - a * mean))
 
@@ -172,9 +175,9 @@ class Network:
         t = np.clip(u, 0.03, 1).astype(np.float32)[:, None]
         noise = rng.standard_normal(x.shape, np.float32)
         expected = self.predict((1 - t) * x + t * noise, t, captions)
-        error = (x - expected) / t  # predicted velocity (z - expected) / t, minus the true one
+        error = (x - expected) / t  # the predicted velocity (z - expected) / t minus the true velocity
         self.backward(-2 * error / t / np.float32(x.size))
-        return float(np.mean(error**2)) * 10  # in the range of FLUX's losses
+        return float(np.mean(error**2)) * 10  # scaled to the range of FLUX's losses
 
     def sample(self, caption: str, steps: int, seed: int) -> Image.Image:
         """Follow the velocity from noise at t = 1 to an image at t = 0."""
@@ -201,7 +204,7 @@ class Adam:
             lora[name] -= scale * m / (np.sqrt(v) + np.float32(1e-10))
 
     def save(self, path: Path) -> None:
-        with path.open("wb") as file:  # a zip file, like torch.save's
+        with path.open("wb") as file:  # a zip file, like those of torch.save
             np.savez(file, allow_pickle=False, count=self.count, **self.state)
 
     def load(self, path: Path) -> None:

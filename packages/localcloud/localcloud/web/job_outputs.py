@@ -80,11 +80,11 @@ def _losses(folder: Path) -> list[tuple[int, float]]:
             point = (int(step), float(loss))
         except ValueError:
             continue
-        # NaN fails the comparison as well.
+        # NaN is left out too, because every comparison with it is false.
         if abs(point[0]) <= MAX_NUMBER and abs(point[1]) <= MAX_NUMBER:
             points.append(point)
     stride = -(-len(points) // MAX_POINTS) or 1
-    # Counted from the end, so that the last point is always kept.
+    # Take every n-th point counted from the end, so that the last point is always kept.
     return points[::-1][::stride][::-1]
 
 

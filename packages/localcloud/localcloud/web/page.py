@@ -33,7 +33,7 @@ class PageData:
     instances: list[sqlite3.Row]
     jobs: list[sqlite3.Row]
     counts: dict[str, int]
-    dollars: dict[str, float]  # by group id, deleted groups included
+    dollars: dict[str, float]  # by group id, including deleted groups
     chaos: dict[str, Any]
 
 
@@ -79,7 +79,7 @@ def render_page(data: PageData, objects: Path, nonce: str) -> str:
 
 @cache
 def _template() -> "Template":
-    # Here, so that a cloud whose page nobody opens starts faster.
+    # jinja2 is imported here so that the daemon starts faster; many users never open the page.
     from jinja2 import Environment, PackageLoader
 
     return Environment(loader=PackageLoader("localcloud", "web"), autoescape=True).get_template("page.html")

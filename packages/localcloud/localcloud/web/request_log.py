@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localcloud.database import iso_time
 
-# Returns (service, path below the service's base URL) for a request's path, or None for a request that is not logged.
+# Maps a request's path to (service, path below the service's base URL), or to None if the request is not
+# logged.
 Placement = Callable[[str], tuple[str, str] | None]
 
 
@@ -22,7 +23,7 @@ class RequestLog:
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, entry: dict[str, object]) -> None:
-        # One write call for each line, so that the lines of two threads never mix.
+        # Write each line with a single call, so that lines from different threads do not mix.
         os.write(self._handle, (json.dumps(entry, separators=(",", ":")) + "\n").encode())
 
 

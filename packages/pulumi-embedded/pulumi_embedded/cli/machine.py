@@ -45,7 +45,7 @@ def log_in(options: argparse.Namespace) -> int:
     if isinstance(backend.store, FolderStore) and not backend.store.root.parent.is_dir():
         folder = backend.store.root.parent
         raise EngineError(f"could not log in to {url}: there is no folder {folder}; create it first")
-    backend.store.list_keys("stacks")  # raises if a bucket cannot be read
+    backend.store.list_keys("stacks")  # raises an error if the bucket cannot be read
     set_current_backend(url)
     print(f"Logged in to {platform.node()} as {current_user()} ({url})")
     return 0

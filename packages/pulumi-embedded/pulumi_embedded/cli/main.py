@@ -23,7 +23,7 @@ _FLAG_WITH_VALUE: Final = re.compile(
     "(--(?:clear-pending-creates|continue-on-error|diff|exclude-dependents|expect-no-changes|non-interactive|preview-only|refresh|"
     "remove|run-program|show-secrets|skip-preview|suppress-outputs|target-dependents|yes))=(true|false)"
 )
-# The names and the settings of an argument, as for `add_argument`.
+# The arguments of one `add_argument` call: the names of an option and its settings.
 _Option = tuple[tuple[str, ...], dict[str, Any]]
 
 
@@ -103,7 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _shared_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     for names, settings in _SHARED:
-        # Without a default, so that the command does not reset an option given before it.
+        # Suppress the default, so that a subcommand does not reset an option given before the subcommand's
+        # name.
         shared.add_argument(*names, **settings, default=argparse.SUPPRESS)
     return shared
 
@@ -153,7 +154,7 @@ _COMMON: Final = (
     _option("-m", "--message", default="", help="a message for the stack's history"),
     _JSON,
     _flag("--suppress-outputs", help=argparse.SUPPRESS),
-    # For the Automation API.
+    # The hidden options below are passed by Pulumi's Automation API.
     _flag("--suppress-progress", help=argparse.SUPPRESS),
     _option("--event-log", default="", help=argparse.SUPPRESS),
     _option("--exec-kind", default="cli", help=argparse.SUPPRESS),
@@ -233,7 +234,9 @@ def _add_config(commands: Any) -> None:
         path,
     ]
     _add(parts, "set-all", "config_commands.set_all", "set several values", options)
-    json = _flag("-j", "--json", default=argparse.SUPPRESS)  # keeps the value of `config --json get`
+    json = _flag(
+        "-j", "--json", default=argparse.SUPPRESS
+    )  # no default, so that `config --json get` keeps its --json
     _add(parts, "get", "config_commands.show_value", "show a value", [key, json, path])
     _add(parts, "rm", "config_commands.remove_value", "remove a value", [key, path])
 

@@ -163,7 +163,7 @@ def _display(session: Session, options: argparse.Namespace) -> Display:
     terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     color = choice in ("always", "raw") or (choice == "auto" and terminal)
     if terminal and not options.json and not options.diff and not getattr(options, "non_interactive", False):
-        from pulumi_embedded.display.live import LiveDisplay  # rich is slow to import
+        from pulumi_embedded.display.live import LiveDisplay  # imported here because rich is slow to import
 
         return LiveDisplay(session.stack.name, color=color)
     stream = io.StringIO() if options.json else sys.stdout

@@ -25,7 +25,7 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         unknown = message.partition(f"argument {_COMMAND}: invalid choice: ")[2]
         if unknown:
-            # argparse quotes the word as `repr` does.
+            # argparse's message contains the word as `repr` shows it, so search for its closing quote.
             message = self._unknown_command(unknown[1 : unknown.index(unknown[0], 1)])
         self.exit(2, f"error: {message}\n")
 
@@ -33,7 +33,7 @@ class CommandParser(argparse.ArgumentParser):
         """The message for a word that is no command: it may be the value of an unknown option before it."""
         known = self._option_string_actions
         before = itertools.takewhile(lambda text: text != word, self._arguments)
-        # `-sdev` is `-s` with a value.
+        # A short option can be joined with its value: `-sdev` means `-s dev`.
         options = [
             text for text in before if text.startswith("-") and not known.keys() & {_name_of(text), text[:2]}
         ]

@@ -201,7 +201,7 @@ def import_stack(session: Session, options: argparse.Namespace) -> int:
             latest["resources"] = serialization.reencrypted(latest["resources"], theirs or crypter, crypter)
         if crypter is not None:
             latest["secrets_providers"] = snapshot.secrets_provider(crypter.salt)
-        session.load(latest)  # raises if it cannot be read
+        session.load(latest)  # raises an error if the imported state is invalid
         session.backend.write(stack, snapshot.checkpoint_of(stack, latest))
     print("Import complete.")
     return 0

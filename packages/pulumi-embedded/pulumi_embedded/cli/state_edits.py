@@ -138,7 +138,7 @@ def _depends_on(item: Json) -> set[str]:
 
 def _with_dependents(items: list[Json], chosen: Iterable[str]) -> set[str]:
     found = set(chosen)
-    for item in items:  # a state lists dependencies first
+    for item in items:  # a state lists each resource after its dependencies
         if found & _depends_on(item):
             found.add(item["urn"])
     return found

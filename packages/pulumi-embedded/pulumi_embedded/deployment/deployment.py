@@ -68,7 +68,7 @@ class Deployment:
             self.state, self._index, self.providers, self._report_check_failures, self.options.targets
         )
 
-    # Called by the monitor, for the program.
+    # The program's requests. The gRPC monitor calls the methods below.
 
     def register_resource(self, goal: Goal) -> Registration:
         """Create, change or keep a resource. Raises EngineError for unsupported requests."""
@@ -135,21 +135,20 @@ class Deployment:
         """Record the outputs of a component or the stack."""
         with self._lock:
             resource = self._index.news.get(urn)
-            # A resource that was skipped has no new row in the state: after Ctrl-C, it keeps its old one.
+            # A skipped resource has no new row in the state. After Ctrl-C it keeps its old row.
             if resource is None or urn in self._failed_urns:
                 return
             if resource.type == urns.STACK_TYPE:
-                # As with the CLI, whose monitor has ended by then, the stack keeps the outputs of its last complete update.
+                # After a failure, the stack keeps the outputs of its last complete update. The CLI does the
+                # same, because its resource monitor has already ended.
                 if self.failed and not self.options.continue_on_error and not self.steps.preview:
                     return
                 old = self._index.olds.get(urn)
                 self._stack_outputs = outputs
                 self.listener.on_outputs(old.outputs if old else None, outputs)
             if not self.steps.preview and values.has_unknown(outputs):
-                outputs = {
-                    **resource.outputs,
-                    **_known(outputs),
-                }  # outputs of failed resources keep their old values
+                # Outputs that depend on failed resources are unknown and keep their old values.
+                outputs = {**resource.outputs, **_known(outputs)}
             if values.is_same(resource.outputs, outputs):
                 return
             resource.outputs = outputs
@@ -159,7 +158,7 @@ class Deployment:
         """Called when the program has registered everything. Returns after the deletions."""
         self.on_program_done()
 
-    # Called by the run.
+    # The end of a deployment. The methods below are called by Run (deployment/run.py).
 
     def keep_old_outputs(self) -> None:
         """After a failed run: keep the stack's old outputs for those that are missing now."""
@@ -347,7 +346,9 @@ class Deployment:
                 owner = deleted_first.get(resource.urn)
             if owner is not None and owner is not cascade:
                 owner.finished.wait()
-            elif owner is cascade and not resource.pending_replacement:  # not deleted by an earlier run
+            elif (
+                owner is cascade and not resource.pending_replacement
+            ):  # an earlier run may have deleted it already
                 self.steps.delete_resource(
                     resource,
                     op=events.DELETE_REPLACED,
@@ -368,7 +369,7 @@ class Deployment:
 
     def _fail(self, urn: str, error: EngineError) -> Registration:
         """Answer with a failure. In an update, no new step starts afterwards; a preview shows all failures."""
-        if not isinstance(error, StepError):  # a StepError has been reported with its step
+        if not isinstance(error, StepError):  # a StepError has already been reported with its step
             self.listener.on_message(events.ERROR, urn, str(error))
         self.failed = True
         with self._lock:

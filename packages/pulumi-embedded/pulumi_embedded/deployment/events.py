@@ -19,10 +19,10 @@ DELETE_REPLACED: Final = "delete-replaced"
 REFRESH: Final = "refresh"
 READ: Final = "read"
 
-# Each resource has one of these outcomes. The other operations are parts of a replacement.
+# A resource's outcome is always one of these operations. The other operations are steps of a replacement.
 OUTCOMES: Final = (SAME, CREATE, UPDATE, DELETE, REPLACE, READ, REFRESH)
 
-# Severities, with the numbers of Pulumi's protocol.
+# Message severities, with the numbers that Pulumi's engine protocol uses.
 DEBUG, INFO, WARNING, ERROR = range(4)
 
 

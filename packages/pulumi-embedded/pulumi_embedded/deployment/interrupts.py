@@ -55,12 +55,14 @@ class Interrupts:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._count += 1
         if self._count > 1:
-            threading.Thread(target=self.on_second).start()  # this thread may hold a lock that it needs
+            # Run the handler in a new thread, because the interrupted thread may hold a lock that the
+            # handler needs.
+            threading.Thread(target=self.on_second).start()
             return
         self.stop_starting_steps()
         self.listener.on_message(
             events.INFO,
             "",
             "canceling: running steps are being finished and saved; press Ctrl-C again to stop at once",
-            ephemeral=True,  # shown now rather than with the diagnostics at the end
+            ephemeral=True,  # shown immediately, and not among the diagnostics at the end
         )

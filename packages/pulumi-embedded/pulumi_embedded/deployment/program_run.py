@@ -24,7 +24,8 @@ def running_server(
     monitor: Monitor, providers: ProviderRegistry, parallel: int, on_stop: Callable[[], None]
 ) -> Iterator[str]:
     """Serve the program and the providers. Yields the server's address."""
-    # The SDK calls from parallel * 4 threads and each call waits for its step, so fewer threads could deadlock.
+    # The Pulumi SDK sends requests from up to parallel * 4 threads, and each request waits for its step to
+    # end. With fewer server threads, requests could deadlock.
     server = grpc.server(ThreadPoolExecutor(max_workers=parallel * 4 + 64), options=GRPC_OPTIONS)
     resource_pb2_grpc.add_ResourceMonitorServicer_to_server(monitor, server)
     engine_pb2_grpc.add_EngineServicer_to_server(monitor, server)

@@ -16,7 +16,7 @@ from pulumi_embedded.providers.provider import PACKAGE, CheckFailure, Diff, Prov
 from pulumi_embedded.providers.registry import ProviderRegistry
 from pulumi_embedded.state.serialization import Resource
 
-# Reports failures of a check. Raises StepError if there are any.
+# Reports the failures of a provider's input check. Raises StepError if there are any.
 OnCheckFailures = Callable[[RegisteredResource, list[CheckFailure]], None]
 
 

@@ -78,7 +78,7 @@ class Run:
         if self._lock is not None:
             self._lock.release()
 
-    # The commands. Each returns whether everything succeeded.
+    # Commands. Each method returns whether everything succeeded.
 
     def preview(self) -> bool:
         state = self._session.load(self._deployment)
@@ -142,7 +142,7 @@ class Run:
             return entry.succeeded
         finally:
             lock, self._lock = self._lock, None
-            changing.close()  # if this fails, the lock stays: without it, the CLI would ignore the journal
+            changing.close()  # if closing fails, the lock remains: without the lock, the CLI would ignore the journal
             self._add_to_history(entry)
             lock.release()
 
@@ -246,7 +246,8 @@ class Run:
 
     def _stop_now(self) -> None:
         """Kill the child processes, save what is known, and exit."""
-        lock, changing = self._lock, self._snapshot  # the main thread continues when its child processes end
+        # Copy these first: the main thread continues when its child processes end, and it resets them.
+        lock, changing = self._lock, self._snapshot
         for child in (self._next_program, self._program):
             if child is not None:
                 child.kill()

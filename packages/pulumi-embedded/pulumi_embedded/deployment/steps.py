@@ -174,9 +174,8 @@ class StepRunner:
             new.id, outputs, inputs = provider.read(new)
             if not new.id:
                 raise EngineError(f"resource '{new.urn}' does not exist")
-            outputs = values.mark_secrets(
-                outputs, new.inputs
-            )  # `provider.read` marks them by old outputs, which `new` does not have
+            # `provider.read` marks secrets by the old outputs, but `new` has no outputs yet.
+            outputs = values.mark_secrets(outputs, new.inputs)
             new.inputs = new.inputs if inputs is None else inputs
             new.outputs = values.make_secret(outputs, new.additional_secret_outputs)
             if old is not None:
@@ -201,7 +200,7 @@ class StepRunner:
 
     def _settled_creates(self, pending: dict[int, PendingOperation], urn: str) -> list[int]:
         """Creates of this resource with an unknown outcome, which the provider's successful create has settled."""
-        with self._idle:  # other threads change the dict too
+        with self._idle:  # other threads modify the dict too
             found = [op for op, operation in pending.items() if operation.resource.urn == urn]
             for op in found:
                 del pending[op]
@@ -213,7 +212,7 @@ class StepRunner:
         try:
             return call()
         except PartialError:
-            raise  # the operation ends when the resource's row is written
+            raise  # the operation is ended later, when the resource is recorded in the state
         except ProviderError as error:
             if not error.outcome_unknown:
                 self.snapshot.record_step(end=[operation])

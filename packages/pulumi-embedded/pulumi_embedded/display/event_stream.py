@@ -29,7 +29,7 @@ from pulumi_embedded.state.serialization import Resource
 WriteLine = Callable[[str], None]
 
 _GRPC: Final = "tcp://"
-# How long the server may take to read the last events. It answers when it has read them all.
+# How long to wait for the event server to answer, which it does when it has read all events.
 _GRPC_SECONDS: Final = 10.0
 _SHOWN_KEYS: Final = (
     "type",
@@ -83,7 +83,7 @@ class EventStream:
         self._emit("cancelEvent", {})
         self._is_running = False
 
-    # The methods of `Listener`.
+    # Methods of the `Listener` interface.
 
     def on_step_started(self, step: ResourceStep) -> None:
         self._announced.add(step)

@@ -29,7 +29,7 @@ SYMBOLS: Final = {
     events.REFRESH: "~ ",
     events.READ: "> ",
 }
-# The words for an operation that is planned, running or done.
+# How each operation is described while it is planned, while it runs, and when it is done.
 WORDS: Final = {
     events.CREATE: ("create", "creating", "created"),
     events.UPDATE: ("update", "updating", "updated"),
@@ -44,7 +44,7 @@ WORDS: Final = {
 _COLORS: Final = {"+ ": "32", "~ ": "33", "- ": "31", "+-": "35", "++": "32", "--": "31"}
 STYLES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "+-": "magenta", "++": "green", "--": "red"}
 SEVERITIES: Final = ("debug", "info", "warning", "error")
-# The CLI counts a replacement once, under `replace`.
+# The operations in the CLI's count of changes. A replacement counts once, as `replace`.
 _COUNTED: Final = (events.CREATE, events.UPDATE, events.REPLACE, events.DELETE)
 _EPHEMERAL_SECONDS: Final = 5.0
 
@@ -117,7 +117,7 @@ class Display:
         self._last_shown, self._parents = {}, {}
         self.print_line(f"{title} ({self._stack}):")
 
-    # The methods of `Listener`.
+    # Methods of the `Listener` interface.
 
     def on_step_started(self, step: ResourceStep) -> None:
         if not self.preview and not self._details and not step.hidden and step.op != events.REFRESH:
@@ -160,7 +160,7 @@ class Display:
     def outcome_counts(self) -> dict[str, int]:
         return {op: count for op, count in self.report.step_counts.items() if op in events.OUTCOMES}
 
-    # The end of a run.
+    # The end of a run: the diagnostics, the outputs and the summary.
 
     def finish_run(self) -> None:
         """Show diagnostics, outputs, summary and duration."""
@@ -179,7 +179,9 @@ class Display:
 
     def masked(self, text: str) -> str:
         """The text with secrets replaced by `[secret]`."""
-        parts = text.split("[secret]")  # a secret may be a part of "[secret]"
+        parts = text.split(
+            "[secret]"
+        )  # keep existing "[secret]" marks intact: a secret may be a part of that word
         for secret in self._secrets:
             parts = [piece for part in parts for piece in part.split(secret)]
         return "[secret]".join(parts)
@@ -209,7 +211,8 @@ class Display:
 
     def _show_details(self, step: ResourceStep) -> None:
         if step.op in (events.CREATE_REPLACEMENT, events.DELETE_REPLACED):
-            return  # shown as one replacement
+            # These two steps are reported together as one replacement.
+            return
         resource = step.new or step.old
         self._parents[step.urn] = resource.parent if resource else ""
         indent = details.depth_of(step.urn, self._parents)
@@ -244,7 +247,7 @@ class Display:
             for message in messages:
                 mark = "" if message.severity == events.INFO else f"{SEVERITIES[message.severity]}: "
                 color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
-                # Masked first: a secret that is broken into two lines would not be found.
+                # Mask secrets before wrapping: a secret that is broken into two lines would not be found.
                 text = self._wrapped(self.masked(mark + message.text))
                 if color:
                     text = text.replace(mark.rstrip(), self._ansi(mark.rstrip(), color), 1)

@@ -19,7 +19,8 @@ DELETE: Final = "- "
 UPDATE: Final = "~ "
 NONE: Final = ""
 _INDENT: Final = "    "
-# The CLI's limits for long texts, and for the unchanged lines around a change.
+# The CLI's limits for long text values: how many lines are shown, and how many unchanged lines around a
+# change.
 _MAX_LINES: Final = 3
 _MAX_COLUMNS: Final = 150
 _CONTEXT_LINES: Final = 2
@@ -209,7 +210,7 @@ def _parsed_json_or_yaml(text: str) -> tuple[str, Any] | None:
         except ValueError:
             found = None
     if found is None and "\n" in stripped:
-        from ruamel.yaml import YAML  # rarely needed and slow to import
+        from ruamel.yaml import YAML  # imported here because it is rarely needed and slow to import
         from ruamel.yaml.error import YAMLError
 
         try:
@@ -228,7 +229,7 @@ def _by_text(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-# Which values to show.
+# Which properties and values are shown.
 
 
 def _same(old: Value, new: Value, view: DiffView) -> bool:

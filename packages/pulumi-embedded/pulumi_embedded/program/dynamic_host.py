@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-# Exceptions that indicate a bug in the provider, so their message names the source line.
+# These exceptions usually mean a bug in the provider's code, so their message includes the source line.
 _BUGS = (
     TypeError,
     AttributeError,
@@ -104,7 +104,9 @@ def main() -> None:
     sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python -m` would set it
     postpone_automation()
     try:
-        importlib.import_module("pulumi.dynamic")  # before the settings arrive
+        importlib.import_module(
+            "pulumi.dynamic"
+        )  # import the SDK now, while the engine prepares the settings
     except ImportError as error:
         print(f"{sys.executable} cannot import the SDK (pip install pulumi): {error}")
         return

@@ -49,9 +49,9 @@ __all__ = [
     "status_pb2",
 ]
 
-# The limits that the SDK sets (pulumi/runtime/_grpc_settings.py).
+# The same message size limits as in the Pulumi SDK (pulumi/runtime/_grpc_settings.py).
 GRPC_OPTIONS = [
-    ("grpc.enable_http_proxy", 0),  # all connections are to this machine
+    ("grpc.enable_http_proxy", 0),  # no proxy, because all connections are local
     ("grpc.max_receive_message_length", 1024 * 1024 * 400),
     ("grpc.max_send_message_length", 1024 * 1024 * 400),
     ("grpc.server_max_unrequested_time_in_server", 30 * 60),

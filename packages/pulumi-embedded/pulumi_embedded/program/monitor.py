@@ -30,8 +30,9 @@ from pulumi_embedded.properties import values
 from pulumi_embedded.properties.values import Properties
 from pulumi_embedded.providers.provider import CheckFailure
 
-# Secrets, references, output values, alias specs and deletedWith are supported. Hooks, transforms and packages are
-# advertised too and refused when used: otherwise the SDK would ask the user to update the CLI.
+# The features that this engine tells the SDK it supports. Secrets, references, output values, alias specs
+# and deletedWith are implemented. Hooks, transforms and packages are refused when a program uses them; if
+# they were not listed, the SDK would tell the user to update the CLI.
 _FEATURES: Final[Any] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
 _SECONDS: Final = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "\N{MICRO SIGN}s": 1e-6, "ns": 1e-9}
 _PART_OF_DURATION: Final = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|\N{MICRO SIGN}s|ms|[smh])")
@@ -155,7 +156,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
 
     def Log(self, request: Any, _context: Any) -> Any:
         if self.failure is not None and str(self.failure) in request.message:
-            return empty_pb2.Empty()  # the program repeats a failure that is reported at the end
+            return empty_pb2.Empty()  # the SDK logs the engine's own error again; it is reported at the end
         self._listener.on_message(request.severity, request.urn, request.message, ephemeral=request.ephemeral)
         return empty_pb2.Empty()
 
@@ -170,7 +171,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
         return engine_pb2.RequirePulumiVersionResponse()
 
 
-# Calls that this engine does not support, and how an error names them.
+# The gRPC calls that this engine does not support, with a description for the error message.
 _UNSUPPORTED: Final[dict[str, Callable[[Any], str]]] = {
     "ExistsResource": lambda request: f"looking up an existing {request.type}",
     "Call": lambda request: f"the method {request.tok}",

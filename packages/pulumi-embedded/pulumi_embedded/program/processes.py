@@ -45,7 +45,7 @@ class ChildProcess:
 
     def __init__(self, command: list[str], project: Project) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in _SECRET_VARIABLES}
-        # Otherwise gRPC prints a line when the other side closes a connection first.
+        # Without this setting, gRPC prints a line when the other process closes a connection first.
         environment = {"GRPC_VERBOSITY": "ERROR", **inherited, **_no_proxy(inherited)}
         self._process = subprocess.Popen(  # noqa: S603 - our own script, or a plugin found by its fixed name
             command,

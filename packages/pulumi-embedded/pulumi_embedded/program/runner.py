@@ -29,8 +29,8 @@ def main() -> int:
     from lazy_automation import postpone_automation  # type: ignore[import-not-found]  # beside this script
 
     sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python __main__.py` would set it
-    # A program creates many objects that live until it ends. With Python's defaults, searching them for garbage takes a
-    # quarter of the CPU time at 1,000 resources.
+    # A program's objects mostly live until it ends. With Python's default thresholds, garbage collection
+    # takes a quarter of the CPU time at 1,000 resources.
     gc.set_threshold(100_000, 50, 100)
     postpone_automation()
     try:
@@ -68,7 +68,7 @@ def _patch_provider_pickling(dynamic: Any) -> None:
     itself (SDK 3.272).
     """
     serialize = dynamic.serialize_provider
-    pickler: Any = pickle._Pickler  # the class that the SDK changes
+    pickler: Any = pickle._Pickler  # the class that serialize_provider patches
 
     def serialize_and_restore(provider: Any) -> Any:
         original = pickler._batch_setitems
@@ -121,7 +121,7 @@ def _run(pulumi: Any, settings: dict[str, Any]) -> int:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     loop.set_default_executor(ThreadPoolExecutor(max_workers=max(settings["parallel"], 1) * 4))
-    # A failing program leaves futures that nothing awaits; asyncio would complain about each of them.
+    # When a program fails, some futures are never awaited, and asyncio would log a warning for each.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
     def run_program() -> None:
@@ -163,4 +163,4 @@ if __name__ == "__main__":
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # does not wait for threads that still wait for the engine
+    os._exit(status)  # exits without waiting for threads that are blocked on the engine

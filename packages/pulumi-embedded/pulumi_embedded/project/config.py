@@ -26,7 +26,7 @@ from pulumi_embedded.state.stores import replace_file
 
 _NAMES: Final = ("Pulumi.yaml", "Pulumi.yml")
 _DECLARES: Final = {"type", "default", "value", "description", "secret"}
-# What git writes around both versions when a merge stops.
+# Matches the conflict markers that git writes into a file when a merge stops.
 _CONFLICT_MARKER: Final = re.compile(r"^(?:(?:<{7}|>{7}|\|{7})(?: .*)?|={7})$", re.MULTILINE)
 _CONFLICT: Final = "contains the markers of a merge conflict; keep one version and delete the lines with <<<<<<<, ======= and >>>>>>>"
 _STACK_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -48,7 +48,7 @@ def _yaml() -> YAML:
     yaml.Constructor = _Constructor
     yaml.preserve_quotes = True
     yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)  # as the CLI writes lists
+    yaml.indent(mapping=2, sequence=4, offset=2)  # the same indentation of lists as the CLI's
     return yaml
 
 
@@ -63,7 +63,12 @@ def _read(path: Path) -> Any:
         raise EngineError(f"{path.name}{_duplicate(error)}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is not valid YAML: {error}") from None
-    except (AttributeError, LookupError, TypeError, ValueError) as error:  # for a tag such as `!!bool 1`
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # raised for a value that does not fit its tag, such as `!!bool 1`
         raise EngineError(f"{path.name} has a value that does not fit its tag ({error})") from None
     except RecursionError:
         raise EngineError(f"{path.name} has lists or keys that are nested too deeply") from None

@@ -31,7 +31,7 @@ _ROUNDS: Final = 1_000_000
 _PROOF: Final = "pulumi"
 _VARIABLE: Final = "PULUMI_CONFIG_PASSPHRASE"
 _FILE_VARIABLE: Final = "PULUMI_CONFIG_PASSPHRASE_FILE"
-# Keeps the passphrase out of the shell's history.
+# With this command, the passphrase does not appear in the shell's history.
 _SET: Final = f"`read -rs {_VARIABLE} && export {_VARIABLE}`"
 
 

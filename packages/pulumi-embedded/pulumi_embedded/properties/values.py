@@ -16,7 +16,8 @@ from pulumi_embedded.errors import NeedsCliError
 Value = Any
 Properties = dict[str, Value]
 
-# Pulumi's signatures, the same in every SDK (pulumi/runtime/rpc.py).
+# The keys by which Pulumi marks special values such as secrets; the same in every SDK
+# (pulumi/runtime/rpc.py).
 SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
 SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a signature, not a password
 RESOURCE: Final = "5cf8f73096256a8f31e491e813e4eb8e"
@@ -25,7 +26,7 @@ ASSET: Final = "c44067f5952c0a294b673a41bacd8c17"
 ARCHIVE: Final = "0def7320c3a5731c473e5ecbe6d01bc7"
 UNKNOWN_TEXT: Final = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
-# From this value on, Go writes floats with an exponent.
+# Go writes floats from this value on with an exponent.
 _MAX_PLAIN: Final = 1e21
 
 
@@ -37,7 +38,7 @@ class Unknown:
 
 
 UNKNOWN: Final = Unknown()
-# Stands for the value of a missing key or index when two objects or lists are compared.
+# Represents a key or list index that only one of two compared values has.
 MISSING: Final = object()
 
 

@@ -25,7 +25,8 @@ from pulumi_embedded.providers.provider import (
 )
 
 _VERSION: Final = "version"
-# What the engine stores next to a provider's configuration, without sending it to the provider.
+# The key under which the state stores the engine's own data in a provider's inputs. It is not sent to the
+# provider.
 INTERNAL: Final = "__internal"
 
 
@@ -100,7 +101,7 @@ class Plugin(Provider):
         try:
             self._stub.Handshake(request)
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.UNIMPLEMENTED:  # older plugins do not have this call
+            if error.code() != grpc.StatusCode.UNIMPLEMENTED:  # older plugins do not implement this call
                 raise EngineError(f"the plugin did not answer: {error.details()}") from None
 
     def _configure(self) -> None:

@@ -15,7 +15,7 @@ PACKAGE: Final = "pulumi"
 PROVIDER_TYPE: Final = PROVIDER_PREFIX + PACKAGE
 REFERENCE_TYPE: Final = "pulumi:pulumi:StackReference"
 
-# The outputs of a stack by project and name; None if there is no such stack.
+# Returns the outputs of a stack, given its project and name, or None if there is no such stack.
 OutputsOf = Callable[[str, str], Properties | None]
 
 

@@ -33,7 +33,7 @@ _GZIP_SUFFIX: Final = ".gz"
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
-# The only one that these backends have.
+# Local and bucket backends have only this one organization.
 ORGANIZATION: Final = "organization"
 
 
@@ -107,7 +107,8 @@ class Backend:
     def read(self, stack: StackId) -> bytes:
         """The checkpoint, decompressed. Raises StackNotFoundError if there is no such stack."""
         plain = _plain_key(stack)
-        # Read even if nothing was listed: only a read reports why a folder or bucket is not accessible.
+        # Read the state even if the listing found nothing: only reading reports that a folder or bucket is
+        # not accessible.
         checkpoint = self.store.read(self.stack_key(stack) or plain)
         if checkpoint is not None:
             return unpacked(checkpoint)

@@ -106,7 +106,8 @@ class Journal:
                 self._log.append(b"".join(lines))
             except OSError:
                 with self._lock:
-                    self._waiting[:0] = lines  # other threads wait for them; writing a line twice is harmless
+                    # Put the lines back, because other threads wait for them. A line may be written twice.
+                    self._waiting[:0] = lines
                 raise
             self._written = upto
 
@@ -148,7 +149,8 @@ def read_leftover(log: Log, checkpoint: str, deployment: Json) -> LeftoverJourna
     ]
     if not folds and head["checkpoint"] != checkpoint:
         raise ValueError("the state file has been changed since it was written")
-    # Steps follow a fold if the store reported a failure although it wrote the checkpoint.
+    # Changes can follow a fold record: if writing the checkpoint reported an error although it succeeded,
+    # the run continued.
     folded = folds[-1] if folds else 0
     rows = StateRows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
     _apply(rows, lines[:folded])

@@ -57,9 +57,8 @@ def take_lock(store: Store, folder: str, on_take_over: Callable[[str], None]) ->
     }
     store.write(lock.key, json.dumps(content, separators=(",", ":")).encode())
     try:
-        _check_unlocked(
-            store, folder, own=lock.key
-        )  # two processes that lock at the same time both fail here
+        # If two processes take the lock at the same time, both fail here.
+        _check_unlocked(store, folder, own=lock.key)
     except LockedError:
         lock.release()
         raise
@@ -118,7 +117,7 @@ def current_user() -> str:
     """The user's name, or number if there is no name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container without a user of this number
+    except (KeyError, OSError):  # a container may run with a user id that has no name
         return str(os.getuid())
 
 
@@ -131,7 +130,8 @@ def _is_alive(content: dict[str, Any], is_local: bool) -> bool | None:
         return _start_time(pid) == str(started)
     if not is_local or content.get("hostname") != socket.gethostname():
         return None
-    if namespace is None:  # the CLI's lock: by now another process may have the process id in it
+    # The CLI's lock does not store a start time, and another process may have got its process id since.
+    if namespace is None:
         return None if _start_time(pid) else False
     return False if str(namespace).split()[0] != _boot_id() else None
 
@@ -159,7 +159,8 @@ def _start_time(pid: int) -> str:
     """
     if Path("/proc/self/stat").exists():
         try:
-            # The command's name is in brackets and may contain spaces.
+            # In /proc/PID/stat, the command's name is in brackets and may contain spaces, so split after
+            # the last bracket.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""

@@ -47,7 +47,7 @@ class BucketUrl:
         if endpoint and "://" not in endpoint:
             endpoint = f"{'http' if plain else 'https'}://{endpoint}"
         path_style = query.pop("s3ForcePathStyle", query.pop("use_path_style", "")).lower() in _TRUE
-        query.pop("awssdk", None)  # chooses between SDKs for Go
+        query.pop("awssdk", None)  # a URL parameter that only matters to the Go SDKs
         folders = [query.pop("prefix", "").strip("/"), parts.path.strip("/")]
         folder = "".join(f"{part}/" for part in folders if part)
         region, profile = query.pop("region", None), query.pop("profile", None)
@@ -78,7 +78,8 @@ class S3Store:
             retries={"mode": "standard", "max_attempts": 5},
             connect_timeout=10,
             read_timeout=60,
-            # Stores other than AWS reject the newer checksums.
+            # S3-compatible stores other than AWS refuse the newer checksums, so send them only when
+            # required.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -172,7 +173,9 @@ class ObjectLog:
         self._remove(self.store.list_keys(self.folder))
 
     def _remove(self, keys: list[str]) -> None:
-        for key in keys:  # sorted: a log without its first object is no longer valid
+        # The keys are sorted, so the first object is removed first. Without it, the rest of the log is
+        # ignored.
+        for key in keys:
             self.store.remove(key)
 
     def put_aside(self) -> str:

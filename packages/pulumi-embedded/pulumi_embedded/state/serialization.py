@@ -22,7 +22,8 @@ from pulumi_embedded.properties.values import Properties, Value
 Json = dict[str, Any]
 
 _ALWAYS: Final = ("urn", "custom", "type")
-# Aliases are only needed until the resource has its new URN. Stack traces would double the size of the state, and nothing reads them.
+# These fields are not stored. Aliases are only needed until the resource has its new URN. Stack traces
+# would double the size of the state, and nothing reads them.
 _DROPPED: Final = ("aliases", "stackTrace")
 
 
@@ -78,7 +79,7 @@ def _key(attribute: str) -> str:
 
 _FIRST: Final = ("urn", "custom", "delete", "id", "type")
 _NOT_STORED: Final = ("extra", "uid")
-# Attribute → key in the file, in the file's order.
+# Maps each attribute of Resource to its key in the state file, in the order of the file.
 _KEYS: Final = {
     name: _key(name)
     for name in (*_FIRST, *(field.name for field in fields(Resource)))
@@ -181,7 +182,7 @@ def value_from_json(value: Any, crypter: Crypter | None) -> Value:
 
 
 def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
-    if "plaintext" in value:  # as `stack export --show-secrets` writes it
+    if "plaintext" in value:  # the form in which `stack export --show-secrets` writes secrets
         return values.Secret(value_from_json(json.loads(value["plaintext"]), crypter))
     if crypter is None:
         raise EngineError("the state has secrets, but its secrets provider is not of type `passphrase`")
@@ -253,7 +254,8 @@ def rename_references(item: Json, aliases: dict[str, str]) -> None:
             item[key] = rename_reference(item[key], aliases)
     if item.get("dependencies"):
         item["dependencies"] = [rename_reference(urn, aliases) for urn in item["dependencies"]]
-    if item.get("propertyDependencies"):  # replaced, not modified: the loaded Resource shares the old dict
+    # Replace the dict instead of modifying it, because the loaded Resource shares it.
+    if item.get("propertyDependencies"):
         item["propertyDependencies"] = {
             key: [rename_reference(urn, aliases) for urn in urns]
             for key, urns in item["propertyDependencies"].items()

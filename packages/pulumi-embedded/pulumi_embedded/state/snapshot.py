@@ -105,7 +105,8 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
         deployment = _with_rows(checkpoint.deployment, found.rows)
         content = checkpoint_of(stack, deployment)
         checkpoint = Checkpoint(journal.checkpoint_digest(content), deployment)
-        # Needed after a crash between the write and the removal below.
+        # Record the checkpoint in the journal first, in case of a crash after the checkpoint is written and
+        # before the journal is removed.
         journal.note_fold(log, checkpoint.digest)
         backend.write(stack, content)
     log.remove()
@@ -134,7 +135,8 @@ def change_key(
 def current_deployment(backend: Backend, stack: StackId) -> Json:
     """The stack's deployment, journal included. Writes nothing."""
     checkpoint = Checkpoint.read(backend, stack)
-    # A journal that cannot be read is being folded by another run at this moment, or `recover` will report it.
+    # If the journal cannot be read, another run is folding it into the state right now, or it is damaged;
+    # `recover_journal` reports that.
     with contextlib.suppress(ValueError, KeyError):
         log = backend.journal(stack)
         found = journal.read_leftover(log, checkpoint.digest, checkpoint.deployment)
@@ -266,7 +268,7 @@ class StateSnapshot:
         while not self._stop.wait(_FOLD_SECONDS):
             with self._lock:
                 if self._has_changes:
-                    with contextlib.suppress(EngineError):  # the next step reports the failure
+                    with contextlib.suppress(EngineError):  # the next step reports the error
                         self.write_checkpoint()
 
     def write_checkpoint(self, *, is_last: bool = False) -> None:
@@ -299,4 +301,5 @@ class StateSnapshot:
             self._journal.fold_into(checkpoint)
         except OSError:
             if self._failure is None:
-                raise  # an earlier failure is known; the checkpoint may be writable all the same
+                # If an earlier error is known, ignore this one: the checkpoint may still be writable.
+                raise

@@ -136,7 +136,7 @@ class FileLog:
         if self._file is None:
             self._file = self.path.open("ab")
             if not self.read().endswith(b"\n"):
-                lines = b"\n" + lines  # the last line was cut off
+                lines = b"\n" + lines  # start a new line, because the last one is incomplete
         self._file.write(lines)
         _sync(self._file)
 
