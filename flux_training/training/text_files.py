@@ -68,13 +68,19 @@ def git_artefact(raw: bytes) -> GitArtefact | None:
     return GitArtefact("git-conflict", "contains the markers of a merge conflict", CONFLICT_FIX, line)
 
 
+COMMENT = re.compile(r"(?:^|\s)#.*")
+# PyYAML notices these errors on a later line than that on which the key or the quoted text begins.
+UNFINISHED = ("while scanning a simple key", "while scanning a quoted scalar")
+NOT_A_KEY = "mapping values are not allowed"
+MISSING_COLON = "the line has a key without a colon and a space behind it"
+
 # A part of PyYAML's error message, and the most common cause of that error.
 YAML_PROBLEMS = {
-    "mapping values are not allowed": 'the value has a colon and a space, or the line is indented too far; write such a value in quotes, as "a: b"',
+    NOT_A_KEY: 'the value has a colon and a space, or the line is indented too far; write such a value in quotes, as "a: b"',
     "cannot start any token": "a value begins with a character that YAML uses itself, such as @, % or `; write it in quotes",
     "undefined alias": "a value begins with *, which stands for an anchor that is not there; write it in quotes",
     "unknown escape character": "a value in double quotes has a backslash; write it in single quotes",
-    "could not find expected ':'": "the line has a key without a colon and a space behind it, or a quote is not closed",
+    "could not find expected ':'": f"{MISSING_COLON}, or a quote is not closed",
     "expected <block end>": "the line is indented otherwise than those beside it, or a quote is not closed",
     "expected ',' or": "a bracket is not closed",
     "unexpected end of stream": "a quote is not closed",
@@ -118,4 +124,33 @@ def describe_yaml_error(text: str, error: Exception) -> tuple[str, int | None]:
             return f"a line contains U+{ord(found[0]):04X}, which looks like a space or a quote", line
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     known = next((words for part, words in YAML_PROBLEMS.items() if part in problem), None)
+    began = getattr(error, "context_mark", None)
+    if began is not None and getattr(error, "context", None) in UNFINISHED:
+        line = began.line + 1
+    elif NOT_A_KEY in problem and (above := _key_without_colon(text.splitlines(), error)):
+        known, line = MISSING_COLON, above
     return (f"not YAML: {known}" if known else f"not YAML ({problem})") + quote_line(text, line), line
+
+
+def _key_without_colon(lines: list[str], error: Exception) -> int | None:
+    """The line, counted from 1, of a key without a colon, if that is why a colon below it is refused: both lines are one text then."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None or ": " in lines[mark.line][: mark.column]:
+        return None
+    found = None
+    for number in range(mark.line, 0, -1):
+        content = COMMENT.sub("", lines[number - 1]).strip()
+        if content.endswith(":"):
+            break
+        if ": " in content:
+            # The value of this key may go on below it, indented further.
+            goes_on = found and _indentation(lines[number - 1]) < _indentation(lines[found - 1])
+            return None if goes_on else found
+        found = number if content else found
+        if content.startswith("- "):
+            break
+    return found
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -12,7 +12,7 @@ import pytest
 from flux_training.clients.connection import VARIABLES
 from flux_training.commands.interrupts import is_interrupt
 from flux_training.commands.stack import engine as engine_module
-from flux_training.commands.stack.access import connection_of
+from flux_training.commands.stack.access import connection_of, preview_engine
 from flux_training.commands.stack.engine import (
     UNKNOWN,
     Engine,
@@ -27,11 +27,17 @@ from flux_training.commands.stack.locks import is_locked_by_dead_process
 from flux_training.training.errors import BadInput, FluxError
 from tests.support.flux import STACK_FILE
 
-# Answers `config --show-secrets --json` and `preview --json` like the CLI and the embedded engine.
+# Answers some commands like the CLI and the embedded engine. Its own stack exists if there is a file `exists`.
 ENGINE = """\
-import json, pathlib, sys
+import json, os, pathlib, sys
 words = sys.argv[1:]
 here = pathlib.Path(__file__).parent
+if words[:2] == ["stack", "output"]:
+    sys.exit(print("{}") if (here / "exists").exists() else "error: no stack named 'prod' found")
+if words[:2] == ["stack", "init"]:
+    (pathlib.Path(os.environ["PULUMI_BACKEND_URL"].removeprefix("file://")) / "state").touch()
+    with (here / "Pulumi.prod.yaml").open("a") as file:
+        file.write("encryptionsalt: v1:salt\\n")
 if words[0] == "preview":
     print(json.dumps({"steps": [], "folder": str(pathlib.Path.cwd())}))
 elif words[0] == "config":
@@ -58,6 +64,34 @@ def prod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux_training.commands.stack.access.project_root", lambda: tmp_path)
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.mark.usefixtures("prod")
+@pytest.mark.parametrize("edit", ["", "# saved meanwhile\n"])
+def test_a_preview_of_a_new_stack_leaves_nothing(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    monkeypatch.setattr("flux_training.commands.stack.access.find_engine", lambda *_: engine)
+    file = tmp_path / "Pulumi.prod.yaml"
+    before = file.read_text(encoding="utf-8")
+    with preview_engine("prod") as temporary:
+        backend = Path(temporary.environment["PULUMI_BACKEND_URL"].removeprefix("file://"))
+        assert (backend / "state").exists()
+        with_salt = file.read_text(encoding="utf-8") + edit
+        assert "encryptionsalt" in with_salt
+        file.write_text(with_salt, encoding="utf-8")
+    assert not backend.exists()
+    assert file.read_text(encoding="utf-8") == (with_salt if edit else before)
+
+
+@pytest.mark.usefixtures("prod")
+def test_a_preview_of_an_existing_stack_uses_its_state(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux_training.commands.stack.access.find_engine", lambda *_: engine)
+    (tmp_path / "exists").touch()
+    with preview_engine("prod") as found:
+        assert found is engine
 
 
 @pytest.mark.usefixtures("prod")

@@ -251,6 +251,32 @@ def test_what_is_wrong_with_a_yaml_file_is_said_in_plain_words(text: str, said: 
 
 
 @pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\nsteps 3\nc: 2\n", 2),
+        ("a: 1\nsteps:3\n# why\n\nc: 2\n", 2),
+        ("a:\n  steps 3\n  c: 2\n", 2),
+        ("a:\n  steps 3\n  lr 1\n  c: 2\n", 2),
+        ("a:\n  # why\n  steps 3\n\n  c: 2\n", 3),
+        ("a: 1\ntrain\n  steps: 3\n", 2),
+        ("config\n  x:cloud: local\n", 1),
+        ("config:\n  x:jobs:\n    cat {}\n    dog: {}\n", 3),
+        ("a:\n- cat\n- dog\n  b: 1\n", 3),
+        ('a: "x\nb: 1\n', 1),
+        # Here the line itself is wrong, or the one above is the end of a longer text.
+        ("a: b\n  c\n  d: 1\n", 3),
+        ("a:\n- cat\nb: 1: 2\n", 3),
+        ("a:\n  - |\n    text\nb: 1: 2\n", 4),
+        ("a: 1\n  b: 2\n", 2),
+    ],
+)
+def test_the_line_that_lacks_a_colon_or_a_quote_is_named(text: str, line: int) -> None:
+    with pytest.raises(yaml.YAMLError) as caught:
+        yaml.safe_load(text)
+    assert describe_yaml_error(text, caught.value)[1] == line
+
+
+@pytest.mark.parametrize(
     ("line", "end"), [("cat: {steps: 1: 2}", ": `cat: {steps: 1: 2}`"), ("saladApiKey: a: b", 'as "a: b"')]
 )
 def test_a_yaml_error_quotes_its_line_unless_it_may_hold_a_secret(line: str, end: str) -> None:

@@ -26,7 +26,7 @@ from flux_training.commands.plan.markdown import as_comment
 from flux_training.commands.plan.page import as_page
 from flux_training.commands.plan.pictures import InRepository, OnPage, Pictures, commit_of
 from flux_training.commands.plan.text import as_text
-from flux_training.commands.stack.access import connection_of, prepare_engine
+from flux_training.commands.stack.access import connection_of, preview_engine
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
@@ -108,7 +108,8 @@ def plan(
 
     Exits with 1 if `up` would be refused, or if weights in the bucket were replaced.
     """
-    found, services = make_plan(prepare_engine(stack, output=sys.stderr), stack)
+    with preview_engine(stack, output=sys.stderr) as engine:
+        found, services = make_plan(engine, stack)
     if page:
         pictures = OnPage(project_root(), services.storage, services.layout)
         with named_in_errors(Path(page)):

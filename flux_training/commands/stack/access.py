@@ -2,12 +2,15 @@
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind, with_node_rights
 from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine
-from flux_training.commands.stack.file import uses_local_cloud
+from flux_training.commands.stack.file import stack_path, uses_local_cloud
 from flux_training.commands.stack.project import project_root
 from flux_training.training.errors import FluxError
 
@@ -22,6 +25,36 @@ def prepare_engine(stack: str, output: TextIO | None = None) -> Engine:
     engine.select()
     engine.release()
     return engine.update_passphrase()
+
+
+@contextmanager
+def preview_engine(stack: str, output: TextIO | None = None) -> Iterator[Engine]:
+    """Like `prepare_engine`, for commands that change nothing. A stack that does not exist is made in a temporary folder:
+    Pulumi previews existing stacks only. Raises FluxError."""
+    local = uses_local_cloud(project_root(), stack)
+    engine = find_engine(stack, local)
+    if local:
+        local_cloud.need_local_cloud(output=output)
+    if engine.exists():
+        engine.release()
+        yield engine.update_passphrase()
+        return
+    with tempfile.TemporaryDirectory(prefix="flux-stack-") as folder:
+        yield from _temporary_stack(engine.in_backend(folder))
+
+
+def _temporary_stack(engine: Engine) -> Iterator[Engine]:
+    """Create the engine's stack, and afterwards remove the salt that Pulumi has written into the stack file."""
+    path = stack_path(project_root(), engine.stack)
+    before = path.read_bytes()
+    engine.create()
+    created = path.read_bytes()
+    try:
+        yield engine
+    finally:
+        # Unless the user has saved the file meanwhile.
+        if path.read_bytes() == created != before:
+            path.write_bytes(before)
 
 
 def read_only_engine(stack: str) -> Engine:

@@ -18,7 +18,7 @@ from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_options, print_problems
 from flux_training.commands.results.outputs import FetchResult, fetch_results
-from flux_training.commands.stack.access import prepare_engine, run_or_exit
+from flux_training.commands.stack.access import prepare_engine, preview_engine, run_or_exit
 from flux_training.commands.stack.declared import nothing_deployed
 from flux_training.commands.stack.destroy import StackResources, resources_of, what_destroy_does
 from flux_training.commands.stack.engine import Engine
@@ -95,7 +95,8 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
 @no_cache_option
 def preview(stack: str) -> None:
     """Show what `up` would do. Changes nothing."""
-    run_or_exit(prepare_engine(stack), "preview", "--diff")
+    with preview_engine(stack) as engine:
+        run_or_exit(engine, "preview", "--diff")
 
 
 @click.command()

@@ -35,6 +35,7 @@ EMBEDDED_VERSION = b"pulumi-embedded"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 # Pulumi Cloud encrypts a stack's secrets itself.
 ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
+BACKEND_VARIABLE = "PULUMI_BACKEND_URL"
 # In a message of both engines.
 NO_STACK = "no stack named"
 WRONG_PASSPHRASE = "incorrect passphrase"  # noqa: S105 - part of a message
@@ -93,6 +94,28 @@ class Engine:
     def select(self) -> None:
         """Create the stack if there is none. Raises FluxError with the engine's message."""
         self._capture("stack", "select", "--create")
+
+    def exists(self) -> bool:
+        """Whether the stack has a state. Raises FluxError."""
+        try:
+            self._capture("stack", "output", "--json")
+        except FluxError as error:
+            if NO_STACK in str(error):
+                return False
+            raise
+        return True
+
+    def create(self) -> None:
+        """Create the stack without selecting it. Raises FluxError."""
+        self._capture("stack", "init", "--no-select")
+
+    def in_backend(self, folder: str) -> "Engine":
+        """The same engine with its states in another folder of this machine."""
+        given = any(name in self.environment for name in PASSPHRASE_VARIABLES)
+        passphrase = {} if given else {PASSPHRASE_VARIABLES[0]: ""}
+        return replace(
+            self, environment={**self.environment, **passphrase, BACKEND_VARIABLE: f"file://{folder}"}
+        )
 
     def outputs(self) -> dict[str, Any]:
         """The outputs in the stack's state, without unknown ones. Raises FluxError."""
