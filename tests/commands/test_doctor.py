@@ -320,8 +320,19 @@ def test_an_exception_in_a_check_becomes_a_result(error: Exception) -> None:
 
 
 def test_this_machine_passes() -> None:
-    assert verdicts([*check_python(), *check_disk(ROOT)]) == ["ok", "ok"]
+    assert verdicts([*check_python(ROOT), *check_disk(ROOT)]) == ["ok", "ok"]
     assert verdicts(check_packages(ROOT)) in (["ok"], ["note"])
+
+
+@pytest.mark.parametrize("tool", ["", "flux-training/"])
+def test_a_python_that_is_too_old_is_replaced_where_the_tool_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    if tool:
+        (tmp_path / "flux-training/flux_training").mkdir(parents=True)
+    monkeypatch.setattr("flux_training.commands.doctor.machine.MIN_PYTHON", (99, 0))
+    (found,) = check_python(tmp_path)
+    assert f"`rm -rf {tool}.venv; make ready`" in found.fix
 
 
 def test_a_missing_package_is_reported(tmp_path: Path) -> None:

@@ -177,8 +177,50 @@ def test_a_checkpoint_is_exported_with_its_samples(checkout: Path, run: Run, tmp
     assert (tmp_path / "early/first.safetensors").read_bytes() == b"earlier"
     of_step_10 = next((folder / "samples").glob("*__000000010_0.jpg"))
     assert (tmp_path / "early/images/01.jpg").read_bytes() == of_step_10.read_bytes()
-    with pytest.raises(BadInput, match="no checkpoint of this step"):
+    # The run has finished, and its checkpoints were fetched: another fetch would do nothing.
+    with pytest.raises(BadInput, match=r"no checkpoint of this step; .* has those of 10$"):
         run(export, "first", "--to", tmp_path / "x", "--step", 11)
+    (folder / "checkpoints/first_000000010.safetensors").unlink()
+    with pytest.raises(
+        BadInput, match=r"none was fetched; `./flux fetch first --run a{12} --checkpoints` gets"
+    ):
+        run(export, "first", "--to", tmp_path / "x", "--step", 10)
+
+
+def test_weights_that_the_bucket_lacks_are_not_to_be_fetched(
+    checkout: Path, run: Run, tmp_path: Path
+) -> None:
+    folder = finished_run(checkout)
+    (folder / "first.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"no final weights; `./flux fetch first --run a{12}` gets them"):
+        run(export, "first", "--to", tmp_path / "x")
+    (folder / "done.json").unlink()
+    with pytest.raises(BadInput, match="no final weights; --step exports a checkpoint: 10"):
+        run(export, "first", "--to", tmp_path / "x")
+    (folder / "checkpoints/first_000000010.safetensors").unlink()
+    with pytest.raises(
+        BadInput, match=r"had not finished; `./flux fetch first --run a{12} --checkpoints` gets"
+    ):
+        run(export, "first", "--to", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        ("fir*", "; write the names of the jobs: first"),
+        ("firts", "did you mean `first`"),
+        ("a/b*", ", and this is no name of a job; it has runs of first"),
+        ("owl", "; `./flux fetch owl` gets it if the stack has trained such a job"),
+    ],
+)
+def test_nothing_is_to_be_fetched_for_a_pattern_or_a_misspelling(
+    checkout: Path, run: Run, tmp_path: Path, job: str, said: str
+) -> None:
+    finished_run(checkout)
+    with pytest.raises(BadInput) as caught:
+        run(export, job, "--to", tmp_path / "x")
+    assert said in str(caught.value)
+    assert ("flux fetch" in str(caught.value)) == (job == "owl")
 
 
 @pytest.mark.parametrize("content", [None, b"swapped"])

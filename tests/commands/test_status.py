@@ -12,7 +12,7 @@ from rich.console import Console
 from flux_training.clients.gpu_classes import GpuClass
 from flux_training.clients.kelpie import Job
 from flux_training.clients.salad import ContainerGroup, Instance
-from flux_training.commands.stack.declared import undeployed_jobs
+from flux_training.commands.stack.declared import undeployed_jobs, withdrawn_jobs
 from flux_training.commands.watch.job_status import (
     JobStatus,
     StackJob,
@@ -29,9 +29,15 @@ from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatu
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
+from flux_training.training.runs.run_state import (
+    CANCELED_IN_QUEUE,
+    NO_REPORT,
+    UNEXPLAINED,
+    RunState,
+    in_words,
+)
 from flux_training.training.train_yml.trainer_version import PUBLIC_IMAGE_DATE
-from tests.support.flux import make_checkout
+from tests.support.flux import STACK_FILE, make_checkout
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -65,6 +71,20 @@ def test_jobs_that_failed_or_make_no_progress_are_problems(
     statuses: list[JobStatus], wrong: set[str]
 ) -> None:
     assert set(find_problems(statuses, NOW)) == wrong
+
+
+def test_a_job_that_was_canceled_on_purpose_is_no_problem() -> None:
+    canceled = [status("cat", "canceled", reason=CANCELED_IN_QUEUE), status("dog", "failed", reason="why")]
+    assert set(find_problems(canceled, NOW, withdrawn=["cat", "dog"])) == {"dog"}
+    found = find_problems(canceled, NOW, "prod")["cat"]
+    assert found == f"canceled: {CANCELED_IN_QUEUE}; `make up STACK=prod` queues it again"
+
+
+def test_a_failure_without_a_cause_says_where_to_look() -> None:
+    lost = status("cat", "lost", reason=UNEXPLAINED[RunState.LOST])
+    assert find_problems([lost], NOW)["cat"].endswith("; `./flux logs cat` shows its output")
+    known = status("cat", "failed", reason=f"{UNEXPLAINED[RunState.FAILED]}: out of memory")
+    assert find_problems([known], NOW)["cat"].endswith(": out of memory")
 
 
 @pytest.mark.parametrize(
@@ -296,6 +316,17 @@ def test_declared_jobs_that_the_table_lacks_are_named(
     found = not_deployed(undeployed_jobs("dev", deployed), "dev")
     assert (found.startswith(said), bool(found)) == (True, bool(said))
     assert undeployed_jobs("none", deployed) == []
+
+
+def test_a_job_that_is_skipped_or_not_declared_is_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_checkout(tmp_path / "checkout")
+    file = root / "Pulumi.dev.yaml"
+    file.write_text(STACK_FILE.replace("first: {}", "first: {}\n    second: {skip: true}"), encoding="utf-8")
+    monkeypatch.setattr("flux_training.commands.stack.declared.project_root", lambda: root)
+    assert withdrawn_jobs("dev", ["first", "second", "third"]) == ["second", "third"]
+    assert withdrawn_jobs("none", ["first"]) == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import RunState
+from flux_training.training.runs.run_state import UNEXPLAINED, RunState
 from flux_training.training.settings import StackSettings
 
 ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab/"}
@@ -25,8 +25,10 @@ Up = Callable[..., list[str]]
 
 
 def row(name: str, state: str) -> JobRow:
+    """`state` is one of RunState, or one and a reason: `failed: out of memory`."""
     job = StackJob(name, "0123456789ab", "", 300, RunKeys("r/", name))
-    return JobRow(JobStatus(job, RunState(state)), None, None, "", "", "")
+    state, _, reason = state.partition(": ")
+    return JobRow(JobStatus(job, RunState(state), reason), None, None, "", "", "")
 
 
 @pytest.fixture
@@ -89,6 +91,17 @@ def test_up_names_the_failed_jobs_and_how_to_train_them_again(up: Up) -> None:
     assert failed.startswith("2 of the jobs failed (cat, owl)")
     assert "`./flux retry cat` and `make up`" in failed
     assert "(dog)" in unfetched
+
+
+def test_up_refers_only_to_a_cause_that_was_shown(up: Up, capsys: pytest.CaptureFixture[str]) -> None:
+    (shown,) = up(cat="failed: out of memory")
+    assert "fix: remove the cause shown above, then `./flux retry cat`" in shown
+    (unexplained,) = up(cat="failed: out of memory", dog="completed without weights")
+    look = "fix: look for the cause in the output of `./flux logs dog` and remove it, then `./flux retry cat`"
+    assert look in unexplained
+    assert "dog: completed without weights; its files are in" in capsys.readouterr().out
+    (lost,) = up(cat=f"lost: {UNEXPLAINED[RunState.LOST]}")
+    assert "the output of `./flux logs cat`" in lost
 
 
 def test_runs_that_were_canceled_or_replaced_on_purpose_are_no_failures(

@@ -87,7 +87,7 @@ def doctor(stack: str, as_json: bool) -> None:
 
 def _check_all(checkup: Checkup, stack: str) -> None:
     root = project_root()
-    checkup.check("Python", machine.check_python)
+    checkup.check("Python", lambda: machine.check_python(root))
     checkup.check("Disk", lambda: machine.check_disk(root))
     local = checkup.obtain(
         "Stack file",

@@ -20,16 +20,17 @@ AWS_MODULE = "pulumi_aws"
 PIN = re.compile(r"([A-Za-z0-9._-]+)==(\S+)")
 
 
-def check_python() -> list[CheckResult]:
+def check_python(root: Path) -> list[CheckResult]:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < MIN_PYTHON:
-        return [bad("Python", version, "install Python 3.11 or newer, then `rm -rf .venv; make ready`")]
+        fix = f"install Python 3.11 or newer, then `rm -rf {_tool(root)}.venv; make ready`"
+        return [bad("Python", version, fix)]
     return [ok("Python", version)]
 
 
 def check_packages(root: Path) -> list[CheckResult]:
     """Compare the installed packages with the tool's requirements.txt; pulumi-aws only if it is installed."""
-    tool = f"{TOOL_FOLDER}/" if (root / TOOL_FOLDER / PACKAGE).is_dir() else ""
+    tool = _tool(root)
     requirements = f"{tool}requirements.txt"
     pins = dict(PIN.findall((root / requirements).read_text(encoding="utf-8")))
     if find_spec(AWS_MODULE) is None:
@@ -49,6 +50,11 @@ def check_packages(root: Path) -> list[CheckResult]:
     if other:
         return [note("Packages", f"versions differ from {requirements}: {', '.join(other)}", fix)]
     return [ok("Packages", f"all {len(pins)} have the versions of {requirements}")]
+
+
+def _tool(root: Path) -> str:
+    """`flux-training/` in a project of your own; empty in this repository."""
+    return f"{TOOL_FOLDER}/" if (root / TOOL_FOLDER / PACKAGE).is_dir() else ""
 
 
 def check_aws_package(settings: StackSettings) -> list[CheckResult]:

@@ -85,13 +85,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
 def _final_weights(run: ReportedRun, stack: str) -> Weights:
     """Raises BadInput if the run has none, or others than those that were verified."""
     if not all(path.is_file() for path in run.weights):
-        steps = ", ".join(map(str, sorted(_checkpoints(run))))
-        way_out = (
-            f"--step exports a checkpoint: {steps}"
-            if steps
-            else f"{flux_command(f'fetch {run.job}', stack)} gets them"
-        )
-        raise BadInput([f"{run.folder} has no final weights; {way_out}"])
+        raise BadInput([f"{run.folder} has no final weights; {_in_place_of_weights(run, stack)}"])
     stages = run.stage_digests
     expected = [stages.get(stage) for stage in NOISE_STAGES] if stages else [run.done.get("sha256")]
     for path, digest in zip(run.weights, expected, strict=True):
@@ -102,17 +96,21 @@ def _final_weights(run: ReportedRun, stack: str) -> Weights:
     return Weights({path.name: path for path in run.weights}, count(run.done.get("steps")) or 0)
 
 
+def _in_place_of_weights(run: ReportedRun, stack: str) -> str:
+    """What to do about a run without its final weights. The bucket has them only if the run has finished."""
+    if run.done:
+        return f"{flux_command(f'fetch {run.job} --run {run.run_id}', stack)} gets them"
+    if steps := ", ".join(map(str, sorted(_checkpoints(run)))):
+        return f"--step exports a checkpoint: {steps}"
+    checkpoints = flux_command(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
+    return f"when it was fetched, it had not finished; {checkpoints} gets what the bucket has now"
+
+
 def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
     """Raises BadInput, with the steps that there are, if the checkpoint was not fetched."""
     found = _checkpoints(run)
     if step not in found:
-        steps = (
-            f"{run.folder} has those of {', '.join(map(str, sorted(found)))}" if found else "none was fetched"
-        )
-        again = flux_command(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
-        raise BadInput(
-            [f"--step {step}: no checkpoint of this step; {steps}; {again} gets what the bucket has"]
-        )
+        raise BadInput([f"--step {step}: no checkpoint of this step; {_other_checkpoints(run, stack)}"])
     stages = [f"{run.job}_{stage}{WEIGHTS}" for stage in NOISE_STAGES]
     missing = [name for name in stages if name not in found[step]]
     if len(missing) == 1:
@@ -121,6 +119,16 @@ def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
             [f"--step {step}: the checkpoint lacks {missing[0]}, one of its two files; {again} gets both"]
         )
     return Weights(found[step], step)
+
+
+def _other_checkpoints(run: ReportedRun, stack: str) -> str:
+    """The steps that there are, and how to get more, unless those of a finished run were fetched: the bucket gets no others."""
+    found = _checkpoints(run)
+    steps = f"{run.folder} has those of {', '.join(map(str, sorted(found)))}" if found else "none was fetched"
+    if found and run.done:
+        return steps
+    again = flux_command(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
+    return f"{steps}; {again} gets what the bucket has"
 
 
 def _checkpoints(run: ReportedRun) -> dict[int, dict[str, Path]]:

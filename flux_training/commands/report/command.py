@@ -131,6 +131,6 @@ def _runs_to_compare(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[R
     if len(runs) < 2:
         what = f"{outputs} has only run {runs[0].run_id} of {runs[0].job}; a comparison needs two"
         raise BadInput(
-            [f"{what}: name another job, or {flux_command('fetch --all-runs', stack)} gets earlier runs"]
+            [f"{what}; {flux_command('fetch --all-runs', stack)} gets the earlier runs that the bucket has"]
         )
     return runs

@@ -121,7 +121,12 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         timings=times_of(run.record, run.progress, is_stand_in=run.is_stand_in),
         cost_parts=cost_parts(run.progress, price_of(run.record), idle_seconds_of(run.record)),
         commands=run_commands(
-            run.job, run.run_id, stack, is_finished=bool(run.done), has_others=len(runs) > 1
+            run.job,
+            run.run_id,
+            stack,
+            is_finished=bool(run.done),
+            has_others=len(runs) > 1,
+            has_checkpoints=any((run.folder / "checkpoints").glob("*")),
         ),
         weights=_weights_of(run),
         neighbours=_neighbour_links(run, runs),

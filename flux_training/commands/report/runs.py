@@ -1,5 +1,6 @@
 """A fetched run in outputs/<stack>/<job>/<run id>/. Its files are not trusted; what is missing or invalid is left empty."""
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
 from flux_training.training.models.choice import model_words
-from flux_training.training.names import dataset_path, folder_of
+from flux_training.training.names import JOB_NAME, dataset_path, folder_of
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import NOISE_STAGES
@@ -20,7 +21,7 @@ from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.untrusted import parse_record
 from flux_training.training.values import mapping
-from flux_training.training.words import flux_command, make_command, nearest
+from flux_training.training.words import first_of, flux_command, make_command, nearest
 
 PAGE = "report.html"
 
@@ -140,11 +141,7 @@ def newest_runs(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[Report
     unknown = [job for job in jobs if job not in known]
     if unknown:
         raise BadInput(
-            [
-                f"{job}: {outputs} has no run of it{nearest(job, known)}; "
-                f"{flux_command(f'fetch {job}', stack)} gets it if the stack has such a job"
-                for job in unknown
-            ]
+            [f"{job}: {outputs} has no run of it{_where_to_look(job, known, stack)}" for job in unknown]
         )
     if not known:
         raise BadInput(
@@ -154,6 +151,17 @@ def newest_runs(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[Report
             ]
         )
     return [runs_of(outputs, job)[-1] for job in jobs or known]
+
+
+def _where_to_look(job: str, known: Sequence[str], stack: str) -> str:
+    """What to type in place of a job without fetched runs. Nothing is fetched for a misspelling or a pattern."""
+    if matching := fnmatch.filter(known, job):
+        return f"; write the names of the jobs: {' '.join(matching)}"
+    if similar := nearest(job, known):
+        return similar
+    if not JOB_NAME.fullmatch(job):
+        return f", and this is no name of a job; it has runs of {first_of(known)}" if known else ""
+    return f"; {flux_command(f'fetch {job}', stack)} gets it if the stack has trained such a job"
 
 
 def select_run(outputs: Path, job: str, run_id: str | None, stack: str) -> ReportedRun:

@@ -31,7 +31,7 @@ from flux_training.commands.watch.watcher import StackStatus
 from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
-from flux_training.training.runs.run_state import RunState
+from flux_training.training.runs.run_state import RunState, names_cause
 from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.words import counted, flux_command, make_command
 
@@ -276,10 +276,8 @@ def withdrawn_runs(stack: str, statuses: Sequence[JobStatus], outputs: Mapping[s
 def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]) -> list[FluxError]:
     """Why `up` fails: one error for each kind of problem."""
     stalled = [status.job.name for status in statuses if status.state == RunState.STALLED]
-    failed = [
-        status.job.name for status in statuses if status.state not in (RunState.COMPLETED, RunState.STALLED)
-    ]
-    up, fixed = make_command("up", stack), "fix: remove the cause shown above, then"
+    failed = [status for status in statuses if status.state not in (RunState.COMPLETED, RunState.STALLED)]
+    up = make_command("up", stack)
     found = []
     if stalled:
         what = f"{len(stalled)} of the jobs make no progress ({', '.join(stalled)})"
@@ -288,18 +286,30 @@ def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]
         fix = f"fix: do what is suggested above, then {up}, which does not queue it again; or {cancel}"
         found.append(FluxError(what, rule, fix))
     if failed:
-        what = f"{len(failed)} of the jobs failed ({', '.join(failed)})"
+        what = f"{len(failed)} of the jobs failed ({', '.join(status.job.name for status in failed)})"
         rule = "a failed job is not queued again automatically, because it would be paid for again"
-        found.append(FluxError(what, rule, f"{fixed} {flux_command(f'retry {failed[0]}', stack)} and {up}"))
+        again = f"{flux_command(f'retry {failed[0].job.name}', stack)} and {up}"
+        found.append(FluxError(what, rule, f"fix: {_remove_cause(stack, failed)}, then {again}"))
     if unfetched:
         what = f"results of {len(unfetched)} of the jobs were not fetched ({', '.join(unfetched)})"
-        found.append(FluxError(what, "they are in the bucket", f"{fixed} {flux_command('fetch', stack)}"))
+        fix = f"fix: remove the cause shown above, then {flux_command('fetch', stack)}"
+        found.append(FluxError(what, "they are in the bucket", fix))
     return found
+
+
+def _remove_cause(stack: str, failed: Sequence[JobStatus]) -> str:
+    unexplained = [status.job.name for status in failed if not names_cause(status.reason)]
+    if not unexplained:
+        return "remove the cause shown above"
+    return (
+        f"look for the cause in the output of {flux_command(f'logs {unexplained[0]}', stack)} and remove it"
+    )
 
 
 def _result_line(status: JobStatus, folder: Path) -> str:
     if status.state != RunState.COMPLETED:
-        return f"{status.state}: {status.reason}; its files are in {folder}"
+        why = f": {status.reason}" if status.reason else ""
+        return f"{status.state}{why}; its files are in {folder}"
     progress = status.progress
     loss = f"; {progress.loss_name} {progress.loss_change}" if progress.loss_change else ""
     faults = f"; {progress.faults}" if progress.faults else ""

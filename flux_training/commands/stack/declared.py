@@ -1,6 +1,6 @@
 """What a stack declares, for the next step of messages about jobs that are not deployed."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 
 from flux_training.commands.stack.edit import declared_jobs, entry_for, jobs_key
@@ -52,6 +52,15 @@ def undeployed_jobs(stack: str, deployed: Container[str]) -> list[str]:
         folders = folder_names(project_root() / settings.jobs_folder)
         declared, _ = choose_jobs(settings.jobs, folders, settings.jobs_folder)
         return sorted(name for name in declared if name not in deployed)
+    return []
+
+
+def withdrawn_jobs(stack: str, jobs: Iterable[str]) -> list[str]:
+    """Those of the jobs that the stack file does not declare, or has with `skip: true`. None if it cannot be used."""
+    with suppress(FluxError, OSError):
+        declared = declared_jobs(project_root(), stack)
+        entries = {job: entry_for(declared, job) for job in jobs}
+        return [job for job, entry in entries.items() if entry is None or entry.get("skip")]
     return []
 
 

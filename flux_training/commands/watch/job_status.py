@@ -1,6 +1,6 @@
 """The deployed jobs of a stack, the status of each, and what is wrong with it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import NO_REPORT, RunState, in_words
+from flux_training.training.runs.run_state import RunState, in_words, names_cause
 from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, printable
@@ -245,11 +245,23 @@ def describe(status: JobStatus) -> str:
     return ", ".join(parts)
 
 
-def find_problems(statuses: Sequence[JobStatus], now: datetime, stack: str = DEFAULT_STACK) -> dict[str, str]:
-    """By job name, what is wrong with the jobs that failed or make no progress."""
+def find_problems(
+    statuses: Sequence[JobStatus],
+    now: datetime,
+    stack: str = DEFAULT_STACK,
+    withdrawn: Container[str] = (),
+) -> dict[str, str]:
+    """By job name, what is wrong with the jobs that failed or make no progress.
+
+    `withdrawn`: jobs that the stack file no longer declares, or has with `skip: true`. They were canceled on purpose.
+    """
     # In a queue a job may wait for hours behind another that is running.
     is_busy = any(status.state == RunState.RUNNING for status in statuses)
-    found = {status.job.name: _problem(status, now, is_busy, stack) for status in statuses}
+    found = {
+        status.job.name: _problem(status, now, is_busy, stack)
+        for status in statuses
+        if status.state != RunState.CANCELED or status.job.name not in withdrawn
+    }
     return {name: problem for name, problem in found.items() if problem}
 
 
@@ -278,7 +290,9 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str
 def _failure(status: JobStatus, stack: str) -> str:
     job, failure = status.job.name, f"{status.state}: {status.reason}" if status.reason else status.state
     logs = flux_command(f"logs {job}", stack)
-    if NO_REPORT in status.reason:
+    if status.state == RunState.CANCELED:
+        return f"{failure}; {make_command('up', stack)} queues it again"
+    if status.state != RunState.STALLED and not names_cause(status.reason):
         return f"{failure}; {logs} shows its output"
     if status.state == RunState.STALLED:
         cancel = f"{flux_command(f'cancel {job}', stack)} and {make_command('up', stack)}"

@@ -17,6 +17,7 @@ from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun, job_of_run
 from flux_training.clients.salad import Instance
 from flux_training.clients.stack.spending import reserve_again
+from flux_training.commands.stack.declared import withdrawn_jobs
 from flux_training.commands.watch.groups import StackGroup, stack_groups, usd_an_hour
 from flux_training.commands.watch.job_status import (
     JobStatus,
@@ -160,7 +161,9 @@ class Watcher:
         statuses = self._statuses(self.jobs if jobs is None else jobs)
         busy = {status.job.cluster for status in statuses if not status.has_ended}
         clusters = {name: self._current_cluster(name, name in busy) for name in self._groups}
-        problems = find_problems(statuses, datetime.now(UTC), self._stack)
+        canceled = [status.job.name for status in statuses if status.state == RunState.CANCELED]
+        withdrawn = withdrawn_jobs(self._stack, canceled) if canceled else []
+        problems = find_problems(statuses, datetime.now(UTC), self._stack, withdrawn)
         return StackStatus(
             [
                 job_row(

@@ -60,6 +60,13 @@ class RunState(StrEnum):
 ENDED = frozenset(
     {RunState.COMPLETED, RunState.FAILED, RunState.CANCELED, RunState.WITHOUT_WEIGHTS, RunState.LOST}
 )
+# What is known of a run that failed without a message from its launcher.
+UNEXPLAINED = {
+    RunState.WITHOUT_WEIGHTS: "the worker reported the job as completed, but there are no weights in the bucket",
+    RunState.LOST: "the queue no longer knows the job, and there are no weights in the bucket",
+    RunState.FAILED: "the job failed as many times as the queue allows",
+}
+CANCELED_IN_QUEUE = "the job was canceled in the queue"
 
 
 @dataclass(frozen=True)
@@ -156,9 +163,9 @@ def explain(state: RunState, evidence: Evidence, launcher_message: str = "", sta
 def _reason(state: RunState, evidence: Evidence) -> str:
     if evidence.problems:
         return "the weights in the bucket are not valid: " + "; ".join(evidence.problems)
-    return {
-        RunState.WITHOUT_WEIGHTS: "the worker reported the job as completed, but there are no weights in the bucket",
-        RunState.LOST: "the queue no longer knows the job, and there are no weights in the bucket",
-        RunState.FAILED: "the job failed as many times as the queue allows",
-        RunState.CANCELED: "the job was canceled in the queue",
-    }.get(state, "")
+    return CANCELED_IN_QUEUE if state is RunState.CANCELED else UNEXPLAINED.get(state, "")
+
+
+def names_cause(reason: str) -> bool:
+    """Whether a result of `explain` says why the run failed, and not only that it did."""
+    return bool(reason) and reason not in UNEXPLAINED.values() and NO_REPORT not in reason
