@@ -647,7 +647,7 @@ def test_an_unused_silence_is_reported(tmp_path: Path) -> None:
     (found,) = lint_jobs(stack(cat={"lint": {"silence": {"image-few": "a test"}}}), tmp_path).findings
     assert found.job == "cat"
     assert str(found) == (
-        "jobs: jobs.cat.lint.silence.image-few silences nothing; it would hide a mistake made later; remove it from the job's lint.silence [silence-unused]"
+        "jobs: jobs.cat.lint.silence.image-few silences nothing; an unused entry could hide a mistake made later; remove the entry from the job's lint.silence [silence-unused]"
     )
 
 
@@ -655,7 +655,7 @@ def test_a_missing_dataset_is_reported_with_a_fix(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_images(tmp_path / "cat")
     assert str(caught.value) == (
-        f"{tmp_path / 'cat/dataset'}: no such folder; a job's images are in its folder `dataset`, and in those that train.yml names besides; create it, with the images and their captions, or correct its name in train.yml [dataset-missing]"
+        f"{tmp_path / 'cat/dataset'}: no such folder; a job's images are in its folder `dataset`, and in the other dataset folders that train.yml names; create the folder with images and captions, or correct its name in train.yml [dataset-missing]"
     )
 
 

@@ -436,8 +436,8 @@ CONFLICTS: tuple[Conflicts, ...] = (
 
 @AREA.error(
     "config-conflict",
-    "ai-toolkit stops when it reads such a combination, or in the middle of the run",
-    "change or delete one of the keys",
+    "ai-toolkit stops when it reads this combination of keys, or in the middle of the run",
+    "change or delete one of these keys",
 )
 def conflicting_keys(job: Subject) -> Iterator[Problem]:
     for conflicts in CONFLICTS if job.trains else ():
@@ -447,7 +447,7 @@ def conflicting_keys(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "result-not-lora",
-    "the launcher waits for a LoRA, with both noise stages if the model has two; other results would be lost after the run was paid for",
+    "the launcher accepts only a LoRA, with both noise stages if the model has two; other results would be lost after the run was paid for",
     "delete the key, or choose another model",
 )
 def other_results(job: Subject) -> Iterator[Problem]:

@@ -33,7 +33,7 @@ def invalid_job_names(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "job-name-taken",
-    f"ai-toolkit treats every file whose name begins with the job's name as its checkpoint (next to them are {', '.join(TAKEN_NAMES)})",
+    f"ai-toolkit treats every file whose name begins with the job's name as one of the job's checkpoints, and the same folder contains {', '.join(TAKEN_NAMES)}",
     "rename the folder",
     needed=True,
 )
@@ -45,7 +45,7 @@ def job_names_of_trainer_files(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "name-unsafe",
-    "object stores, the Kelpie worker and Windows change or lose such names",
+    "object stores, the Kelpie worker and Windows change or lose files with such names",
     RENAME,
     needed=True,
 )
@@ -58,7 +58,7 @@ def names_that_object_stores_change(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "name-awkward",
-    "such characters have a special meaning for object stores and shells, so that tools fail on the file",
+    "these characters have a special meaning for object stores and shells, so some tools fail on the file",
     RENAME,
 )
 def names_with_special_characters(job: Subject) -> Iterator[Problem]:
@@ -70,7 +70,7 @@ def names_with_special_characters(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "name-unicode",
-    "macOS and Linux encode the same letter in two ways, so that one file gets two names",
+    "macOS and Linux encode a letter with an accent in two ways, so one file can have two names",
     "rename it without accents, or in composed form (NFC)",
 )
 def names_that_are_not_nfc(job: Subject) -> Iterator[Problem]:
@@ -79,7 +79,9 @@ def names_that_are_not_nfc(job: Subject) -> Iterator[Problem]:
             yield job.in_dataset(name, "the name has letters with separate accents (not NFC)")
 
 
-@AREA.warning("name-reserved", "Windows has devices of this name and cannot check out the file", "rename it")
+@AREA.warning(
+    "name-reserved", "Windows reserves this name for a device and cannot check out the file", "rename it"
+)
 def names_reserved_on_windows(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         if RESERVED.fullmatch(name):
@@ -88,7 +90,7 @@ def names_reserved_on_windows(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "name-case",
-    "macOS and Windows treat names that differ only in case as the same file, and one of them is lost",
+    "macOS and Windows treat two names that differ only in case as the same file, so one of the files is lost",
     "rename one of them",
 )
 def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
@@ -98,8 +100,8 @@ def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     OUTSIDE,
-    "what a link leads to would be sent to the bucket and to every node: keys, for example",
-    "replace the link by a copy of the file or folder, or delete it",
+    "the file that the link points to would be uploaded to the bucket and to every node; it may contain keys",
+    "replace the link with a copy of the file or folder, or delete the link",
     needed=True,
     always=OTHERS_FILES,
 )
@@ -111,8 +113,8 @@ def link_outside(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "file-special",
-    "reading a pipe waits for ever, and a device has no end",
-    "delete it, or replace it by a regular file",
+    "a program that reads a pipe or device may wait forever",
+    "delete the file, or replace it with a regular file",
     needed=True,
 )
 def file_special(job: Subject) -> Iterator[Problem]:

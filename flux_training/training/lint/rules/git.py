@@ -8,12 +8,14 @@ from flux_training.training.text_files import CONFLICT_FIX, LFS_FIX
 
 AREA = Area("git")
 
-AREA.fault("git-conflict", "git stopped a merge here and left both versions in the file", CONFLICT_FIX)
+AREA.fault(
+    "git-conflict", "a git merge stopped at a conflict and left both versions in the file", CONFLICT_FIX
+)
 
 
 @AREA.error(
     "git-lfs",
-    "the content is in Git LFS or git-annex, which has not downloaded it (in a workflow: actions/checkout with `lfs: true`)",
+    "Git LFS or git-annex has not downloaded the file's content (in a GitHub workflow, use actions/checkout with `lfs: true`)",
     LFS_FIX,
     needed=True,
 )

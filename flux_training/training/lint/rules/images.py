@@ -32,14 +32,14 @@ SUFFIXES = ", ".join(MEDIA_SUFFIXES)
 
 AREA.fault(
     "dataset-missing",
-    "a job's images are in its folder `dataset`, and in those that train.yml names besides",
-    "create it, with the images and their captions, or correct its name in train.yml",
+    "a job's images are in its folder `dataset`, and in the other dataset folders that train.yml names",
+    "create the folder with images and captions, or correct its name in train.yml",
 )
 
 
 @AREA.error(
     "dataset-empty",
-    "there is nothing to train on",
+    "a job without images has nothing to train on",
     f"add images ({SUFFIXES}), each with a caption (.txt)",
     needed=True,
 )
@@ -51,7 +51,7 @@ def dataset_without_images(job: Subject) -> Iterator[Problem]:
 @AREA.error(
     "dataset-stranger",
     "a dataset contains only images, videos and captions",
-    "move it out of the dataset",
+    "move the file out of the dataset folder",
     needed=True,
 )
 def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
@@ -62,8 +62,8 @@ def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "dataset-large",
-    f"the node reads a list of images and captions of at most {MAX_MANIFEST_BYTES // 1024**2} MiB; with a longer one the job fails three times, and each is billed",
-    "shorten the captions, or split the job in two",
+    f"a node accepts a manifest (the list of images and captions) of at most {MAX_MANIFEST_BYTES // 1024**2} MiB; with a larger one the job fails three times, and each attempt is billed",
+    "shorten the captions, or split the job into two",
     needed=True,
 )
 def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
@@ -90,8 +90,8 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "image-unreadable",
-    "the trainer skips an image that it cannot decode, or stops",
-    "replace or delete it",
+    "ai-toolkit skips an image that it cannot decode, or stops",
+    "replace or delete the image",
     needed=True,
 )
 def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
@@ -106,8 +106,8 @@ def _kind(image: ImageFacts) -> str:
 
 @AREA.error(
     "image-truncated",
-    "a part of the file is missing: a download or copy was cut off",
-    "copy it again from its source, or delete it",
+    "a part of the image file is missing, because a download or copy was interrupted",
+    "copy the image again from its source, or delete it",
     needed=True,
 )
 def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
@@ -118,7 +118,9 @@ def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
 
 
 @AREA.image(
-    "image-animated", "the trainer uses only the first frame", "export the right frame as a still image"
+    "image-animated",
+    "ai-toolkit uses only the first frame of an animation",
+    "export the best frame as a still image",
 )
 def describe_animation(image: ImageFacts) -> str:
     is_animation = image.frames > 1 and not image.is_video
@@ -127,8 +129,8 @@ def describe_animation(image: ImageFacts) -> str:
 
 @AREA.image(
     "image-cmyk",
-    "the trainer converts to RGB without the colour profile, so colours shift",
-    "export it as sRGB",
+    "ai-toolkit converts CMYK to RGB without the colour profile, so colours change",
+    "export the image as sRGB",
 )
 def describe_cmyk(image: ImageFacts) -> str:
     return "the colours are CMYK" if image.mode == "CMYK" else ""
@@ -136,8 +138,8 @@ def describe_cmyk(image: ImageFacts) -> str:
 
 @AREA.image(
     "image-rotated",
-    "not every program applies the EXIF rotation, so the image may be trained lying on its side",
-    "save it upright",
+    "not every program applies the EXIF rotation, so the image may be trained sideways",
+    "save the image upright",
 )
 def describe_rotation(image: ImageFacts) -> str:
     is_rotated = image.orientation in range(2, 9)
@@ -146,8 +148,8 @@ def describe_rotation(image: ImageFacts) -> str:
 
 @AREA.image(
     "image-transparent",
-    "the trainer drops transparency, and hidden colours become visible",
-    "put it on a background and save it without transparency",
+    "ai-toolkit drops transparency, so hidden colours become visible",
+    "put the image on a background and save it without transparency",
 )
 def describe_transparency(image: ImageFacts) -> str:
     return "parts of it are transparent" if image.transparent else ""
@@ -155,22 +157,26 @@ def describe_transparency(image: ImageFacts) -> str:
 
 @AREA.image(
     "image-deep",
-    "the trainer cuts colours off at 8 bits, and the image turns white or black",
-    "export it with 8 bits per colour",
+    "ai-toolkit clips colour values to 8 bits, so the image turns white or black",
+    "export the image with 8 bits per colour",
 )
 def describe_bit_depth(image: ImageFacts) -> str:
     return f"more than 8 bits per colour (mode {image.mode})" if image.mode.startswith(DEEP_MODES) else ""
 
 
-@AREA.image("image-blank", "an image of one colour teaches nothing", "delete it and its caption")
+@AREA.image(
+    "image-blank",
+    "a LoRA learns nothing from an image of a single colour",
+    "delete the image and its caption",
+)
 def describe_blank_image(image: ImageFacts) -> str:
     return "every pixel is the same" if image.blank else ""
 
 
 @AREA.warning(
     "image-small",
-    "the trainer never enlarges images: training on smaller ones blurs the result",
-    "replace it by a larger image, or add a smaller `resolution` to the datasets in train.yml",
+    "ai-toolkit never enlarges images, and training on small images makes results blurry",
+    "replace the image with a larger one, or add a smaller `resolution` to the datasets in train.yml",
 )
 def images_below_the_smallest_resolution(job: Subject) -> Iterator[Problem]:
     smallest = min(resolutions_of(job.process))
@@ -182,8 +188,8 @@ def images_below_the_smallest_resolution(job: Subject) -> Iterator[Problem]:
 
 @AREA.image(
     "image-large",
-    "it is scaled down to about one megapixel, but you pay for uploading and decoding all of it",
-    "export it with at most 4096 pixels on the longer side",
+    "ai-toolkit scales a large image down to about one megapixel, but you pay for uploading and decoding the whole file",
+    "export the image with at most 4096 pixels on its longer side",
 )
 def describe_large_image(image: ImageFacts) -> str:
     return f"{image.width} x {image.height} pixels" if image.pixels > MAX_PIXELS else ""
@@ -191,8 +197,8 @@ def describe_large_image(image: ImageFacts) -> str:
 
 @AREA.image(
     "image-aspect",
-    f"an image that is more than {MAX_ASPECT_RATIO:.0f} times as long as wide is scaled down until little is left of its shorter side",
-    "crop it to the important part",
+    f"an image that is more than {MAX_ASPECT_RATIO:.0f} times as long as wide is scaled down until its shorter side has few pixels left",
+    "crop the image to the important part",
 )
 def describe_aspect_ratio(image: ImageFacts) -> str:
     shorter, longer = sorted((image.width, image.height))
@@ -202,15 +208,19 @@ def describe_aspect_ratio(image: ImageFacts) -> str:
 
 @AREA.image(
     "image-suffix",
-    "programs that rely on the name expect another format",
-    "rename it, or export it in the format of its suffix",
+    "programs that rely on the file name's suffix expect another format",
+    "rename the file, or export it in the format of its suffix",
 )
 def describe_wrong_suffix(image: ImageFacts) -> str:
     fits = image.name.lower().endswith(SUFFIXES_OF.get(image.format, ()))
     return "" if fits else f"its content is {image.format}"
 
 
-@AREA.warning("image-duplicate", "the same image counts twice", "delete one of them and its caption")
+@AREA.warning(
+    "image-duplicate",
+    "an image that is in the dataset twice is trained twice as often",
+    "delete one of the two images and its caption",
+)
 def identical_images(job: Subject) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for image in job.sound_images:
@@ -221,8 +231,8 @@ def identical_images(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "image-near-duplicate",
-    "similar images count several times, and the LoRA repeats them",
-    "keep the better one",
+    "similar images are trained more often in total, so the LoRA repeats them",
+    "keep only the better image",
 )
 def similar_images(job: Subject) -> Iterator[Problem]:
     different = {image.sha256: image for image in reversed(job.sound_images) if _is_comparable(image)}
@@ -238,8 +248,8 @@ def _is_comparable(image: ImageFacts) -> bool:
 
 @AREA.warning(
     "image-few",
-    f"with fewer than {MIN_IMAGES} images a LoRA memorises the images instead of learning the subject",
-    f"add images; {MIN_IMAGES} to 30 different ones are common",
+    f"with fewer than {MIN_IMAGES} images, a LoRA memorizes the images instead of learning the subject",
+    f"add images; {MIN_IMAGES} to 30 different ones are usual",
 )
 def too_few_images(job: Subject) -> Iterator[Problem]:
     if 0 < len(job.images) < MIN_IMAGES:

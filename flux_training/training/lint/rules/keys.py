@@ -16,8 +16,8 @@ DIFFUSION_TRAINER_SINCE = "2025-09-16"
 
 @AREA.error(
     "key-unknown",
-    f"ai-toolkit (commit {COMMIT[:8]}) silently ignores it and uses its default",
-    "correct the name, or delete it; silence this if your own image has a newer ai-toolkit",
+    f"ai-toolkit (commit {COMMIT[:8]}) silently ignores an unknown key and uses its default",
+    "correct or delete the key; silence this rule if your own image has a newer ai-toolkit",
 )
 def unknown_keys(job: Subject) -> Iterator[Problem]:
     if not job.config or job.config.fault:
@@ -35,7 +35,7 @@ def unknown_keys(job: Subject) -> Iterator[Problem]:
                 yield job.in_file(message, "config", "process", str(number), *entry.place)
 
 
-@AREA.error("key-repeated", "only the last of several equal keys is used", "delete one of them")
+@AREA.error("key-repeated", "if a key is repeated, YAML uses only the last one", "delete all but one")
 def repeated_keys(job: Subject) -> Iterator[Problem]:
     for key, line in job.config.repeated if job.config else ():
         yield Problem(str(job.config.path) if job.config else "", f"{key} occurs a second time", line)
@@ -43,8 +43,8 @@ def repeated_keys(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "key-new",
-    "the ai-toolkit in the stack's image is older than this: it ignores the key, or stops at the choice",
-    "delete it, choose another, or use a newer image (docker/README.md); cluster.trainerDate tells the version in your own image",
+    "the ai-toolkit in the stack's image is older than this key or value: it ignores an unknown key and stops at an unknown value",
+    "delete the key, use another value, or use a newer image (docker/README.md); for your own image, set cluster.trainerDate to the date of its ai-toolkit",
 )
 def keys_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
     for entry in entries(job.process):
@@ -93,30 +93,30 @@ def _value_rule(code: str, kind: FaultKind, why: str, fix: str) -> None:
 _value_rule(
     "value-type",
     FaultKind.TYPE,
-    "ai-toolkit stops when it uses the value, often only after the model has been loaded and paid for",
-    "write the value as the message says; numbers and true/false have no quotes",
+    "ai-toolkit stops when it uses a value of the wrong type, often only after the model has been loaded and paid for",
+    "correct the value as described; numbers and true/false have no quotes",
 )
 _value_rule(
     "value-range",
     FaultKind.RANGE,
-    "ai-toolkit or PyTorch stops at such a value",
-    "choose a value in the range",
+    "ai-toolkit or PyTorch stops at a value outside the range",
+    "choose a value within the range",
 )
 _value_rule(
     "value-choice",
     FaultKind.CHOICE,
-    f"ai-toolkit (commit {COMMIT[:8]}) knows no such choice and stops",
-    "write one of the known choices; silence this if your own image knows more",
+    f"ai-toolkit (commit {COMMIT[:8]}) stops at a value that is not one of its choices",
+    "use one of the choices; silence this rule if your own image supports more",
 )
 _value_rule(
     "value-misread",
     FaultKind.MISREAD,
-    "ai-toolkit trains without an error, but not with what is written here",
-    "write the value as the message says; true and false have no quotes",
+    "ai-toolkit reports no error, but trains with something other than this value",
+    "correct the value as described; true and false have no quotes",
 )
 _value_rule(
     "node-path",
     FaultKind.PATH,
-    "a node has only the model and the job's images; ai-toolkit stops or silently trains without the file",
-    f"delete the key, or use a folder of the job whose name begins with {START_WORDS}; silence this if your own image has the file",
+    "a node has only the model and the job's images; if another file is missing, ai-toolkit stops or silently trains without it",
+    f"delete the key, or use a folder of the job whose name begins with {START_WORDS}; silence this rule if your own image has the file",
 )

@@ -14,7 +14,7 @@ AREA = Area("GPU")
 
 @AREA.error(
     "quantize-needed",
-    "without quantization the model needs more memory than the GPU has: the run would run out of it",
+    "without quantization, the model needs more memory than the GPU has, and the run fails",
     "set model.quantize: true",
 )
 def missing_quantization(job: Subject) -> Iterator[Problem]:
@@ -24,7 +24,7 @@ def missing_quantization(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "quantize-needless",
-    "quantization costs quality, and the model fits without it",
+    "quantization reduces quality, and this model fits into the GPU's memory without it",
     "set model.quantize: false",
 )
 def needless_quantization(job: Subject) -> Iterator[Problem]:
@@ -35,8 +35,8 @@ def needless_quantization(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "quantize-ignored",
-    "ai-toolkit loads Stable Diffusion 1.5 and XL without regard to it",
-    "delete the key",
+    "ai-toolkit never quantizes Stable Diffusion 1.5 and XL",
+    "delete the key for quantization",
 )
 def ignored_quantization(job: Subject) -> Iterator[Problem]:
     for key in ("quantize", "low_vram"):
@@ -46,7 +46,7 @@ def ignored_quantization(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "memory-short",
-    "the weights alone do not fit into the GPU's memory, and ai-toolkit does not quantize this model",
+    "ai-toolkit does not quantize this model, and its weights alone do not fit into the GPU's memory",
     "choose a larger GPU in the stack's configuration",
 )
 def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
@@ -57,8 +57,8 @@ def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "gpu-small",
-    "with less memory than ai-toolkit needs for the model, it may run out of memory, even with low_vram",
-    "choose a GPU with that much memory in the stack's configuration",
+    "a GPU with less memory than this model needs may run out of memory, even with low_vram",
+    "choose a GPU with enough memory in the stack's configuration",
 )
 def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
     if job.model and _gpu_below(job, need := job.model.memory.quantized):
@@ -68,7 +68,7 @@ def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "low-vram-needed",
-    "with so little memory even loading the model fails without it",
+    "without model.low_vram, a GPU with this little memory cannot even load the model",
     "set model.low_vram: true, or choose a larger GPU",
 )
 def missing_low_vram(job: Subject) -> Iterator[Problem]:
@@ -78,7 +78,7 @@ def missing_low_vram(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "low-vram-needless",
-    "it moves the weights between CPU and GPU, which takes time, and they fit without it",
+    "low_vram moves the weights between CPU and GPU, which takes time, and this model fits without it",
     "set model.low_vram: false",
 )
 def needless_low_vram(job: Subject) -> Iterator[Problem]:
@@ -90,7 +90,7 @@ def needless_low_vram(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "checkpointing",
-    "without gradient checkpointing training needs more memory than loading the model without quantization",
+    "without gradient checkpointing, training needs more memory than loading the model without quantization",
     "set train.gradient_checkpointing: true",
 )
 def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
@@ -102,8 +102,8 @@ def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "batch-memory",
-    f"one image of a megapixel fits into the memory that the model needs, and one more for each additional {GB_EACH_MORE_MEGAPIXEL} GB; the steps of time in a video count as images",
-    "lower train.batch_size (with gradient_accumulation_steps in its place), or num_frames and resolution of videos",
+    f"the memory that the model needs includes one image of a megapixel; each additional {GB_EACH_MORE_MEGAPIXEL} GB is enough for one more (in a video, each time step counts as an image)",
+    "lower train.batch_size (and raise gradient_accumulation_steps instead), or lower num_frames and resolution of videos",
 )
 def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
     batch = positive_int(job.section("train").get("batch_size", 1))

@@ -62,8 +62,8 @@ KNOWN_ADAPTERS = [row.training_adapter for row in MODELS.values() if row.trainin
 
 @AREA.error(
     "model-unknown",
-    "nothing is known about the memory, the settings and the results of other architectures",
-    "set model.arch to one from docs/models.md; to try another with your own image, set model: {unchecked: true} for the job in the stack's configuration",
+    "memory, settings and results of other architectures are unknown",
+    "set model.arch to one from docs/models.md; to train another one with your own image, set model: {unchecked: true} for the job in the stack's configuration",
 )
 def unknown_architectures(job: Subject) -> Iterator[Problem]:
     choice = job.choice
@@ -90,8 +90,8 @@ def _unknown(arch: str) -> str:
 
 @AREA.warning(
     "model-unchecked",
-    "the job's settings say `unchecked`: neither its memory, its settings nor the names of its results are checked",
-    "watch the first run; use a model from docs/models.md if there is one",
+    "with `unchecked` in the job's settings, lint does not check the model's memory, its settings or the names of its results",
+    "watch the first run, or use a model from docs/models.md",
 )
 def unchecked_architectures(job: Subject) -> Iterator[Problem]:
     if job.trains and job.policy.unchecked and job.model is None:
@@ -100,8 +100,8 @@ def unchecked_architectures(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "model-mismatch",
-    "ai-toolkit loads the weights as that architecture, which fails or trains something else than you meant",
-    "set model.arch and model.name_or_path to what one row of docs/models.md says",
+    "ai-toolkit loads the weights as the given architecture, which fails or trains something else",
+    "set model.arch and model.name_or_path to the values in one row of docs/models.md",
 )
 def mismatched_models(job: Subject) -> Iterator[Problem]:
     yield from _weights_of_another_architecture(job)
@@ -139,8 +139,8 @@ def _flags_of_another_architecture(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "model-path",
-    f"a node has only the weights in its image's `{MODEL_FOLDER}`; ai-toolkit downloads others from Hugging Face, where gated ones need a login",
-    f"set name_or_path: {MODEL_FOLDER} for the image's weights, or an id from docs/models.md; for a gated one set {HUB_LOGIN} under cluster.environment in the stack's configuration",
+    f"a node has only the weights in its image's `{MODEL_FOLDER}`; ai-toolkit downloads other weights from Hugging Face, where gated models need a login",
+    f"set name_or_path: {MODEL_FOLDER} to use the image's weights, or use an id from docs/models.md; for a gated model also set {HUB_LOGIN} under cluster.environment in the stack's configuration",
 )
 def unavailable_weights(job: Subject) -> Iterator[Problem]:
     path = job.section("model").get("name_or_path")
@@ -159,8 +159,8 @@ def unavailable_weights(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "weights-unknown",
-    "nothing is known about their size, licence and access; a node whose download fails is paid for all the same",
-    "correct the id if it is misspelt; docs/models.md has the known ones",
+    "size, licence and access of these weights are unknown; if the download fails, the node's time is still billed",
+    "correct the id if it is misspelt; docs/models.md lists the known ids",
 )
 def weights_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
     path = job.section("model").get("name_or_path")
@@ -176,7 +176,7 @@ def weights_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "weights-downloaded",
-    "each new node downloads the weights again, and that time is paid for; the owner of a node can read a token",
+    "each new node downloads the weights again, and the download time is billed; with a gated model, the owner of a node can read your token",
     f"build an image that holds the weights (image.build, with image.model or the cluster's model in the stack's configuration), and set name_or_path: {MODEL_FOLDER}",
 )
 def downloaded_weights(job: Subject) -> Iterator[Problem]:
@@ -191,7 +191,7 @@ def downloaded_weights(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "storage-small",
-    f"a node's disk holds the downloaded weights and at least {OTHER_FILES_GB} GB of checkpoints and caches; without the room the run fails after hours of paid download",
+    f"a node's disk needs space for the downloaded weights and for at least {OTHER_FILES_GB} GB of checkpoints and caches; otherwise the run fails after hours of paid download",
     "raise cluster.storage in the stack's configuration, or build an image that holds the weights (image.build, with image.model or the cluster's model)",
 )
 def weights_larger_than_the_disk(job: Subject) -> Iterator[Problem]:
@@ -203,8 +203,8 @@ def weights_larger_than_the_disk(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "model-newer",
-    "an older ai-toolkit loads an unknown arch as Stable Diffusion 1, and fails",
-    "use an image with a newer ai-toolkit (image.build, or your own with cluster.trainerDate)",
+    "an ai-toolkit that does not know an architecture loads it as Stable Diffusion 1, and fails",
+    "use an image with a newer ai-toolkit (image.build, or your own image with cluster.trainerDate)",
 )
 def architectures_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
     model, choice = job.model, job.choice
@@ -218,7 +218,7 @@ def architectures_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
 @AREA.error(
     "licence-commercial",
     "the stack's configuration says `commercial: true`, and the model's licence forbids that use",
-    "choose a model that docs/models.md marks for commercial use, or remove `commercial`",
+    "choose a model that docs/models.md marks for commercial use, or remove `commercial` from the configuration",
 )
 def licences_without_commercial_use(job: Subject) -> Iterator[Problem]:
     if job.policy.commercial and job.model and not job.model.commercial:
@@ -228,7 +228,7 @@ def licences_without_commercial_use(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "training-adapter",
-    "a distilled model loses its distillation in training without its adapter, and the LoRA is useless without it",
+    "training a distilled model without its training adapter destroys the distillation, and the LoRA is useless",
     "set model.assistant_lora_path to the adapter from docs/models.md",
 )
 def missing_training_adapter(job: Subject) -> Iterator[Problem]:
@@ -242,7 +242,7 @@ def missing_training_adapter(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "adapter-other",
-    "ai-toolkit stops at an adapter for another architecture, or ignores it",
+    "ai-toolkit stops at an adapter for another architecture, or ignores the adapter",
     ADAPTER_FIX,
 )
 def adapters_of_another_architecture(job: Subject) -> Iterator[Problem]:
@@ -251,7 +251,7 @@ def adapters_of_another_architecture(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "adapter-unsuited",
-    "ai-toolkit adds the adapter to the weights while it trains, so one for other weights changes what the LoRA learns",
+    "ai-toolkit adds the adapter to the weights during training, so an adapter for other weights changes what the LoRA learns",
     ADAPTER_FIX,
 )
 def adapters_of_other_weights(job: Subject) -> Iterator[Problem]:
@@ -260,7 +260,7 @@ def adapters_of_other_weights(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "adapter-path",
-    "ai-toolkit downloads the adapter from Hugging Face after it has loaded the weights, and stops if it is not there",
+    "ai-toolkit downloads the adapter from Hugging Face after it has loaded the weights, and stops if the adapter is not there",
     ADAPTER_FIX,
 )
 def misspelt_adapters(job: Subject) -> Iterator[Problem]:
@@ -272,8 +272,8 @@ def misspelt_adapters(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "adapter-unknown",
-    "nothing is known about it; a node whose download fails is paid for all the same",
-    "correct the id if it is misspelt; docs/models.md has the known adapters",
+    "this adapter is unknown; if its download fails, the node's time is still billed",
+    "correct the id if it is misspelt; docs/models.md lists the known adapters",
 )
 def adapters_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
     for key, path in _adapters_in(job):
@@ -330,7 +330,7 @@ def _models_with_adapter(path: str) -> list[TrainableModel]:
 
 @AREA.error(
     "scheduler",
-    "a flow-matching model cannot be trained with any other noise, nor another model with that of flow matching; ai-toolkit stops at a name that it does not know",
+    "a flow-matching model needs a flow-matching noise scheduler, and other models need a different one; ai-toolkit stops at an unknown name",
     "set train.noise_scheduler as docs/models.md says for the model, such as flowmatch",
 )
 def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
@@ -342,7 +342,7 @@ def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "sampler",
-    f"ai-toolkit stops at the first sample of a flow-matching model with any other sampler, or at a name that it does not know; its default is {DEFAULT_SAMPLER}",
+    f"ai-toolkit stops at the first sample if the sampler is unknown, or not for flow matching although the model is; its default sampler is {DEFAULT_SAMPLER}",
     "set sample.sampler as docs/models.md says for the model, such as flowmatch",
 )
 def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
@@ -357,8 +357,8 @@ def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "sample-guidance",
-    "a distilled model draws distorted samples with guidance, and other models ignore the prompt without it",
-    "set sample.guidance_scale as docs/models.md says for the model",
+    "with guidance, a distilled model draws distorted samples; without guidance, other models ignore the prompt",
+    "set sample.guidance_scale to the model's value in docs/models.md",
 )
 def unsuitable_guidance(job: Subject) -> Iterator[Problem]:
     value = job.section("sample").get("guidance_scale")
@@ -373,8 +373,8 @@ def unsuitable_guidance(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "sample-size",
-    "the model draws in blocks of that many pixels, so the samples get another size or fail",
-    "choose multiples of the number that docs/models.md has for the model",
+    "the model draws images in blocks of this many pixels, so other sizes are changed or fail",
+    "choose a multiple of the number that docs/models.md lists for the model",
 )
 def sample_sizes_that_do_not_divide(job: Subject) -> Iterator[Problem]:
     for key in ("width", "height"):
@@ -386,8 +386,8 @@ def sample_sizes_that_do_not_divide(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "resolution-unusual",
-    f"models train on {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, image models in steps of the multiple in docs/models.md",
-    "[512, 768, 1024] is common",
+    f"models train at {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, and image models only at multiples of the number in docs/models.md",
+    "use a usual value, such as [512, 768, 1024]",
 )
 def unusual_resolutions(job: Subject) -> Iterator[Problem]:
     multiple = job.model.sampling.multiple if job.model else DEFAULT_MULTIPLE

@@ -46,7 +46,7 @@ PROGRAMS = {
 
 @AREA.error(
     "network-missing",
-    "without it ai-toolkit trains all parameters of the model, which do not fit on consumer GPUs",
+    "without a `network` section, ai-toolkit trains all parameters of the model, which do not fit on consumer GPUs",
     "add network: {type: lora, linear: 16, linear_alpha: 16}",
 )
 def missing_network(job: Subject) -> Iterator[Problem]:
@@ -54,14 +54,18 @@ def missing_network(job: Subject) -> Iterator[Problem]:
         yield job.in_config("there is no network", "network")
 
 
-@AREA.warning("network-type", "not every program can load other kinds of LoRA", "set network.type: lora")
+@AREA.warning(
+    "network-type", "some programs can load only the standard kind of LoRA", "set network.type: lora"
+)
 def uncommon_network_types(job: Subject) -> Iterator[Problem]:
     kind = str(job.section("network").get("type", "lora")).lower()
     if kind != "lora" and kind in PROGRAMS:
         yield job.in_config(f"network.type is {kind}, which is loaded by {PROGRAMS[kind]}", "network", "type")
 
 
-@AREA.error("rank-invalid", "the rank is a whole number", "use 4 to 64, such as 16")
+@AREA.error(
+    "rank-invalid", "the rank of a LoRA must be a whole number", "use a rank from 4 to 64, such as 16"
+)
 def invalid_ranks(job: Subject) -> Iterator[Problem]:
     network = job.section("network")
     is_full = network.get("lokr_full_rank", job.trainer_date >= LOKR_FULL_RANK_SINCE)
@@ -75,8 +79,8 @@ def invalid_ranks(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "rank-unusual",
-    f"below {MIN_RANK} a LoRA hardly learns, above {MAX_RANK} it only becomes slower and larger",
-    "16 is common",
+    f"a LoRA with a rank below {MIN_RANK} hardly learns; a rank above {MAX_RANK} only makes it slower and larger",
+    "use a usual rank, such as 16",
 )
 def unusual_rank(job: Subject) -> Iterator[Problem]:
     rank = _rank(job)
@@ -86,7 +90,7 @@ def unusual_rank(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "rank-alpha",
-    "alpha / rank scales a LoRA of Stable Diffusion: far from 1 it learns many times slower or faster than the learning rate suggests",
+    "a LoRA of Stable Diffusion is scaled by alpha / rank; if that is far from 1, it learns many times slower or faster than the learning rate suggests",
     "set network.linear_alpha to the rank",
 )
 def alpha_far_from_the_rank(job: Subject) -> Iterator[Problem]:
@@ -106,15 +110,15 @@ AREA.setting(
     "learning-rate-invalid",
     "train.lr",
     lambda value: not (is_number(value) and value > 0),
-    "the learning rate is a number above 0",
-    "set it, for example to 1e-4",
+    "the learning rate must be a number above 0",
+    "set train.lr, for example to 1e-4",
 )
 
 
 @AREA.warning(
     "learning-rate",
-    f"LoRAs learn nothing below {MIN_RATE:g} and diverge above {MAX_RATE:g}",
-    "1e-4 is common, 4e-4 for few steps",
+    f"a LoRA learns nothing with a learning rate below {MIN_RATE:g}, and diverges above {MAX_RATE:g}",
+    "use a usual learning rate: 1e-4, or 4e-4 with few steps",
 )
 def unusual_learning_rate(job: Subject) -> Iterator[Problem]:
     rate = job.section("train").get("lr")
@@ -127,8 +131,8 @@ def unusual_learning_rate(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "steps-unusual",
-    f"ai-toolkit calls 500 to 4000 a good range for FLUX; fewer than {MIN_STEPS} teach little, more than {MAX_STEPS} cost money without effect",
-    "2000 is common",
+    f"ai-toolkit recommends 500 to 4000 steps for FLUX; fewer than {MIN_STEPS} teach little, and more than {MAX_STEPS} cost money without effect",
+    "use a usual number of steps, such as 2000",
 )
 def unusual_number_of_steps(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
@@ -138,7 +142,7 @@ def unusual_number_of_steps(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "save-every-misfit",
-    "steps after the last save are lost in an interruption, and samples do not match checkpoints",
+    "an interruption loses the steps since the last checkpoint, and samples are drawn at steps without a checkpoint",
     "choose save.save_every so that train.steps is a multiple of it",
 )
 def saves_that_do_not_match_the_steps(job: Subject) -> Iterator[Problem]:
@@ -155,8 +159,8 @@ def saves_that_do_not_match_the_steps(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "saves-rare",
-    "a SaladCloud node can disappear at any time, and the steps since the last save are trained and billed again",
-    "save about every 250 steps",
+    "a SaladCloud node can disappear at any time, and the steps since its last checkpoint are trained and billed again",
+    "save a checkpoint about every 250 steps",
 )
 def rare_saves(job: Subject) -> Iterator[Problem]:
     every = job.config.save_every if job.config else None
@@ -169,7 +173,7 @@ AREA.setting(
     "dtype",
     "train.dtype",
     lambda value: value not in ("bf16", "bfloat16"),
-    "these models train in bf16: fp16 overflows, fp32 takes twice the memory",
+    "models such as FLUX train in bf16: fp16 overflows, and fp32 takes twice the memory",
     "set train.dtype: bf16",
     default="fp32",
 )
@@ -178,15 +182,15 @@ AREA.setting(
     "text-encoder",
     "train.train_text_encoder",
     lambda value: value is True,
-    'ai-toolkit: training the text encoder "probably won\'t work with flux"',
+    'according to ai-toolkit, training the text encoder "probably won\'t work with flux"',
     "set train.train_text_encoder: false",
 )
 
 
 @AREA.warning(
     "captions-unread",
-    "with train.unload_text_encoder alone, ai-toolkit trains every image with the trigger word and no caption",
-    "set train.cache_text_embeddings: true instead, which takes as little memory",
+    "with only train.unload_text_encoder, ai-toolkit trains every image with the trigger word and without its caption",
+    "set train.cache_text_embeddings: true instead, which needs as little memory",
 )
 def unread_captions(job: Subject) -> Iterator[Problem]:
     train = job.section("train")
@@ -201,12 +205,16 @@ AREA.setting(
     "train-unet",
     "train.train_unet",
     lambda value: value is False,
-    "nothing would be trained that a LoRA can contain",
+    "a LoRA contains only changes to the transformer or U-Net, so with train_unet: false nothing is trained",
     "set train.train_unet: true",
 )
 
 
-@AREA.warning("caption-dropout", "an image without its caption teaches no words", "0.05 is common")
+@AREA.warning(
+    "caption-dropout",
+    "training an image without its caption teaches no words",
+    "use a usual rate, such as 0.05",
+)
 def high_caption_dropout(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         rate = entry.get("caption_dropout_rate", 0)
@@ -218,8 +226,8 @@ def high_caption_dropout(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "prompts-missing",
-    "without samples you cannot see what the LoRA learns until training has ended",
-    "add two or three under sample.prompts",
+    "without sample images, you see what the LoRA learned only after the training",
+    "add two or three prompts under sample.prompts",
 )
 def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
     if job.trains and not sample_prompts(job) and not job.section("train").get("disable_sampling"):
@@ -228,7 +236,7 @@ def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "negative-prompt",
-    "ai-toolkit encodes a negative prompt even for models that do not use one; without it, it takes the value False, and stops at the first sample",
+    "ai-toolkit always encodes a negative prompt, even for models that do not use one; if `neg` is not set, it stops at the first sample",
     'add neg: "" to the section',
 )
 def missing_negative_prompts(job: Subject) -> Iterator[Problem]:
@@ -248,7 +256,7 @@ def missing_negative_prompts(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "prompt-flag",
-    "ai-toolkit reads `--w 512` and the like in a prompt as settings, and stops at the first sample if a value is not a number that it can use",
+    "ai-toolkit reads flags such as `--w 512` in a prompt as settings, and stops at the first sample if a flag's value is not a valid number",
     "correct the number after the flag, or write the prompt without `--`",
 )
 def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:
@@ -284,7 +292,7 @@ def _is_flag_value(flag: str, content: str) -> bool:
 
 @AREA.warning(
     "prompt-trigger",
-    "a sample without the trigger word shows the model instead of the LoRA",
+    "a sample without the trigger word shows what the model draws without the LoRA",
     "write [trigger] in place of the subject",
 )
 def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
@@ -296,8 +304,8 @@ def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "trigger-quotes",
-    "only straight quotes enclose a value in YAML, so the trainer learns other quotes as a part of the word",
-    "type the straight quotes of the keyboard, or none",
+    "YAML removes only straight quotes around a value, so other quotes become part of the trigger word",
+    "use straight quotes (\" or '), or none",
 )
 def trigger_words_with_quotes(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
@@ -310,8 +318,8 @@ def trigger_words_with_quotes(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "prompt-placeholder",
-    "without a trigger_word the model sees the placeholder itself",
-    "set trigger_word, or write the word itself",
+    "without a trigger_word, the placeholder stays in the prompt as it is",
+    "set trigger_word, or write the word itself in the prompt",
 )
 def prompts_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Problem]:
     for place, prompt in sample_prompts(job) if job.config and not job.config.trigger else ():

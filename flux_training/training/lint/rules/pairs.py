@@ -49,8 +49,8 @@ SIDEWAYS = (5, 6, 7, 8)
 
 @AREA.error(
     "pair-folder",
-    "on a node they are in folders of the job, such as `control`",
-    "name a folder of the job without any path, such as `control_path: control`",
+    "on a node, control images and masks are in a folder of the job, such as `control`",
+    "use the name of a folder in the job, without a path, such as `control_path: control`",
     needed=True,
 )
 def paths_below_a_folder(job: Subject) -> Iterator[Problem]:
@@ -63,8 +63,8 @@ def paths_below_a_folder(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "pair-missing",
-    "ai-toolkit trains an image without its control image or mask, and says nothing",
-    "add the file, or take the image out of the dataset",
+    "ai-toolkit silently trains an image without its control image or mask if that file is missing",
+    "add the missing file, or remove the image from the dataset",
     needed=True,
 )
 def images_without_a_partner(job: Subject) -> Iterator[Problem]:
@@ -78,7 +78,7 @@ def images_without_a_partner(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "pair-empty",
-    "ai-toolkit trains without them, and says nothing",
+    "ai-toolkit silently trains without control images or masks if their folder is empty",
     f"add one image ({', '.join(IMAGE_SUFFIXES)}) for each trained image, or delete the key in train.yml",
     needed=True,
 )
@@ -92,8 +92,8 @@ def empty_folders(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "pair-orphan",
-    "each belongs to the trained image of the same name",
-    "add the image to the dataset, or delete this file",
+    "a control image or mask must have the same name as a trained image",
+    "add the trained image to the dataset, or delete this file",
     needed=True,
 )
 def files_without_an_image(job: Subject) -> Iterator[Problem]:
@@ -112,8 +112,8 @@ def files_without_an_image(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "pair-shared",
-    "ai-toolkit takes only one of them",
-    "delete or rename the others",
+    "if several files have the name of the image, ai-toolkit uses only one",
+    "delete or rename the other files",
     needed=True,
 )
 def several_partners_of_one_image(job: Subject) -> Iterator[Problem]:
@@ -126,8 +126,8 @@ def several_partners_of_one_image(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "pair-suffix",
-    "ai-toolkit looks for control images and masks with a suffix in lower case, and trains without others",
-    f"rename it ({', '.join(IMAGE_SUFFIXES)})",
+    "ai-toolkit finds control images and masks only if their suffix is in lower case, and silently trains without the others",
+    f"rename the file with a suffix in lower case ({', '.join(IMAGE_SUFFIXES)})",
     needed=True,
 )
 def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
@@ -139,8 +139,8 @@ def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "folder-unused",
-    "its files are neither uploaded nor trained",
-    "name it in train.yml (`control_path`, `mask_path`, or `folder_path` of a dataset), or delete the folder",
+    "the files of a folder that train.yml does not name are neither uploaded nor trained",
+    "name the folder in train.yml (`control_path`, `mask_path`, or `folder_path` of a dataset), or delete it",
 )
 def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
     for folder in job.dataset.unused if job.dataset and job.trains else ():
@@ -165,8 +165,8 @@ def _forgotten_controls(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "control-count",
-    "the table of models (docs/models.md) says how many control images belong to one image; with another number ai-toolkit trains without them, or stops",
-    "name one folder for each in control_path, or choose the model that takes them (model.arch)",
+    "each model takes a certain number of control images for each image (docs/models.md); with another number, ai-toolkit trains without them or stops",
+    "name one folder for each control image in control_path, or choose another model (model.arch)",
 )
 def control_images_of_another_number(job: Subject) -> Iterator[Problem]:
     model = job.model
@@ -183,7 +183,7 @@ def control_images_of_another_number(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "control-ignored",
-    f"ai-toolkit ignores control_path beside {NUMBERED_CONTROLS[0]}, {NUMBERED_CONTROLS[1]} and {NUMBERED_CONTROLS[2]}",
+    f"ai-toolkit ignores control_path if {NUMBERED_CONTROLS[0]}, {NUMBERED_CONTROLS[1]} or {NUMBERED_CONTROLS[2]} is set",
     "use either control_path (a folder, or a list of folders) or the numbered keys",
 )
 def ignored_control_paths(job: Subject) -> Iterator[Problem]:
@@ -195,8 +195,8 @@ def ignored_control_paths(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "control-image",
-    "the model opens it for the first sample, and the run ends if it is not there, or if the model stops at control images",
-    "name an image of the job, such as `ctrl_img: control/00001.png` in an entry of sample.samples",
+    "the model opens the control image for its first sample; the run ends if the file is missing or the model does not support control images",
+    "name an image of the job, such as `ctrl_img: control/00001.png`, in an entry of sample.samples",
 )
 def missing_control_images(job: Subject) -> Iterator[Problem]:
     if job.model and _ignores_images(job.model):
@@ -229,8 +229,8 @@ def _samples_without_an_image(job: Subject, model: TrainableModel) -> Iterator[P
 
 @AREA.warning(
     "control-unused",
-    "ai-toolkit ignores the image of a sample if the model takes none",
-    "delete it, or choose a model that takes control images (`./flux models`)",
+    "ai-toolkit ignores a sample's control image if the model takes none",
+    "delete the control image from the sample, or choose a model that takes control images (`./flux models`)",
 )
 def unused_control_images(job: Subject) -> Iterator[Problem]:
     model = job.model
@@ -248,7 +248,7 @@ def _ignores_images(model: TrainableModel) -> bool:
 
 @AREA.error(
     "alpha-mask",
-    "with alpha_mask, ai-toolkit takes the transparency of each image for its mask, and stops at an image without it",
+    "with alpha_mask, ai-toolkit uses the transparency of each image as its mask, and stops at an image without transparency",
     "save the images as PNG with transparency (RGBA), or delete alpha_mask and use mask_path",
 )
 def images_without_transparency(job: Subject) -> Iterator[Problem]:
@@ -262,8 +262,8 @@ def images_without_transparency(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "inpaint-opaque",
-    "ai-toolkit reads inpaint images only from PNG and WebP files with transparency (RGBA), and ignores others without a message",
-    "save them as PNG with transparency where the model shall paint",
+    "ai-toolkit reads inpaint images only from PNG and WebP files with transparency (RGBA), and silently ignores others",
+    "save the inpaint images as PNG files that are transparent where the model should paint",
 )
 def inpaint_images_without_transparency(job: Subject) -> Iterator[Problem]:
     folders = job.dataset.folders_of(FolderKind.INPAINT) if job.dataset else ()
@@ -275,8 +275,8 @@ def inpaint_images_without_transparency(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "mask-shape",
-    "ai-toolkit stretches the mask to the shape of its image",
-    "export the mask in the same size as the image",
+    "ai-toolkit stretches a mask to the aspect ratio of its image",
+    "export the mask with the same size as the image",
 )
 def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
     yield from _stretched(job, FolderKind.MASK)
@@ -284,8 +284,8 @@ def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "control-shape",
-    "ai-toolkit stretches the control image to the shape of its image, and the LoRA learns from distorted ones",
-    "crop or pad the control image to the shape of the image",
+    "ai-toolkit stretches a control image to the aspect ratio of its image, so the LoRA learns from distorted images",
+    "crop or pad the control image to the aspect ratio of its image",
 )
 def control_images_of_another_shape(job: Subject) -> Iterator[Problem]:
     if job.choice.arch not in RAW_CONTROL_ARCHS:
@@ -295,7 +295,7 @@ def control_images_of_another_shape(job: Subject) -> Iterator[Problem]:
 @AREA.error(
     "control-size",
     f"FLUX.2 stops at a control image with a side below {MIN_CONTROL_SIDE} pixels, or with one side more than {MAX_CONTROL_RATIO} times as long as the other",
-    "enlarge, crop or pad it",
+    "enlarge, crop or pad the control image",
 )
 def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
     if job.dataset is None or job.choice.arch not in SIZED_CONTROL_ARCHS:
@@ -316,8 +316,8 @@ def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "control-same",
-    "from a control image that equals its image, the model learns to change nothing",
-    "replace it by the image before the change",
+    "if a control image equals its image, the model learns to change nothing",
+    "replace the control image with the image before the edit",
 )
 def control_images_that_equal_their_image(job: Subject) -> Iterator[Problem]:
     for name, control in _pairs_of(job, FolderKind.CONTROL):

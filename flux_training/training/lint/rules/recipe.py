@@ -20,18 +20,26 @@ AREA.fault(
     "a job folder needs a train.yml",
     "copy one from another job folder and change its five marked lines",
 )
-AREA.fault("config-both", "a job folder has only one of the two", "delete the one you do not use")
-AREA.fault("config-unreadable", "train.yml is a short text file", "make it a readable file")
-AREA.fault("config-encoding", "the trainer reads train.yml as UTF-8", "save the file as UTF-8")
-AREA.fault("config-yaml", "ai-toolkit cannot read it", "correct that line")
-AREA.fault("config-value", "ai-toolkit converts the file to JSON and back", "correct the value")
-AREA.fault("config-keys", "without them ai-toolkit refuses the file", "see jobs/ for an example")
+AREA.fault(
+    "config-both",
+    "a job folder must have only one of train.yml and train.yaml",
+    "delete the file that you do not use",
+)
+AREA.fault("config-unreadable", "train.yml must be a short text file", "make train.yml a readable file")
+AREA.fault("config-encoding", "ai-toolkit reads train.yml as UTF-8", "save train.yml as UTF-8")
+AREA.fault("config-yaml", "ai-toolkit cannot read a train.yml that is not valid YAML", "correct that line")
+AREA.fault(
+    "config-value",
+    "ai-toolkit converts train.yml to JSON and back, which fails for this value",
+    "correct the value",
+)
+AREA.fault("config-keys", "ai-toolkit refuses a train.yml without these keys", "see jobs/ for an example")
 
 
 @AREA.error(
     "config-name",
-    "they must be the same, because outputs are synced from output/<job folder>",
-    "set it to the folder's name",
+    "outputs are uploaded from output/<job folder>, so the name in train.yml must be that of the folder",
+    "set the name to that of the job folder",
     needed=True,
 )
 def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
@@ -48,8 +56,8 @@ def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "config-process",
-    "ai-toolkit trains what config.process describes",
-    "add one process of type sd_trainer",
+    "`config.process` describes the training, so ai-toolkit has nothing to do without it",
+    "add a process of type sd_trainer",
     needed=True,
 )
 def missing_process(job: Subject) -> Iterator[Problem]:
@@ -62,15 +70,15 @@ AREA.setting(
     "training-folder",
     "training_folder",
     lambda value: value != OUTPUT_FOLDER,
-    f"only `{OUTPUT_FOLDER}` is synced to the bucket",
-    f"set it to `{OUTPUT_FOLDER}`",
+    f"only the folder `{OUTPUT_FOLDER}` is uploaded to the bucket",
+    f"set training_folder to `{OUTPUT_FOLDER}`",
     needed=True,
 )
 
 
 @AREA.error(
     "folder-path",
-    f"the images are in the job's folder `{DATASET_FOLDER}`; those of further datasets are in folders whose names begin with {START_WORDS}",
+    f"the images of a job are in its folder `{DATASET_FOLDER}`; the names of further dataset folders begin with {START_WORDS}",
     f"set datasets: [{{folder_path: {DATASET_FOLDER}}}], and rename the folders of further datasets",
     needed=True,
 )
@@ -101,8 +109,8 @@ AREA.setting(
     "steps-invalid",
     "train.steps",
     is_not_a_positive_number,
-    "the trainer stops at train.steps",
-    "set it to a whole number above 0, such as 2000",
+    "train.steps is the number of steps after which the training ends",
+    "set train.steps to a whole number above 0, such as 2000",
     needed=True,
 )
 AREA.setting(
@@ -110,16 +118,16 @@ AREA.setting(
     "save-every-invalid",
     "save.save_every",
     is_not_a_positive_number,
-    "an interrupted run continues from its last checkpoint",
-    "set it to a whole number above 0, such as 250",
+    "save.save_every is the number of steps between two checkpoints, from which an interrupted run continues",
+    "set save.save_every to a whole number above 0, such as 250",
     needed=True,
 )
 
 
 @AREA.warning(
     "saves-kept",
-    "a checkpoint that the trainer deletes is deleted from the bucket as well",
-    "set save.max_step_saves_to_keep to at least the number of saves",
+    "a checkpoint that ai-toolkit deletes is also deleted from the bucket",
+    "set save.max_step_saves_to_keep to at least the number of checkpoints",
 )
 def checkpoints_that_the_trainer_deletes(job: Subject) -> Iterator[Problem]:
     if not job.config or not job.config.steps or not job.config.save_every:
@@ -135,8 +143,8 @@ def checkpoints_that_the_trainer_deletes(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "config-processes",
-    "one job is one training: the launcher waits for one LoRA",
-    "make a job folder for each process",
+    "a job is a single training, because the launcher waits for a single LoRA",
+    "make a separate job folder for each process",
 )
 def more_than_one_process(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains:
@@ -147,7 +155,7 @@ def more_than_one_process(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "job-type",
-    "ai-toolkit runs this training only as an extension",
+    "ai-toolkit runs this kind of training only with `job: extension`",
     "set job: extension",
 )
 def unknown_job_type(job: Subject) -> Iterator[Problem]:
@@ -157,8 +165,8 @@ def unknown_job_type(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "config-meta",
-    "ai-toolkit adds its own keys to this section when it saves, and stops if it is none",
-    "delete it, or write keys below it",
+    "ai-toolkit adds its own keys to the section `meta` when it saves, and stops if `meta` is not a section",
+    "delete `meta`, or write keys below it",
 )
 def meta_that_is_no_section(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains and not isinstance(job.config.document.get("meta", {}), dict):
@@ -167,7 +175,7 @@ def meta_that_is_no_section(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "process-type",
-    "ai-toolkit's other processes extract, merge or generate, or need the database of its own web page",
+    "ai-toolkit's other process types do not train, or need the database of its web page",
     f"set type: {TRAINERS[0]}",
 )
 def unknown_process_type(job: Subject) -> Iterator[Problem]:
@@ -179,7 +187,7 @@ def unknown_process_type(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "caption-ext",
-    "captions reach the node as .txt; without them ai-toolkit trains with empty ones",
+    "captions are uploaded as .txt files; with another suffix, ai-toolkit finds none and trains with empty captions",
     "set caption_ext: txt, and delete caption_type",
 )
 def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
@@ -196,8 +204,8 @@ def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "config-variable",
-    "ai-toolkit replaces it by the node's environment variable, and stops if there is none",
-    "set it under cluster.environment in the stack's configuration, or write the value here",
+    "ai-toolkit replaces `${NAME}` with an environment variable of the node, and stops if it is not set",
+    "set the variable under cluster.environment in the stack's configuration, or write the value in train.yml",
 )
 def variables_that_the_node_lacks(job: Subject) -> Iterator[Problem]:
     if not job.config:
@@ -215,7 +223,7 @@ AREA.setting(
     "push-to-hub",
     "save.push_to_hub",
     bool,
-    "the node has no Hugging Face login, and waits for one until the stall limit ends the run",
+    "a node has no Hugging Face login and would wait for one until stallMinutes ends the run",
     "set push_to_hub: false; the LoRA is saved in the bucket",
 )
 AREA.setting(
@@ -223,7 +231,7 @@ AREA.setting(
     "device",
     "device",
     lambda value: value not in ("cuda", "cuda:0"),
-    "a node has one GPU",
+    "a node has only one GPU",
     "set device: cuda:0",
     default="cuda:0",
 )

@@ -11,14 +11,14 @@ ALWAYS = "the owner of any node can read it"
 FIX = "remove it and revoke the key where it was issued: git's history keeps it"
 
 
-@AREA.error("caption-secret", "captions are sent to the bucket and to every node", FIX, always=ALWAYS)
+@AREA.error("caption-secret", "captions are uploaded to the bucket and to every node", FIX, always=ALWAYS)
 def secrets_in_captions(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         for line, kind in find_secrets(caption.text):
             yield job.in_dataset(caption.name, f"contains what looks like a {kind}", line)
 
 
-@AREA.error("config-secret", "train.yml is sent to the bucket and to every node", FIX, always=ALWAYS)
+@AREA.error("config-secret", "train.yml is uploaded to the bucket and to every node", FIX, always=ALWAYS)
 def secrets_in_train_yml(job: Subject) -> Iterator[Problem]:
     if not job.config or not job.config.raw:
         return

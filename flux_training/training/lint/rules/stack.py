@@ -7,15 +7,27 @@ from flux_training.training.lint.registry import Area, Rule
 
 AREA = Area("stack")
 
-AREA.stack("job-unknown", "each entry of `jobs` is a job folder", "add the folder, or remove the entry")
-AREA.stack("glob-empty", "a pattern without a match trains nothing", "correct the pattern, or add the folder")
-AREA.stack("dataset-unknown", "`dataset` names a job folder", "correct the name, or add the folder")
 AREA.stack(
-    "cluster-unknown", "`cluster` names one of the stack's `clusters`", "correct the name, or add the cluster"
+    "job-unknown",
+    "each entry of `jobs` must be the name of a job folder",
+    "add the folder, or remove the entry",
+)
+AREA.stack(
+    "glob-empty",
+    "a pattern that matches no job folder trains nothing",
+    "correct the pattern, or add the folder",
+)
+AREA.stack(
+    "dataset-unknown", "`dataset` must be the name of a job folder", "correct the name, or add the folder"
+)
+AREA.stack(
+    "cluster-unknown",
+    "`cluster` must be the name of one of the stack's `clusters`",
+    "correct the name, or add the cluster",
 )
 AREA.stack(
     "cluster-missing",
-    "with several clusters, a job is trained by the one whose image holds its model, or has to name one",
+    "if a stack has several clusters, a job must name one, unless exactly one cluster's image holds the job's model",
     "add `cluster:` to the job's entry in `jobs`, or to the entry of its pattern",
 )
 
@@ -23,14 +35,14 @@ AREA.stack(
 AREA.error(
     "job-case",
     "macOS and Windows treat folders whose names differ only in case as the same folder",
-    "rename one of them",
+    "rename one of the folders",
 )(lambda _job: ())
 
 
 AREA.warning(
     "silence-unused",
-    "it would hide a mistake made later",
-    "remove it from the job's lint.silence",
+    "an unused entry could hide a mistake made later",
+    "remove the entry from the job's lint.silence",
     always="remove the unused entry instead",
 )(lambda _job: ())
 

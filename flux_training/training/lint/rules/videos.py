@@ -25,8 +25,8 @@ class VideoFolder(NamedTuple):
 
 @AREA.error(
     "dataset-video",
-    f"the number of frames can only be read from {', '.join(VIDEO_SUFFIXES)}, and without it a video is not checked",
-    "convert it, for example with `ffmpeg -i clip.webm clip.mp4`, and take the original out of the dataset",
+    f"the number of frames can be read only from {', '.join(VIDEO_SUFFIXES)}; other videos cannot be checked",
+    "convert the video, for example with `ffmpeg -i clip.webm clip.mp4`, and remove the original from the dataset",
     needed=True,
 )
 def videos_of_other_formats(job: Subject) -> Iterator[Problem]:
@@ -37,8 +37,8 @@ def videos_of_other_formats(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "video-ignored",
-    "the trainer silently skips videos unless num_frames is above 1, and not every model can train on videos",
-    "set num_frames of this entry of `datasets`, to 41 for example, with a model for videos; or take the videos out of the folder",
+    "ai-toolkit silently skips videos unless num_frames is above 1, and not every model can train on videos",
+    "set num_frames of this entry of `datasets`, for example to 41, and use a model for videos; or remove the videos from the folder",
 )
 def videos_that_are_not_trained(job: Subject) -> Iterator[Problem]:
     for number, _, videos, frames in _video_folders(job):
@@ -52,8 +52,8 @@ def videos_that_are_not_trained(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "video-options",
-    "the trainer stops at the first video with these options",
-    "remove the option, or take the videos out of the folder",
+    "ai-toolkit stops at the first video if one of these options is set",
+    "remove the option, or remove the videos from the folder",
 )
 def options_that_videos_do_not_allow(job: Subject) -> Iterator[Problem]:
     for number, entry, _, _ in _video_folders(job):
@@ -66,7 +66,7 @@ def options_that_videos_do_not_allow(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "video-short",
-    "the trainer repeats frames until there are enough, and the LoRA learns that motion stops",
+    "ai-toolkit repeats frames of a short video until there are enough, so the LoRA learns that motion stops",
     "use a longer video, or lower num_frames of this entry of `datasets`",
 )
 def videos_with_too_few_frames(job: Subject) -> Iterator[Problem]:
@@ -80,8 +80,8 @@ def videos_with_too_few_frames(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "video-frames",
-    "the model joins several frames into one step of time, after a first single frame, and drops what is left over",
-    "set num_frames to one of the two numbers",
+    "after the first frame, a video model processes frames in groups, and ignores an incomplete last group",
+    "set num_frames to one of the two suggested numbers",
 )
 def frames_that_are_dropped(job: Subject) -> Iterator[Problem]:
     joined = job.model.tokens.frames if job.model else 1
