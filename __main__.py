@@ -25,16 +25,16 @@ from flux_training.clients.stack.pricing import unavailable_classes
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, findings_of, survey_stack, write_survey
 from flux_training.training.cost import StackBill
-from flux_training.training.dataset.facts import each_thousand
+from flux_training.training.dataset.facts import report_each_thousand_images
 from flux_training.training.environment import REFRESH_VARIABLE, pulumi_command
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.files import file_error
+from flux_training.training.files import explain_file_error
 from flux_training.training.finding import LintReport, group_findings
 from flux_training.training.jobs.cap import SUGGESTED_STEPS, describe_long_trainings
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
-from flux_training.training.runs.run_state import RunState, left_to_up
+from flux_training.training.runs.run_state import RunState, describe_unqueued_runs
 from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_machines, parse_stack_settings
 from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
 from flux_training.training.words import make_command
@@ -64,13 +64,13 @@ def main() -> None:
     except FluxError as error:
         refuse(error)
     except OSError as error:
-        refuse(file_error(error) or FluxError(str(error)))
+        refuse(explain_file_error(error) or FluxError(str(error)))
 
     connection = stack.connection
     findings = findings_of(survey, stack.layout, pulumi.get_stack())
     notes = [
         describe_stack_bill(bill, local=connection.cloud == "local"),
-        left_to_up(
+        describe_unqueued_runs(
             survey.states, make_command("up", pulumi.get_stack()), {job.name for job in survey.waiting}
         )
         if REFRESH_VARIABLE in os.environ
@@ -107,7 +107,9 @@ def survey_of(
 ) -> tuple[Survey, StackBill, StackServices]:
     """The declared jobs, checked and priced. Raises BadInput for mistakes and an exceeded budget, ServiceError."""
     # Printed, because Pulumi shows log messages only after the program ends.
-    examiner = Examiner.of(on_progress=each_thousand(lambda line: print(line, file=sys.stderr, flush=True)))
+    examiner = Examiner.of(
+        on_progress=report_each_thousand_images(lambda line: print(line, file=sys.stderr, flush=True))
+    )
     lint = lint_jobs(settings, examiner=examiner)
     write_survey(Survey(lint))
     report_mistakes(lint)

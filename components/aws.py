@@ -15,7 +15,7 @@ import pulumi
 
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.node_rights import node_policy
-from flux_training.training.runs.retention import ABORT_DAYS, with_our_rules
+from flux_training.training.runs.retention import ABORT_DAYS, replace_own_rules
 from flux_training.training.runs.run import Layout
 
 
@@ -121,7 +121,7 @@ def lifecycle(args: AwsArgs) -> list[dict[str, Any]]:
             "abort_incomplete_multipart_upload": {"days_after_initiation": ABORT_DAYS},
         }
     ]
-    ours = with_our_rules([], args.owner, args.retention) if args.retention else []
+    ours = replace_own_rules([], args.owner, args.retention) if args.retention else []
     return rules + [
         {
             "id": rule["ID"],

@@ -14,9 +14,9 @@ from flux_training.clients.records import listed
 from flux_training.clients.stack.owner import new_mark, read_mark
 from flux_training.clients.stack.spending import keep_entries_of_deleted_runs
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending
+from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending_entry
 from flux_training.training.errors import FluxError
-from flux_training.training.runs.retention import our_rules, with_our_rules
+from flux_training.training.runs.retention import own_rules, replace_own_rules
 from flux_training.training.runs.run import Layout
 from flux_training.training.words import adopt_setting, rename_back
 
@@ -73,7 +73,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
         if not storage.exists() or owner_of(storage, state.layout) != state.owner:
             return None
         if state.retention:
-            return replace(state, retention=our_rules(storage.lifecycle_rules(), state.owner))
+            return replace(state, retention=own_rules(storage.lifecycle_rules(), state.owner))
         return state
 
     def change(self, _id: str, old: BucketArgs, new: BucketArgs) -> BucketArgs:
@@ -102,9 +102,9 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             return
         mark = read_mark(storage, layout)
         keep_entries_of_deleted_runs(storage, layout)
-        records = [item.key for item in storage.list(layout.own) if not is_spending(item.key)]
+        records = [item.key for item in storage.list(layout.own) if not is_spending_entry(item.key)]
         storage.delete_many(records)
-        if mark and mark.made and all(is_spending(item.key) for item in storage.list("")):
+        if mark and mark.made and all(is_spending_entry(item.key) for item in storage.list("")):
             storage.delete_below(SPENDING_FOLDER)
             self._delete_bucket(storage, state)
 
@@ -136,8 +136,8 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
 def set_retention(storage: Storage, owner: str, retention: Mapping[str, int]) -> None:
     """Make the bucket delete objects of these prefixes after so many days; other stacks' rules stay."""
     present = storage.lifecycle_rules()
-    if our_rules(present, owner) != dict(retention):
-        storage.put_lifecycle_rules(with_our_rules(present, owner, retention))
+    if own_rules(present, owner) != dict(retention):
+        storage.put_lifecycle_rules(replace_own_rules(present, owner, retention))
 
 
 def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made: bool = False) -> None:
@@ -180,7 +180,7 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
             f"{owner} must not write into another stack's bucket",
             f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}{rename_back(owner, present)}",
         )
-    is_empty = all(is_spending(item.key) for item in storage.list(layout.prefix))
+    is_empty = all(is_spending_entry(item.key) for item in storage.list(layout.prefix))
     # Another update of this stack may have marked and filled it since the mark was read.
     if is_empty or owner_of(storage, layout) == owner:
         return None

@@ -20,7 +20,7 @@ from flux_training.clients.salad import GIB, ContainerGroup, GroupSpec, Salad
 from flux_training.training.cluster_settings import RESERVED_VARIABLES
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
-from flux_training.training.gpu import wanted_classes
+from flux_training.training.gpu import gpu_names_in_setting
 from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.words import adopt_setting, rename_back
@@ -159,7 +159,7 @@ def group_spec(
         cpu=args.cpu,
         memory=args.memory * MB_PER_GB,
         storage=args.storage * GIB,
-        gpu_classes=[salad.gpu_class_id(name) for name in wanted_classes(args.gpu)],
+        gpu_classes=[salad.gpu_class_id(name) for name in gpu_names_in_setting(args.gpu)],
         priority=args.priority,
         replicas=args.replicas,
         # Kelpie starts a group with a scaling rule. Any other starts by itself once SaladCloud has prepared its image.

@@ -24,7 +24,7 @@ from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.folder import ImageSet, read_images
-from flux_training.training.names import in_dataset
+from flux_training.training.names import dataset_file
 from flux_training.training.runs.run import Layout
 from flux_training.training.words import counted
 
@@ -179,7 +179,7 @@ def _send(
 ) -> dict[str, str]:
     folder = layout.dataset(image_set.digest)
     files = [
-        Outgoing(in_dataset(image_set.folder, name), folder + name, image.size, image.sha256)
+        Outgoing(dataset_file(image_set.folder, name), folder + name, image.size, image.sha256)
         for name, image in images.items()
     ]
     size = sum(file.size for file in files)

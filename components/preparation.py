@@ -21,9 +21,9 @@ from flux_training.training.cost import StackBill
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.runs.node_rights import (
-    Remaining,
-    choose_end,
-    end_warning,
+    UnfinishedRun,
+    choose_key_expiry,
+    key_expiry_warning,
     parse_time,
     seconds_needed,
     shared_keys_warning,
@@ -157,21 +157,21 @@ def keys_end(
     now = datetime.now(UTC)
     ends = [parse_time(group.environment_value(KEYS_END_VARIABLE)) for group in groups]
     present = min((end for end in ends if end is not None), default=None)
-    end = choose_end(now, present, settings.storage.credential_hours, needed)
-    warning = end_warning(now, end, needed, stack)
+    end = choose_key_expiry(now, present, settings.storage.credential_hours, needed)
+    warning = key_expiry_warning(now, end, needed, stack)
     return show_time(end), (warning,) if warning else ()
 
 
 def remaining_times(
     storage: Storage, layout: Layout, to_train: Sequence[DeclaredJob], bucket_exists: bool
-) -> list[Remaining]:
+) -> list[UnfinishedRun]:
     """The time that the runs still need, as their launchers report."""
     found = []
     for job in to_train:
         key = layout.run(job.name, job.run_id).progress
         progress = read_record(storage, key, RunProgress).value if bucket_exists else None
         seconds = progress.eta_seconds if progress else None
-        found.append(Remaining(job.name, seconds, job.settings.max_hours))
+        found.append(UnfinishedRun(job.name, seconds, job.settings.max_hours))
     return found
 
 

@@ -15,7 +15,7 @@ from threading import Lock
 from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.dataset.manifest import Image, canonical_json, dataset_digest
-from flux_training.training.names import in_dataset
+from flux_training.training.names import dataset_file
 from flux_training.training.runs.run import Layout
 from flux_training.training.untrusted import (
     MAX_MANIFEST_BYTES,
@@ -128,7 +128,7 @@ def sound_etags(
         if (
             found is not None
             and one.is_unchanged(found)
-            and (one.etag or _is_md5_of(found.etag, in_dataset(folder, name)))
+            and (one.etag or _is_md5_of(found.etag, dataset_file(folder, name)))
         ):
             sound[name] = found.etag
     return sound

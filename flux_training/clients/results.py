@@ -38,9 +38,9 @@ from flux_training.training.runs.run import (
 )
 from flux_training.training.runs.run_state import (
     NO_REPORT,
-    Evidence,
+    ModelFolderContents,
     RunState,
-    explain,
+    explain_failure,
     run_state,
 )
 from flux_training.training.runs.weights import (
@@ -69,7 +69,7 @@ CHANGED_CONFIG = (
 class RunResults:
     """A run's weights. `pin`: those that were verified first, if that was recorded; `weights`: what is there now, if it is complete."""
 
-    evidence: Evidence
+    evidence: ModelFolderContents
     pin: PinnedWeights | None = None
     weights: StoredWeights | None = None
 
@@ -83,7 +83,7 @@ class RunResults:
         return self.evidence.finished
 
 
-NO_RESULTS = RunResults(Evidence(done=False))
+NO_RESULTS = RunResults(ModelFolderContents(done=False))
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def run_status(
         state = RunState.RUNNING
         hand_out = HandOutState.STARTING if is_stale else HandOutState.REPORTED
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
-    reason = explain(state, evidence, message, stalled)
+    reason = explain_failure(state, evidence, message, stalled)
     doubts = [f"{keys.model}: {doubt}" for doubt in (TOO_EARLY, TOO_LATE) if doubt in evidence.problems]
     planted = planted_objects(storage, keys, job) if job else Planted()
     if planted.has_more:
@@ -167,7 +167,7 @@ def believed(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunRe
     doubt = doubt_about(jobs, results.weights, is_posted)
     if not doubt:
         return results
-    return RunResults(Evidence(done=True, problems=(doubt,)), results.pin, results.weights)
+    return RunResults(ModelFolderContents(done=True, problems=(doubt,)), results.pin, results.weights)
 
 
 def stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
@@ -179,7 +179,7 @@ def stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None 
     if pin is not None:
         weights = _complete(there, keys.stages if pin.stages else (keys.weights,))
         changed = pin.difference(weights.size if weights else None, weights.etag if weights else "")
-        return RunResults(Evidence(done=True, changed=changed), pin, weights)
+        return RunResults(ModelFolderContents(done=True, changed=changed), pin, weights)
     expected = job.environment.get(CONFIG_VARIABLE) if job else None
     evidence = _inspect(storage, keys, steps, there, NOTHING_VERIFIED, expected)
     return RunResults(evidence, None, _complete(there, _weights_keys(there, keys)))
@@ -204,23 +204,23 @@ def _inspect(
     there: Mapping[str, ObjectInfo],
     verified: Verified,
     config: str | None,
-) -> Evidence:
+) -> ModelFolderContents:
     if keys.done not in there:
-        return Evidence(done=False)
+        return ModelFolderContents(done=False)
     wanted = _weights_keys(there, keys)
     weights = _complete(there, wanted)
     if weights is None:
         missing = next(key for key in wanted if key not in there)
-        return Evidence(done=True, problems=(f"{missing} is missing",))
+        return ModelFolderContents(done=True, problems=(f"{missing} is missing",))
     if all(verified.knows(storage, file, steps) for file in weights.files):
-        return Evidence(done=True)
+        return ModelFolderContents(done=True)
     found = weights_problems(storage, weights, steps)
     if not found and config and not _has_config(storage, keys, config):
         found = [CHANGED_CONFIG]
     if not found:
         for file in weights.files:
             verified.add(storage, file, steps)
-    return Evidence(done=True, problems=tuple(found))
+    return ModelFolderContents(done=True, problems=tuple(found))
 
 
 def _has_config(storage: Storage, keys: RunKeys, expected: str) -> bool:

@@ -3,17 +3,17 @@
 import sys
 
 from flux_training.commands.interrupts import EXIT_INTERRUPTED, STOPPED, is_interrupt
-from flux_training.training.compiled_files import damage_behind, write_none_on_a_full_disk
+from flux_training.training.compiled_files import describe_damaged_bytecode, disable_bytecode_if_disk_is_full
 
 
 def run() -> None:
-    write_none_on_a_full_disk()
+    disable_bytecode_if_disk_is_full()
     try:
         from flux_training.commands.main import run_command
 
         run_command()
     except (Exception, KeyboardInterrupt) as error:
-        if damage := damage_behind(error):
+        if damage := describe_damaged_bytecode(error):
             sys.exit(f"error: {damage}")
         if is_interrupt(error):
             sys.stderr.write(f"{STOPPED}\n")

@@ -9,7 +9,7 @@ from click.shell_completion import get_completion_class
 from flux_training.commands.stack.file import stack_names, stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.errors import BadInput
-from flux_training.training.jobs.declare import folder_names
+from flux_training.training.jobs.declare import job_folder_names
 
 PROGRAM, VARIABLE = "flux", "_FLUX_COMPLETE"
 # Click's scripts for zsh and fish call the `flux` on the PATH. Here they call what was typed, which may be `./flux`.
@@ -51,4 +51,4 @@ def complete_job(ctx: click.Context, _param: click.Parameter, incomplete: str) -
         folder = stack_settings(project_root(), ctx.params.get("stack") or "dev").jobs_folder
     except BadInput:
         return []
-    return [name for name in folder_names(Path(folder)) if name.startswith(incomplete)]
+    return [name for name in job_folder_names(Path(folder)) if name.startswith(incomplete)]

@@ -15,10 +15,10 @@ import rich_click as click
 
 from flux_training.commands.interrupts import EXIT_INTERRUPTED, STOPPED
 from flux_training.commands.stack.project import project_root
-from flux_training.training.compiled_files import damage_behind
-from flux_training.training.environment import direct_on_this_machine
+from flux_training.training.compiled_files import describe_damaged_bytecode
+from flux_training.training.environment import bypass_proxy_for_loopback
 from flux_training.training.errors import FluxError
-from flux_training.training.files import file_error
+from flux_training.training.files import explain_file_error
 from flux_training.training.words import nearest, wrapped
 
 # Imported only when needed, so that no command waits for another's libraries.
@@ -96,7 +96,7 @@ def main(context: click.Context, folder: Path | None) -> None:
 
 def run_command() -> None:
     """Print expected errors as a message. Anything else is a bug and keeps its traceback."""
-    os.environ.update(direct_on_this_machine(os.environ))
+    os.environ.update(bypass_proxy_for_loopback(os.environ))
     _prepare_output()
     try:
         _require_working_directory()
@@ -107,12 +107,12 @@ def run_command() -> None:
     except FluxError as error:
         _fail(error)
     except OSError as error:
-        if (known := file_error(error)) is None:
+        if (known := explain_file_error(error)) is None:
             raise
         _fail(known)
     except (KeyboardInterrupt, click.Abort) as stopped:
         # Click takes the EOFError of a failed import for the end of the input.
-        if damage := damage_behind(stopped.__context__):
+        if damage := describe_damaged_bytecode(stopped.__context__):
             sys.exit(f"error: {damage}")
         click.echo(STOPPED, err=True)
         sys.exit(EXIT_INTERRUPTED)

@@ -82,10 +82,10 @@ def bill_table(bill: Bill) -> str:
 
 def explain_lines(lines: Sequence[Line]) -> str:
     """The parts of each job's estimate, in columns; empty if nothing is trained or nothing is known."""
-    return "\n".join(_explained(line) for line in lines if line.parts)
+    return "\n".join(_explanation_rows(line) for line in lines if line.parts)
 
 
-def _explained(line: Line) -> str:
+def _explanation_rows(line: Line) -> str:
     rows = [
         (part.name.value, part.what, show_hours(part.seconds.likely), show_time_range(part.seconds))
         for part in line.parts
@@ -111,7 +111,7 @@ def describe_bill(bill: Bill, local: bool) -> str:
         closing = f"Times from {'; '.join(sources_of_times(bill))}." + (f" {FREE}" if local else "")
         parts = [f"Estimated cost on {bill_heading(bill)}:", bill_table(bill), closing]
     note = "" if local else single_replica_note(bill)
-    return "\n".join(filter(None, [*parts, standing_charge(bill), note]))
+    return "\n".join(filter(None, [*parts, describe_cost_without_work(bill), note]))
 
 
 def single_replica_note(bill: Bill) -> str:
@@ -121,7 +121,7 @@ def single_replica_note(bill: Bill) -> str:
     return "With one replica, an attempt that fails costs up to 5 idle minutes more, until the machine is replaced."
 
 
-def standing_charge(bill: Bill) -> str:
+def describe_cost_without_work(bill: Bill) -> str:
     """What replicas that stay without work cost; empty if none does."""
     sentences = []
     if bill.always:
@@ -137,7 +137,7 @@ def _per_day(rate: Rate, replicas: int) -> str:
     return "" if rate.usd_an_hour is None else f": {show_dollars(24 * rate.usd_an_hour * replicas)} a day"
 
 
-def over_budget(budget: BudgetSettings, bill: Bill) -> list[str]:
+def budget_findings(budget: BudgetSettings, bill: Bill) -> list[str]:
     """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
     if not bill.lines or not budget.any_limit:
         return []
@@ -201,7 +201,7 @@ def cost_of(estimate: EstimateRecord | None, gpu_seconds: float | None) -> dict[
     return {key: value for key, value in cost.items() if value is not None}
 
 
-def actual_cost(cost: Mapping[str, Any]) -> str:
+def describe_actual_cost(cost: Mapping[str, Any]) -> str:
     """`about $0.43 for 0.96 h of GPU (estimated $0.45)`; empty if nothing is known."""
     actual, time, estimate = cost.get("actualUsd"), cost.get("actualHours"), cost.get("estimateUsd")
     if actual is None or time is None:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from flux_training.training.gpu import SEPARATOR, check_condition, names_a_class
+from flux_training.training.gpu import SEPARATOR, check_condition, is_gpu_name
 
 DEFAULT_GROUP = "flux-training"
 PUBLIC_IMAGE = "saladtechnologies/ai-toolkit:cuda12.8-flux1-dev-kelpie"
@@ -40,13 +40,13 @@ def _as_list(value: Any) -> Any:
     return list(dict.fromkeys(found))
 
 
-def _joined(value: Any) -> Any:
+def _gpu_names_as_text(value: Any) -> Any:
     """A list of names as one text."""
     if isinstance(value, str) and not value.strip():
         raise ValueError("is empty; write a name such as `RTX 5090`, or leave it out")
     if not isinstance(value, list):
         return value
-    if not value or not all(isinstance(name, str) and name.strip() and names_a_class(name) for name in value):
+    if not value or not all(isinstance(name, str) and name.strip() and is_gpu_name(name) for name in value):
         raise ValueError("a list of GPUs has one or more names, such as `[RTX 5090, RTX 4090]`")
     different: dict[str, str] = {}
     for name in value:
@@ -62,7 +62,9 @@ PriorityChoice = Annotated[
     BeforeValidator(_as_list),
     WithJsonSchema({"anyOf": [_PRIORITY, _PRIORITIES], "default": "high"}),
 ]
-GpuChoice = Annotated[str, BeforeValidator(_joined), WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]})]
+GpuChoice = Annotated[
+    str, BeforeValidator(_gpu_names_as_text), WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]})
+]
 
 
 class StrictSettings(BaseModel):
@@ -112,7 +114,7 @@ class ClusterSettings(StrictSettings):
     environment: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _keys_in_agreement(self) -> ClusterSettings:
+    def _check_replica_counts(self) -> ClusterSettings:
         # Kelpie does not check this: it accepts minReplicas above maxReplicas (docs/services.md).
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas ({self.min_replicas}) is above maxReplicas ({self.max_replicas})")

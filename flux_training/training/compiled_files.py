@@ -11,14 +11,14 @@ TOOL = Path(__file__).resolve().parents[2]
 MIN_FREE_BYTES = 64 * 1024**2
 
 
-def write_none_on_a_full_disk() -> None:
+def disable_bytecode_if_disk_is_full() -> None:
     """Python keeps a compiled file that a full disk has cut off, and cannot import it afterwards."""
     if shutil.disk_usage(TOOL).free < MIN_FREE_BYTES:
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
-def damage_behind(error: BaseException | None) -> str:
+def describe_damaged_bytecode(error: BaseException | None) -> str:
     """What to tell the user if an import failed because a compiled file is cut off; empty for any other error."""
     if not isinstance(error, EOFError):
         return ""

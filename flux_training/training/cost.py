@@ -23,7 +23,7 @@ from flux_training.training.estimates.parts import (
     Part,
     PartName,
     TrainerTimes,
-    saves_between,
+    count_checkpoints,
     stand_in_times,
     trainer_times,
 )
@@ -198,10 +198,10 @@ class Bill:
         return self.cost.likely if self.cost else None
 
 
-def either(bills: Sequence[Bill]) -> Bill:
+def combine_gpu_classes(bills: Sequence[Bill]) -> Bill:
     """The bill of a cluster whose replicas may have any of several GPU classes. The likely values are those of the first."""
     first = bills[0]
-    lines = tuple(_either_line(lines) for lines in zip(*(bill.lines for bill in bills), strict=True))
+    lines = tuple(_combine_lines(lines) for lines in zip(*(bill.lines for bill in bills), strict=True))
     prices = [bill.rate.usd_an_hour for bill in bills]
     known = [price for price in prices if price is not None]
     rate = Rate(
@@ -213,20 +213,22 @@ def either(bills: Sequence[Bill]) -> Bill:
     return replace(first, rate=rate, lines=lines)
 
 
-def _either_line(lines: Sequence[Line]) -> Line:
+def _combine_lines(lines: Sequence[Line]) -> Line:
     unknown = next((line for line in lines if line.time is None), None)
     if unknown:
         return unknown
     parts = tuple(
-        replace(same[0], seconds=_around([part.seconds for part in same]))
+        replace(same[0], seconds=_combine_ranges([part.seconds for part in same]))
         for same in zip(*(line.parts for line in lines), strict=True)
     )
     costs = [line.cost for line in lines if line.cost is not None]
-    cost = _around(costs) if len(costs) == len(lines) else None
-    return replace(lines[0], parts=parts, time=_around([line.time for line in lines if line.time]), cost=cost)
+    cost = _combine_ranges(costs) if len(costs) == len(lines) else None
+    return replace(
+        lines[0], parts=parts, time=_combine_ranges([line.time for line in lines if line.time]), cost=cost
+    )
 
 
-def _around(ranges: Sequence[Range]) -> Range:
+def _combine_ranges(ranges: Sequence[Range]) -> Range:
     """From the lowest low to the highest high, with the first's likely value."""
     return Range(min(one.low for one in ranges), ranges[0].likely, max(one.high for one in ranges))
 
@@ -322,7 +324,7 @@ def line_for(
         # estimate.
         peak = max(tflops.values())
     if peak is None:
-        return _unknown(work, f"the speed of {rate.gpu} is unknown")
+        return _line_without_estimate(work, f"the speed of {rate.gpu} is unknown")
     correction = correction_from(work.workload, gpu, finished, peak, cloud.stand_in)
     if cloud.stand_in and correction is None:
         times, basis = stand_in_times(work.steps_left), "the usual speed of the stand-in trainer"
@@ -335,11 +337,11 @@ def line_for(
         plain = trainer_times(work.workload, work.begun, work.steps, work.images, peak)
         time = time.within(total(part.seconds for part in _parts(work, plain, rate, cloud)), MAX_CORRECTION)
     if not time.is_finite:
-        return _unknown(work, f"{basis} gives no finite time")
+        return _line_without_estimate(work, f"{basis} gives no finite time")
     return Line(work.job, work.state, work.steps_left, time, cost_range(time, rate.usd_an_hour), basis, parts)
 
 
-def _unknown(work: Work, basis: str) -> Line:
+def _line_without_estimate(work: Work, basis: str) -> Line:
     return Line(work.job, work.state, work.steps_left, None, None, basis)
 
 
@@ -360,13 +362,13 @@ def _parts(work: Work, times: TrainerTimes, rate: Rate, cloud: CloudTimes) -> tu
     spread = Range.exactly(1.0) if cloud.stand_in else CONNECTION_SPREAD
     found = [
         Part(PartName.DOWNLOAD, f"{work.bytes / 1e6:,.1f} MB", spread.times(work.bytes / cloud.download)),
-        Part(PartName.LOADING, _loading_words(workload), times.loading),
+        Part(PartName.LOADING, _describe_loading(workload), times.loading),
         Part(PartName.CACHING, counted(work.images, "image"), times.caching),
         Part(PartName.STEPS, f"{work.steps_left:,} steps", times.steps),
         Part(PartName.SAMPLES, counted(drawn, "image"), times.first_samples + times.samples),
         Part(
             PartName.SAVES,
-            counted(saves_between(workload, work.begun, work.steps), "checkpoint"),
+            counted(count_checkpoints(workload, work.begun, work.steps), "checkpoint"),
             times.saves,
         ),
         Part(PartName.UPLOAD, "checks and final weights", spread.times(cloud.around_seconds)),
@@ -376,7 +378,7 @@ def _parts(work: Work, times: TrainerTimes, rate: Rate, cloud: CloudTimes) -> tu
     return (*found, Part(PartName.INTERRUPTIONS, f"assumed {rate_an_hour:g} an hour", lost))
 
 
-def _loading_words(workload: Workload) -> str:
+def _describe_loading(workload: Workload) -> str:
     model = workload.mode.model or "model"
     words = f"{model}, quantized" if workload.mode.quantized else model
     return f"{words}, {workload.downloaded_gb:.0f} GB downloaded" if workload.downloaded_gb else words

@@ -26,26 +26,26 @@ def pulumi_command(arguments: str, stack: str = "") -> str:
     return f"`{program} {arguments}{f' --stack {stack}' if stack else ''}`"
 
 
-def direct_on_this_machine(environ: Mapping[str, str]) -> dict[str, str]:
+def bypass_proxy_for_loopback(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that keep libraries and child processes from using the user's proxy for addresses on this machine.
 
     Libraries read one or the other spelling of no_proxy; gRPC ignores both if no_grpc_proxy is set.
     """
     exempt = environ.get("no_proxy") or environ.get("NO_PROXY")
-    hosts = _with_loopback(exempt)
+    hosts = _add_loopback_to_no_proxy(exempt)
     return {
         "no_proxy": hosts,
         "NO_PROXY": hosts,
-        "no_grpc_proxy": _with_loopback(environ.get("no_grpc_proxy") or exempt),
+        "no_grpc_proxy": _add_loopback_to_no_proxy(environ.get("no_grpc_proxy") or exempt),
     }
 
 
-def _with_loopback(hosts: str | None) -> str:
+def _add_loopback_to_no_proxy(hosts: str | None) -> str:
     present = [host.strip() for host in (hosts or "").split(",") if host.strip()]
     return ",".join(dict.fromkeys((*present, *LOOPBACK)))
 
 
-def with_usable_home(environ: Mapping[str, str], fallback: Path) -> dict[str, str]:
+def pulumi_home_or_fallback(environ: Mapping[str, str], fallback: Path) -> dict[str, str]:
     """Pulumi's folder in `fallback` if the user has no home folder, or one that cannot be written; nothing otherwise.
 
     Containers often run as a user without a passwd entry and with HOME=/ or no HOME at all.

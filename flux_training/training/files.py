@@ -33,7 +33,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 MAX_NAME_OF_PARTIAL = 60
 
 
-def file_error(error: OSError) -> FluxError | None:
+def explain_file_error(error: OSError) -> FluxError | None:
     """What a full disk, a missing permission or a lost drive means to the user; None if the error has another cause."""
     named = error.filename2 or error.filename
     remedies = REMEDIES | REMEDIES_OF_FILES if named else REMEDIES
@@ -46,13 +46,13 @@ def file_error(error: OSError) -> FluxError | None:
 
 def write_atomically(path: Path, content: str | bytes, lasting: bool = True) -> None:
     """Replaces a file atomically, so that kill -9 leaves the old or the new content; if `lasting`, a power cut as well."""
-    with _written_beside(path, content, lasting) as partial:
+    with _temporary_file_with(path, content, lasting) as partial:
         partial.replace(path)
 
 
 def write_new(path: Path, content: str | bytes) -> bool:
     """Like `write_atomically`, but returns False and writes nothing if the file exists."""
-    with _written_beside(path, content) as partial:
+    with _temporary_file_with(path, content) as partial:
         try:
             os.link(partial, path)
         except FileExistsError:
@@ -73,12 +73,12 @@ def _replace_new(partial: Path, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> Iterator[Path]:
+def _temporary_file_with(path: Path, content: str | bytes, lasting: bool = True) -> Iterator[Path]:
     raw = content.encode() if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:MAX_NAME_OF_PARTIAL]}.")
     partial = Path(name)
     try:
-        with named_in_errors(path), os.fdopen(handle, "wb") as file:
+        with add_file_name_to_errors(path), os.fdopen(handle, "wb") as file:
             file.write(raw)
             if lasting:
                 file.flush()
@@ -90,7 +90,7 @@ def _written_beside(path: Path, content: str | bytes, lasting: bool = True) -> I
 
 
 @contextlib.contextmanager
-def named_in_errors(path: Path) -> Iterator[None]:
+def add_file_name_to_errors(path: Path) -> Iterator[None]:
     """Adds the file's name to errors of the system, which have none if writing to an open file fails."""
     try:
         yield
@@ -106,7 +106,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 
 
 @contextlib.contextmanager
-def only_one_in(folder: Path) -> Iterator[None]:
+def lock_for_flux_command(folder: Path) -> Iterator[None]:
     """Locks a folder against other flux commands until the process ends. Raises FluxError if one holds the lock."""
     handle = os.open(folder, os.O_RDONLY)
     try:

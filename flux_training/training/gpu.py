@@ -94,20 +94,20 @@ def model_of(name: str) -> str:
     return f"{match[1].upper()} {match[2].upper()}{extra}"
 
 
-def wanted_classes(gpu: str) -> list[str]:
+def gpu_names_in_setting(gpu: str) -> list[str]:
     """The names in `cluster.gpu`: one, or several if it is a list."""
     return gpu.split(SEPARATOR)
 
 
 def memory_gb(gpu: str) -> int | None:
     """GB of `RTX 5090`, `RTX 3080 (10 GB)` or `>= 24 GB`; None if the name is unknown, such as a UUID. Of several classes, the least."""
-    found = [_memory_of(name) for name in wanted_classes(gpu)]
+    found = [_memory_of(name) for name in gpu_names_in_setting(gpu)]
     return min((memory for memory in found if memory is not None), default=None)
 
 
 def smallest_class(gpu: str) -> str:
     """The one of several classes that has the least memory; the text itself if none is known."""
-    found = [(memory, name) for name in wanted_classes(gpu) if (memory := _memory_of(name)) is not None]
+    found = [(memory, name) for name in gpu_names_in_setting(gpu) if (memory := _memory_of(name)) is not None]
     return min(found, key=lambda pair: pair[0])[1] if found else gpu
 
 
@@ -118,7 +118,7 @@ def _memory_of(gpu: str) -> int | None:
     return MEMORY_GB.get(" ".join(gpu.lower().replace("nvidia", "").replace("geforce", "").split()))
 
 
-def names_a_class(wanted: str) -> bool:
+def is_gpu_name(wanted: str) -> bool:
     """Whether `cluster.gpu` is a name rather than a condition."""
     return wanted.strip().lower() not in (CHEAPEST, FASTEST) and not wanted.lstrip().startswith(
         (">", "<", "=")
@@ -128,7 +128,7 @@ def names_a_class(wanted: str) -> bool:
 def check_condition(wanted: str) -> None:
     """Raises ValueError if `cluster.gpu` is an unknown condition."""
     known = wanted.strip().lower() in (CHEAPEST, FASTEST) or AT_LEAST.fullmatch(wanted.strip())
-    if not names_a_class(wanted) and not known:
+    if not is_gpu_name(wanted) and not known:
         raise ValueError(
             f"`{wanted}` is not a known condition; write a name such as `RTX 5090`, `>= 24 GB`, `{CHEAPEST}` or `{FASTEST}`"
         )
@@ -177,11 +177,11 @@ def choose_gpu(
         if offer.usd_an_hour is not None and (hours := hours_on(offer)) is not None
     ]
     if not priced:
-        raise BadInput([_none_fits(wanted, least, large, offers)])
+        raise BadInput([_describe_no_fitting_gpu(wanted, least, large, offers)])
     return min(priced, key=lambda found: found[:2])[2]
 
 
-def _none_fits(wanted: str, least: int, large: Sequence[Offer], offers: Iterable[Offer]) -> str:
+def _describe_no_fitting_gpu(wanted: str, least: int, large: Sequence[Offer], offers: Iterable[Offer]) -> str:
     if large:
         names = ", ".join(offer.name for offer in large)
         return f"cluster.gpu (`{wanted}`): {names} would fit, but price or speed is unknown; set one of them by name"

@@ -65,19 +65,19 @@ def folder_of(name: str) -> str:
     return folder if slash else DATASET_FOLDER
 
 
-def below_job(name: str) -> str:
+def path_in_job_folder(name: str) -> str:
     """The path of a dataset's file below its job folder: `dataset/00001.jpg` for `00001.jpg`."""
     return name if "/" in name else f"{DATASET_FOLDER}/{name}"
 
 
-def in_dataset(folder: Path, name: str) -> Path:
+def dataset_file(folder: Path, name: str) -> Path:
     """A dataset's file. `folder` is `dataset/`, beside which the other folders are."""
     return (folder.parent if "/" in name else folder) / name
 
 
 def dataset_path(job_folder: Path, name: str) -> Path | None:
     """The file of a name in a manifest that someone else wrote; None if it is not a file of a dataset."""
-    folder, _, file = below_job(name).partition("/")
+    folder, _, file = path_in_job_folder(name).partition("/")
     return path_below(job_folder / folder, file) if FOLDER_NAME.fullmatch(folder) else None
 
 

@@ -43,7 +43,7 @@ def outside_target(path: Path, root: Path) -> str:
     return "" if Path(target).is_relative_to(os.path.realpath(root)) else target
 
 
-def leaves_dataset(file: Path) -> str:
+def target_outside_project(file: Path) -> str:
     """Where a file of a `dataset/` leads if it is a link out of the project; empty if it is not."""
     return outside_target(file, project_of(file.parent.parent)) if file.is_symlink() else ""
 

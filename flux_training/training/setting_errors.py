@@ -71,7 +71,7 @@ def _seems_ours(namespace: str, project: str) -> bool:
     return namespace not in PULUMI_NAMESPACES and (is_similar or bool(same_letters(namespace, ours)))
 
 
-def in_words(details: ErrorDetails) -> str:
+def describe_setting_error(details: ErrorDetails) -> str:
     """The rule that a value breaks, and what to write instead."""
     kind, value = details["type"], details["input"]
     if kind in LIMITS:

@@ -35,9 +35,9 @@ from flux_training.training.cluster_settings import (
     StrictSettings,
 )
 from flux_training.training.errors import BadInput
-from flux_training.training.gpu import names_a_class
+from flux_training.training.gpu import is_gpu_name
 from flux_training.training.lint.rules import RULES
-from flux_training.training.setting_errors import in_words, misplaced
+from flux_training.training.setting_errors import describe_setting_error, misplaced
 from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import nearest
 
@@ -373,7 +373,7 @@ def on_machines(settings: StackSettings, machines: Mapping[str, tuple[str, str]]
 
 
 def _on_machine(cluster: ClusterSettings, gpu: str, priority: str) -> ClusterSettings:
-    named = names_a_class(cluster.gpu)
+    named = is_gpu_name(cluster.gpu)
     return cluster.model_copy(update={"gpu": cluster.gpu if named else gpu, "priorities": (priority,)})
 
 
@@ -428,7 +428,7 @@ def _finding(project: str, details: ErrorDetails) -> str:
         return f"{where}: is missing; set it in the stack's configuration"
     value = details["input"]
     shown = f" (it is {value!r})" if isinstance(value, str | int | float) and _may_be_shown(location) else ""
-    return f"{where}: {in_words(details)}{shown}"
+    return f"{where}: {describe_setting_error(details)}{shown}"
 
 
 def _may_be_shown(location: Sequence[str]) -> bool:

@@ -1,6 +1,12 @@
 """The estimate of a stack as text: its only cluster's, or each cluster's with the total."""
 
-from flux_training.training.bill import CHEAPER, describe_bill, over_budget, show_dollar_range, show_dollars
+from flux_training.training.bill import (
+    CHEAPER,
+    budget_findings,
+    describe_bill,
+    show_dollar_range,
+    show_dollars,
+)
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import StackBill
 
@@ -22,14 +28,14 @@ def describe_stack_bill(bill: StackBill, local: bool) -> str:
 def over_stack_budget(budget: BudgetSettings, bill: StackBill) -> list[str]:
     """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
     if bill.only:
-        return over_budget(budget, bill.only)
+        return budget_findings(budget, bill.only)
     per_job = budget.model_copy(update={"max_usd": None})
-    found = [text for one in bill.clusters.values() for text in over_budget(per_job, one)]
+    found = [text for one in bill.clusters.values() for text in budget_findings(per_job, one)]
     if budget.max_usd is None or not bill.lines:
         return found
     if bill.cost is None:
         unknown = [
-            text for one in bill.clusters.values() if one.usd is None for text in over_budget(budget, one)
+            text for one in bill.clusters.values() if one.usd is None for text in budget_findings(budget, one)
         ]
         return list(dict.fromkeys([*found, *unknown]))
     if bill.cost.high > budget.max_usd:

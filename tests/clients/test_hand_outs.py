@@ -22,7 +22,7 @@ from flux_training.commands.results.trusted_weights import choose_weights
 from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems
 from flux_training.training.runs.handout import REQUEUES_VARIABLE
 from flux_training.training.runs.run import Layout
-from flux_training.training.runs.run_state import Evidence, RunState
+from flux_training.training.runs.run_state import ModelFolderContents, RunState
 from tests.support.hostile_buckets import as_storage
 
 KEYS = Layout("").run("cat", "0" * 12)
@@ -141,7 +141,7 @@ def test_a_completed_job_that_another_node_still_trains_has_not_ended(
 
 @pytest.mark.parametrize("doubt", [TOO_EARLY, TOO_LATE])
 def test_weights_that_an_ended_job_cannot_have_are_a_problem_with_a_way_out(doubt: str) -> None:
-    results = RunResults(Evidence(done=True, problems=(doubt,)))
+    results = RunResults(ModelFolderContents(done=True, problems=(doubt,)))
     ended = job("failed")
     status = JobStatus(
         StackJob("cat", KEYS.run, "j", 20, KEYS), RunState.FAILED, "failed", queue_job=ended, results=results

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from flux_training.training import compiled_files
-from flux_training.training.compiled_files import damage_behind, write_none_on_a_full_disk
-from flux_training.training.files import file_error, write_atomically
+from flux_training.training.compiled_files import describe_damaged_bytecode, disable_bytecode_if_disk_is_full
+from flux_training.training.files import explain_file_error, write_atomically
 from tests.training.lint_folders import make_clean_job
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,17 +83,17 @@ def test_nothing_is_compiled_on_a_disk_that_is_almost_full(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "")
     monkeypatch.setattr(compiled_files, "MIN_FREE_BYTES", 0)
-    write_none_on_a_full_disk()
+    disable_bytecode_if_disk_is_full()
     assert not sys.dont_write_bytecode
     monkeypatch.setattr(compiled_files, "MIN_FREE_BYTES", 2**80)
-    write_none_on_a_full_disk()
+    disable_bytecode_if_disk_is_full()
     assert sys.dont_write_bytecode
 
 
 def test_other_ends_of_input_are_no_damage() -> None:
-    assert damage_behind(EOFError()) == ""
-    assert damage_behind(KeyboardInterrupt()) == ""
-    assert damage_behind(None) == ""
+    assert describe_damaged_bytecode(EOFError()) == ""
+    assert describe_damaged_bytecode(KeyboardInterrupt()) == ""
+    assert describe_damaged_bytecode(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_other_ends_of_input_are_no_damage() -> None:
     ],
 )
 def test_errors_of_the_system_become_a_rule_and_a_next_step(number: int, rule: str) -> None:
-    assert f"cannot use a/b; {rule}" in str(file_error(OSError(number, "words", "a/b")))
-    assert "a file below /" in str(file_error(OSError(number, "words")))
+    assert f"cannot use a/b; {rule}" in str(explain_file_error(OSError(number, "words", "a/b")))
+    assert "a file below /" in str(explain_file_error(OSError(number, "words")))
 
 
 def test_other_errors_stay_as_they_are() -> None:
-    assert file_error(OSError(errno.EINVAL, "words", "a/b")) is None
+    assert explain_file_error(OSError(errno.EINVAL, "words", "a/b")) is None
 
 
 def test_an_atomic_write_that_fails_names_its_file_and_leaves_nothing(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from flux_training.commands.watch import follow as follow_module
 from flux_training.commands.watch.follow import queue_silent_again
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
-from flux_training.training.budget.entries import run_mark
+from flux_training.training.budget.entries import hash_of_run
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.handout import (
@@ -503,7 +503,7 @@ def test_a_run_that_no_longer_fits_its_limit_is_canceled_and_waits(
     monkeypatch.setattr(spending, "today", lambda: tomorrow)
     (said,) = queue_silent_again(watcher, watcher.read())
     assert "queued again" in said
-    mark = run_mark(prefix, "cat", "0123456789ab")
+    mark = hash_of_run(prefix, "cat", "0123456789ab")
     days = {entry.day for entry in spending.read_spending(silent.storage, tomorrow) if entry.run == mark}
     assert tomorrow in days
 

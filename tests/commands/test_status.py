@@ -34,7 +34,7 @@ from flux_training.training.runs.run_state import (
     NO_REPORT,
     UNEXPLAINED,
     RunState,
-    in_words,
+    show_duration,
 )
 from flux_training.training.train_yml.trainer_version import PUBLIC_IMAGE_DATE
 from tests.support.flux import STACK_FILE, make_checkout
@@ -92,7 +92,7 @@ def test_a_failure_without_a_cause_says_where_to_look() -> None:
     [(0, "0 s"), (-3, "0 s"), (89.4, "89 s"), (90, "2 min"), (3600, "60 min"), (12000, "3 h 20 min")],
 )
 def test_durations_are_rounded(seconds: float, text: str) -> None:
-    assert in_words(seconds) == text
+    assert show_duration(seconds) == text
 
 
 @pytest.mark.parametrize(

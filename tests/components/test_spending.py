@@ -30,12 +30,12 @@ from flux_training.training.budget.entries import (
     SPENDING_FOLDER,
     SpendingEntry,
     Spent,
+    hash_of_run,
     read_entries,
     recorded_today,
-    run_mark,
     spent_on,
 )
-from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
+from flux_training.training.budget.limits import WaitingJob, WantedJob, find_jobs_over_budget
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.errors import FluxError
@@ -147,14 +147,14 @@ class SharingStack:
         new = [job for job in self.bill.charges if not queue.find(self.place(job))]
         day = spending.today()
         entries = read_spending(storage, day)
-        marks = {job: run_mark(self.prefix, job, self.run(job)) for job in new}
+        marks = {job: hash_of_run(self.prefix, job, self.run(job)) for job in new}
         # As in `waiting_jobs`: a run that was queued before, and canceled, counts again.
         never_queued = [job for job in new if not queue.own_jobs(self.place(job))]
         wanted = [
             WantedJob(job, recorded=recorded_today(day, marks[job], entries) if job in never_queued else 0.0)
             for job in new
         ]
-        return new, jobs_that_wait(
+        return new, find_jobs_over_budget(
             wanted,
             lambda queued: self.bill.without(set(new).difference(queued)).known_charges,
             spent_on(day, entries),
@@ -180,7 +180,7 @@ class SharingStack:
         self.accept(keys)
 
     def accept(self, keys: RunKeys) -> None:
-        mark = run_mark(self.prefix, keys.job, keys.run)
+        mark = hash_of_run(self.prefix, keys.job, keys.run)
         own = [entry for entry in all_entries(self.connection) if entry.run == mark]
         last = max(entry.day for entry in own)
         self.accepted.update(entry.key for entry in own if entry.day == last)
@@ -217,7 +217,7 @@ class SharingStack:
         """How often each job was queued, by the mark of its run; canceled ones count."""
         jobs = self.connection.kelpie().list_jobs(container_group_id=self.group)
         names = [job.environment["FLUX_JOB"] for job in jobs]
-        return Counter(run_mark(self.prefix, name, self.run(name)) for name in names)
+        return Counter(hash_of_run(self.prefix, name, self.run(name)) for name in names)
 
 
 def random_kills(random_: random.Random) -> Kills:

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from flux_training.training.bill import (
-    actual_cost,
     bill_heading,
     bill_rows,
     bill_table,
+    budget_findings,
     cost_of,
+    describe_actual_cost,
     describe_bill,
+    describe_cost_without_work,
     estimate_record,
-    over_budget,
     show_dollars,
-    standing_charge,
 )
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import Bill, Line, Rate
@@ -105,17 +105,17 @@ def test_an_unknown_cost_makes_the_total_unknown() -> None:
 
 def test_standing_charge_is_shown_without_a_price() -> None:
     assert describe_bill(Bill(RATE, ()), local=False) == ""
-    assert standing_charge(Bill(RATE, (CAT,))) == ""
+    assert describe_cost_without_work(Bill(RATE, (CAT,))) == ""
     assert describe_bill(Bill(RATE, (CAT,)), local=False).endswith("figure.")
-    assert standing_charge(Bill(NO_PRICE, (), always=3)) == (
+    assert describe_cost_without_work(Bill(NO_PRICE, (), always=3)) == (
         "cluster.minReplicas keeps 3 rented even without work; no total includes that."
     )
 
 
 def test_costs_above_the_budget_are_reported() -> None:
     bill = Bill(RATE, (CAT, DOG))
-    assert over_budget(limits(maxUsd=0.37, maxUsdPerJob=0.36), bill) == []
-    per_job, total = over_budget(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
+    assert budget_findings(limits(maxUsd=0.37, maxUsdPerJob=0.36), bill) == []
+    per_job, total = budget_findings(limits(maxUsd=0.35, maxUsdPerJob=0.35), bill)
     assert per_job == (
         f"budget.maxUsdPerJob is $0.35, but cat would cost up to $0.36 (2,000 steps, 60 min); {FIX}"
     )
@@ -123,14 +123,14 @@ def test_costs_above_the_budget_are_reported() -> None:
         "budget.maxUsd is $0.35, but this would cost up to $0.37 on RTX 5090 (32 GB) at priority high, $0.360 an hour:\n"
         f"{bill_table(bill)}\n{FIX}"
     )
-    assert over_budget(limits(maxUsd=0.36), Bill(RATE, (CAT,))) == []
+    assert budget_findings(limits(maxUsd=0.36), Bill(RATE, (CAT,))) == []
 
 
 def test_a_budget_is_compared_with_the_high_end() -> None:
     wide = replace(CAT, time=Range(3000.0, 3600.0, 7200.0), cost=Range(0.3, 0.36, 0.72))
     bill = Bill(RATE, (wide,))
-    assert over_budget(limits(maxUsd=0.72, maxUsdPerJob=0.72), bill) == []
-    per_job, total = over_budget(limits(maxUsd=0.71, maxUsdPerJob=0.71), bill)
+    assert budget_findings(limits(maxUsd=0.72, maxUsdPerJob=0.72), bill) == []
+    per_job, total = budget_findings(limits(maxUsd=0.71, maxUsdPerJob=0.71), bill)
     assert per_job.startswith(
         "budget.maxUsdPerJob is $0.71, but cat would cost up to $0.72 (2,000 steps, 50 min to 2.0 h)"
     )
@@ -139,15 +139,15 @@ def test_a_budget_is_compared_with_the_high_end() -> None:
 
 
 def test_a_budget_cannot_be_checked_if_a_cost_is_unknown() -> None:
-    assert over_budget(limits(maxUsdPerJob=0.01), Bill(RATE, (CAT, UNKNOWN))) == [
+    assert budget_findings(limits(maxUsdPerJob=0.01), Bill(RATE, (CAT, UNKNOWN))) == [
         "the budget cannot be checked: the speed of it is unknown; "
         "set another cluster.gpu or priority, or remove `budget`"
     ]
     unpriced = Bill(NO_PRICE, (replace(CAT, cost=None),))
-    (finding,) = over_budget(limits(maxUsd=1000.0), unpriced)
+    (finding,) = budget_findings(limits(maxUsd=1000.0), unpriced)
     assert finding.startswith("the budget cannot be checked: no price at priority batch")
-    assert over_budget(limits(), unpriced) == []
-    assert over_budget(limits(maxUsd=0, maxUsdPerJob=0), Bill(NO_PRICE, ())) == []
+    assert budget_findings(limits(), unpriced) == []
+    assert budget_findings(limits(maxUsd=0, maxUsdPerJob=0), Bill(NO_PRICE, ())) == []
 
 
 def test_estimate_record_for_run_json() -> None:
@@ -208,7 +208,7 @@ def test_cost_in_the_stack_outputs() -> None:
     ],
 )
 def test_actual_cost_needs_price_and_hours(cost: dict[str, Any], text: str) -> None:
-    assert actual_cost(cost) == text
+    assert describe_actual_cost(cost) == text
 
 
 def limits(**found: float) -> BudgetSettings:

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_training.training.bill import describe_bill, explain_lines, show_hours
-from flux_training.training.cost import CLOUDS, Bill, CloudTimes, Line, Rate, Work, bill_for, either, line_for
+from flux_training.training.cost import (
+    CLOUDS,
+    Bill,
+    CloudTimes,
+    Line,
+    Rate,
+    Work,
+    bill_for,
+    combine_gpu_classes,
+    line_for,
+)
 from flux_training.training.estimates.calibration import FinishedRun, correction_from, finished_run_of
 from flux_training.training.estimates.model_work import image_work, model_work, step_work
 from flux_training.training.estimates.parts import SAMPLE_FACTOR, PartName, trainer_times
@@ -474,7 +484,7 @@ def test_the_total_is_the_sum_of_its_lines_and_grows_with_jobs(steps: list[int],
 def test_of_several_classes_the_range_holds_each_and_the_first_is_likely() -> None:
     work = Work("cat", 1000, GUIDE, 0)
     bills = [bill(work, rate=Rate(gpu, "high", usd)) for gpu, usd in (("RTX 5090", 0.45), ("RTX 4090", 0.3))]
-    found = either(bills)
+    found = combine_gpu_classes(bills)
     (line_of_both,) = found.lines
     times = [one.lines[0].time for one in bills]
     costs = [one.lines[0].cost for one in bills]
@@ -490,5 +500,5 @@ def test_of_several_classes_the_range_holds_each_and_the_first_is_likely() -> No
     assert costs[1] is not None
     assert line_of_both.cost.low == min(costs[0].low, costs[1].low)
     assert line_of_both.cost.high == max(costs[0].high, costs[1].high)
-    unknown = either([bills[0], bill(work, rate=Rate("RTX 9999", "high", 0.1))])
+    unknown = combine_gpu_classes([bills[0], bill(work, rate=Rate("RTX 9999", "high", 0.1))])
     assert unknown.usd is None

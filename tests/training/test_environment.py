@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.training.environment import direct_on_this_machine, with_usable_home
+from flux_training.training.environment import bypass_proxy_for_loopback, pulumi_home_or_fallback
 
 HERE = "127.0.0.1,localhost,::1"
 
@@ -24,7 +24,7 @@ HERE = "127.0.0.1,localhost,::1"
     ],
 )
 def test_this_machine_is_reached_without_a_proxy(environ: dict[str, str], hosts: str, for_grpc: str) -> None:
-    assert direct_on_this_machine(environ) == {
+    assert bypass_proxy_for_loopback(environ) == {
         "no_proxy": hosts,
         "NO_PROXY": hosts,
         "no_grpc_proxy": for_grpc,
@@ -32,22 +32,26 @@ def test_this_machine_is_reached_without_a_proxy(environ: dict[str, str], hosts:
 
 
 def test_a_home_folder_that_can_be_written_is_used(tmp_path: Path) -> None:
-    assert with_usable_home({"HOME": str(tmp_path)}, tmp_path / "other") == {}
-    assert with_usable_home({"PULUMI_HOME": "/nowhere"}, tmp_path / "other") == {}
+    assert pulumi_home_or_fallback({"HOME": str(tmp_path)}, tmp_path / "other") == {}
+    assert pulumi_home_or_fallback({"PULUMI_HOME": "/nowhere"}, tmp_path / "other") == {}
 
 
 def test_without_a_home_folder_pulumi_gets_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = str(tmp_path / "other")
-    assert with_usable_home({"HOME": str(tmp_path / "missing")}, tmp_path / "other") == {"PULUMI_HOME": other}
+    assert pulumi_home_or_fallback({"HOME": str(tmp_path / "missing")}, tmp_path / "other") == {
+        "PULUMI_HOME": other
+    }
 
     def no_entry(_cls: object = None) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", no_entry)
-    assert with_usable_home({}, tmp_path / "other") == {"PULUMI_HOME": other, "HOME": other}
+    assert pulumi_home_or_fallback({}, tmp_path / "other") == {"PULUMI_HOME": other, "HOME": other}
 
 
 def test_a_read_only_home_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # As root, everything can be written.
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    assert with_usable_home({"HOME": str(tmp_path)}, tmp_path / "x") == {"PULUMI_HOME": str(tmp_path / "x")}
+    assert pulumi_home_or_fallback({"HOME": str(tmp_path)}, tmp_path / "x") == {
+        "PULUMI_HOME": str(tmp_path / "x")
+    }

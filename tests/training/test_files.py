@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.errors import FluxError
-from flux_training.training.files import file_error, only_one_in, try_lock, write_atomically, write_new
+from flux_training.training.files import (
+    explain_file_error,
+    lock_for_flux_command,
+    try_lock,
+    write_atomically,
+    write_new,
+)
 
 
 # exFAT; SMB; a FUSE file system without the call; Android.
@@ -36,18 +42,20 @@ def test_a_file_may_have_the_longest_name_that_there_is(stem: str, tmp_path: Pat
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN])
 def test_a_lost_drive_is_named(number: int) -> None:
-    found = file_error(OSError(number, "words", "jobs/cat"))
+    found = explain_file_error(OSError(number, "words", "jobs/cat"))
     assert str(found).startswith(
         "cannot use jobs/cat; the disk or network drive does not answer; see whether"
     )
     # Connections and terminals fail with the same numbers.
-    assert file_error(OSError(number, "words")) is None
+    assert explain_file_error(OSError(number, "words")) is None
 
 
 def test_a_name_that_is_too_long_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="too long") as caught:
         (tmp_path / ("x" * 256)).touch()
-    assert "longer than this file system allows; give it a shorter name" in str(file_error(caught.value))
+    assert "longer than this file system allows; give it a shorter name" in str(
+        explain_file_error(caught.value)
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
@@ -58,15 +66,15 @@ def test_a_file_system_without_locks_can_be_used(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with only_one_in(tmp_path):
+    with lock_for_flux_command(tmp_path):
         (tmp_path / "a").touch()
 
 
 def test_a_folder_is_locked_until_the_end(tmp_path: Path) -> None:
     with (
-        only_one_in(tmp_path),
+        lock_for_flux_command(tmp_path),
         pytest.raises(FluxError, match="another flux command is using"),
-        only_one_in(tmp_path),
+        lock_for_flux_command(tmp_path),
     ):
         pass
     handle = os.open(tmp_path, os.O_RDONLY)

@@ -10,12 +10,12 @@ from flux_training.training.gpu import (
     Offer,
     check_condition,
     choose_gpu,
+    gpu_names_in_setting,
+    is_gpu_name,
     memory_gb,
     memory_needed,
     model_of,
-    names_a_class,
     smallest_class,
-    wanted_classes,
 )
 from flux_training.training.train_yml.document import rank_of
 from flux_training.training.values import whole_number
@@ -67,7 +67,7 @@ def test_fastest_means_the_least_time_at_any_price() -> None:
 
 
 def test_of_several_classes_the_least_memory_counts() -> None:
-    assert wanted_classes("RTX 5090, RTX 4090") == ["RTX 5090", "RTX 4090"]
+    assert gpu_names_in_setting("RTX 5090, RTX 4090") == ["RTX 5090", "RTX 4090"]
     assert memory_gb("RTX 5090, RTX 4090") == 24
     assert memory_gb("RTX 5090, RTX 9999") == 32
     assert smallest_class("RTX 5090, RTX 3060") == "RTX 3060"
@@ -145,7 +145,7 @@ def test_invalid_conditions_are_rejected(wanted: str) -> None:
 )
 def test_names_and_conditions_are_distinguished(wanted: str) -> None:
     check_condition(wanted)
-    assert names_a_class(wanted) == ("RTX" in wanted)
+    assert is_gpu_name(wanted) == ("RTX" in wanted)
 
 
 def config(**process: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flux_training.training.errors import FluxError
-from flux_training.training.files import natural_key, only_one_in, write_atomically, write_new
+from flux_training.training.files import lock_for_flux_command, natural_key, write_atomically, write_new
 from flux_training.training.gpu import memory_gb
 from flux_training.training.words import wrapped
 
@@ -60,14 +60,14 @@ def test_write_new_does_not_overwrite(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_locked_for_one_command(tmp_path: Path) -> None:
-    with only_one_in(tmp_path):
+    with lock_for_flux_command(tmp_path):
         with (
             pytest.raises(FluxError, match="another flux command is using") as caught,
-            only_one_in(tmp_path),
+            lock_for_flux_command(tmp_path),
         ):
             pass
         assert "wait until it has ended, then run this again" in str(caught.value)
-    with only_one_in(tmp_path):
+    with lock_for_flux_command(tmp_path):
         pass
 
 

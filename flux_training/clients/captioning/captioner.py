@@ -31,7 +31,7 @@ from flux_training.clients.proxies import checked_proxies
 from flux_training.training.dataset.captions import STRICTER, ModelResponse
 from flux_training.training.dataset.model_answers import one_line
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.runs.run_state import in_words
+from flux_training.training.runs.run_state import show_duration
 
 if TYPE_CHECKING:
     import openai
@@ -183,7 +183,7 @@ class Captioner:
             if failure.code == OUT_OF_CREDIT:
                 raise self._refused(failure, "the account has no credit left; add some") from failure
             if (seconds := retry_after(failure.response)) > self._retry_policy.total:
-                step = f"run the command again in {in_words(seconds)}"
+                step = f"run the command again in {show_duration(seconds)}"
                 raise self._refused(failure, step) from failure
             raise self._failed("still too many requests", failure) from failure
         except error.APITimeoutError as failure:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import StoredWeights
 from flux_training.clients.storage import Storage
-from flux_training.training.runs.handout import requeues
+from flux_training.training.runs.handout import count_requeues
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
@@ -37,7 +37,12 @@ def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> Planted:
 
     Older ones may be from an earlier job of the same run, and if that was replaced, newer ones too. Raises ServiceError.
     """
-    if job.status != RunState.PENDING or job.started or job.created is None or requeues(job.environment):
+    if (
+        job.status != RunState.PENDING
+        or job.started
+        or job.created is None
+        or count_requeues(job.environment)
+    ):
         return Planted()
     since = job.created + CLOCK_DIFFERENCE
     listed = list(itertools.islice(storage.list(keys.output), MAX_PLANTED + 1))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from flux_training.clients.errors import NotFound
 from flux_training.clients.kelpie import Job, Kelpie
-from flux_training.training.runs.handout import requeues
+from flux_training.training.runs.handout import count_requeues
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout, RunKeys
 
 
@@ -76,7 +76,7 @@ def choose_own_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
 def last_posted(jobs: Iterable[Job]) -> Job | None:
     """The newest of a run's jobs, whatever became of it. Kelpie's times are whole seconds, so requeues are counted as well."""
     none = datetime.min.replace(tzinfo=UTC)
-    return max(jobs, key=lambda job: (job.created or none, requeues(job.environment)), default=None)
+    return max(jobs, key=lambda job: (job.created or none, count_requeues(job.environment)), default=None)
 
 
 def in_order(jobs: Iterable[Job]) -> list[Job]:

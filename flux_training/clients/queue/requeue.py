@@ -17,7 +17,7 @@ from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import canonical_json
-from flux_training.training.runs.handout import MAX_REQUEUES, REQUEUES_VARIABLE, requeues
+from flux_training.training.runs.handout import MAX_REQUEUES, REQUEUES_VARIABLE, count_requeues
 from flux_training.training.runs.records import RequeueRecord
 from flux_training.training.runs.run import RunKeys
 
@@ -97,7 +97,7 @@ class SilentRun:
         return report.modified if report else None
 
     def _requeues(self, job: Job) -> int:
-        return requeues(job.environment, job.created, self._reported())
+        return count_requeues(job.environment, job.created, self._reported())
 
     def _post(self, job: Job) -> Job | None:
         self.reserve(job)

@@ -24,7 +24,7 @@ from flux_training.training.cost import (
     StackBill,
     Work,
     bill_for,
-    either,
+    combine_gpu_classes,
 )
 from flux_training.training.estimates.calibration import FinishedRun, finished_run_of
 from flux_training.training.estimates.workload import workload_of
@@ -32,10 +32,10 @@ from flux_training.training.gpu import (
     TFLOPS,
     Offer,
     choose_gpu,
+    gpu_names_in_setting,
+    is_gpu_name,
     memory_gb,
     memory_needed,
-    names_a_class,
-    wanted_classes,
 )
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.runs.progress import RunProgress
@@ -129,7 +129,7 @@ class ClusterPricing:
         """Raises BadInput, ServiceError."""
         bill_at = self._bill_at(finished)
         bills = [bill_at(rate) for rate in self._rates_at_a_free_priority(bill_at)]
-        bill = either(bills) if len(bills) > 1 else bills[0]
+        bill = combine_gpu_classes(bills) if len(bills) > 1 else bills[0]
         is_dev = self.name == self.stack.settings.dev_cluster
         return replace(bill, dev=self._dev_rate(bill.rate)) if is_dev else bill
 
@@ -195,8 +195,8 @@ class ClusterPricing:
     def _rates(self, bill_at: Callable[[Rate], Bill], priority: str) -> list[Rate]:
         """The classes that the cluster's `gpu` selects, with their current prices at a priority."""
         cluster, budget = self.cluster, self.stack.settings.budget
-        if names_a_class(cluster.gpu):
-            names = wanted_classes(cluster.gpu)
+        if is_gpu_name(cluster.gpu):
+            names = gpu_names_in_setting(cluster.gpu)
             return [
                 self._rate_of_class(name, priority, may_be_unknown=not budget.any_limit) for name in names
             ]

@@ -15,7 +15,7 @@ from flux_training.clients.verified import Verified
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.run import RUN_ID_VARIABLE, RunKeys, config_digest
-from flux_training.training.runs.run_state import Evidence, RunState, run_state
+from flux_training.training.runs.run_state import ModelFolderContents, RunState, run_state
 
 
 @dataclass(frozen=True)
@@ -125,4 +125,4 @@ def state_as_posted(storage: Storage, kelpie: Kelpie, keys: RunKeys) -> RunState
 
 
 def _state(job: Job) -> RunState:
-    return run_state(job.status, Evidence(done=False))
+    return run_state(job.status, ModelFolderContents(done=False))

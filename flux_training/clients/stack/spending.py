@@ -17,13 +17,13 @@ from flux_training.clients.results import posted_id, read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.budget.entries import (
     SpendingEntry,
-    month_folder,
-    queued_after,
+    hash_of_previous_job,
+    hash_of_run,
+    month_prefix,
     read_entries,
-    run_mark,
     spent_on,
 )
-from flux_training.training.budget.limits import does_not_fit
+from flux_training.training.budget.limits import describe_exceeded_limit
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
@@ -60,7 +60,7 @@ def today() -> date:
 
 def read_spending(storage: Storage, day: date) -> list[SpendingEntry]:
     """What all stacks of the bucket queued in the day's month."""
-    return read_entries(item.key for item in storage.list(month_folder(day)))
+    return read_entries(item.key for item in storage.list(month_prefix(day)))
 
 
 def keep_entries_of_deleted_runs(storage: Storage, layout: Layout) -> None:
@@ -72,9 +72,9 @@ def keep_entries_of_deleted_runs(storage: Storage, layout: Layout) -> None:
     entries = read_spending(storage, today()) if posted else []
     for key in posted:
         job, run = key.removeprefix(layout.run_records).split("/")[:2]
-        mark = run_mark(layout.prefix, job, run)
+        mark = hash_of_run(layout.prefix, job, run)
         for entry in [one for one in entries if one.run == mark]:
-            kept = replace(entry, run=run_mark(mark, "deleted", posted_id(storage, layout.run(job, run))))
+            kept = replace(entry, run=hash_of_run(mark, "deleted", posted_id(storage, layout.run(job, run))))
             storage.put_bytes(kept.key, canonical_json({"job": job, "run": run, "usd": entry.usd}))
             storage.delete_many([entry.key])
 
@@ -92,8 +92,8 @@ def reserve(
     `replaced`: the id of the run's last job in the queue; by default the last one that is recorded, which is none if an update was
     killed right after its post.
     """
-    after = queued_after(replaced or posted_id(storage, keys))
-    entry = SpendingEntry(today(), run_mark(prefix, keys.job, keys.run), after, reservation.usd)
+    after = hash_of_previous_job(replaced or posted_id(storage, keys))
+    entry = SpendingEntry(today(), hash_of_run(prefix, keys.job, keys.run), after, reservation.usd)
     body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix} | reservation.in_details)
     with _reserving:
         is_new = _write_new(storage, entry.key, body)
@@ -112,7 +112,7 @@ def reserve(
 
 def _does_not_fit_beside(found: Sequence[SpendingEntry], entry: SpendingEntry, budget: BudgetSettings) -> str:
     others = [one for one in found if not one.is_same_job(entry)]
-    return does_not_fit(entry.usd, spent_on(entry.day, others), budget)
+    return describe_exceeded_limit(entry.usd, spent_on(entry.day, others), budget)
 
 
 def _no_longer_fits(keys: RunKeys, why: str, again: str) -> FluxError:
@@ -138,7 +138,7 @@ def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, a
     `replaced`: the job that was canceled for that. Nothing is recorded for a run without an entry this month or last month, whose cost
     is unknown. Raises FluxError if it does not fit.
     """
-    mark, day = run_mark(prefix, keys.job, keys.run), today()
+    mark, day = hash_of_run(prefix, keys.job, keys.run), today()
     found = read_spending(storage, day)
     last_month = read_spending(storage, day.replace(day=1) - timedelta(days=1))
     own = [entry for entry in (*last_month, *found) if entry.run == mark]
@@ -147,7 +147,7 @@ def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, a
     last = max(own, key=lambda entry: entry.day)
     reservation = Reservation(last.usd, _limits_of(storage, last))
     # Before anything is written, because a watcher tries at each poll.
-    entry = SpendingEntry(day, mark, queued_after(replaced), last.usd)
+    entry = SpendingEntry(day, mark, hash_of_previous_job(replaced), last.usd)
     if why := _does_not_fit_beside(found, entry, reservation.budget):
         raise _no_longer_fits(keys, why, again)
     reserve(storage, prefix, keys, reservation, again, replaced)

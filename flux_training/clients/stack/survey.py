@@ -22,13 +22,13 @@ from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.spending import read_spending, today
 from flux_training.clients.waiting import in_parallel
-from flux_training.training.budget.entries import SpendingEntry, recorded_today, run_mark, spent_on
-from flux_training.training.budget.limits import WaitingJob, WantedJob, jobs_that_wait
+from flux_training.training.budget.entries import SpendingEntry, hash_of_run, recorded_today, spent_on
+from flux_training.training.budget.limits import WaitingJob, WantedJob, find_jobs_over_budget
 from flux_training.training.cost import StackBill
 from flux_training.training.finding import LintReport
-from flux_training.training.jobs.declare import DeclaredJob, with_datasets
+from flux_training.training.jobs.declare import DeclaredJob, link_shared_datasets
 from flux_training.training.runs.changes import Changes, Inputs, find_changes
-from flux_training.training.runs.lineage import Checkpoints, Parent, choose_parent, made_before
+from flux_training.training.runs.lineage import Checkpoints, Parent, choose_parent, find_past_run
 from flux_training.training.runs.run import Layout, RunKeys, run_id
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import flux_command, make_command
@@ -87,7 +87,7 @@ def survey_stack(
     waiting = waiting_jobs(stack, may_wait, states, whole)
     names = {job.name for job in waiting}
     bill = whole.without(names) if names else whole
-    jobs = with_datasets(job for job in jobs if job.name not in names) if names else jobs
+    jobs = link_shared_datasets(job for job in jobs if job.name not in names) if names else jobs
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
     found = _changes_of(stack, new) if with_changes else {}
     return Survey(
@@ -133,7 +133,7 @@ def waiting_jobs(
     charges = bill.charges
     known = [job for job in new if charges.get(job.name) is not None]
     names = {job.name for job in known}
-    return jobs_that_wait(
+    return find_jobs_over_budget(
         [_wanted(job, prefix, day, entries, is_new=states[job.name] is RunState.NEW) for job in known],
         lambda queued: bill.without(names.difference(queued)).known_charges,
         spent_on(day, entries),
@@ -144,7 +144,7 @@ def waiting_jobs(
 def _wanted(
     job: DeclaredJob, prefix: str, day: date, entries: Sequence[SpendingEntry], is_new: bool
 ) -> WantedJob:
-    mark = run_mark(prefix, job.name, job.run_id)
+    mark = hash_of_run(prefix, job.name, job.run_id)
     recorded = recorded_today(day, mark, entries) if is_new else 0.0
     return WantedJob(job.name, job.settings.priority, recorded)
 
@@ -155,7 +155,7 @@ def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | 
     if own is None or not stack.bucket_exists:
         return None
     if own.settings.resume:
-        made, parent = made_before(_run_id_of(own), past_runs(stack.storage, stack.layout, own.name))
+        made, parent = find_past_run(_run_id_of(own), past_runs(stack.storage, stack.layout, own.name))
         return replace(own, parent=parent) if made else None
     # A node can write run.json below this id, too.
     is_recorded = (own.name, own.run_id) in recorded_runs(stack.storage, stack.layout, own.name)
@@ -178,7 +178,7 @@ def _run_id_of(job: DeclaredJob) -> Callable[[str | None], str]:
 
 def _parent_of(stack: StackServices, job: DeclaredJob) -> Parent:
     past = past_runs(stack.storage, stack.layout, job.name)
-    made, parent = made_before(_run_id_of(job), past)
+    made, parent = find_past_run(_run_id_of(job), past)
     if made:
         return Parent(parent)
     steps = job.folder.steps

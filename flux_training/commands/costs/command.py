@@ -25,7 +25,7 @@ from flux_training.training.estimates.actuals import (
     CostGroup,
     RunCost,
     advice,
-    grouped,
+    group_run_costs,
     run_cost,
     total_waste,
 )
@@ -85,7 +85,7 @@ def _print(runs: Sequence[RunCost], *, local: bool) -> None:
         estimate = show_dollar_range(run.estimate) or show_dollars(likely)
         table.add_row(run.job, run.run_id, run.month, estimate, show_dollars(run.usd), _error(run))
     screen.print(table)
-    if any(run.is_inside is False for run in runs):
+    if any(run.is_within_estimate is False for run in runs):
         say("* outside the estimated range")
     for title, found in (("Month", by_month(runs)), ("GPU class", by_gpu(runs))):
         _print_groups(title, found)
@@ -122,15 +122,15 @@ def _table(*titles: str) -> Table:
 
 
 def _error(run: RunCost) -> str:
-    return "-" if run.error is None else f"{run.error:+.0%}{'' if run.is_inside else ' *'}"
+    return "-" if run.error is None else f"{run.error:+.0%}{'' if run.is_within_estimate else ' *'}"
 
 
 def by_month(runs: Sequence[RunCost]) -> list[CostGroup]:
-    return grouped(runs, lambda run: run.month)
+    return group_run_costs(runs, lambda run: run.month)
 
 
 def by_gpu(runs: Sequence[RunCost]) -> list[CostGroup]:
-    return grouped(runs, lambda run: run.gpu)
+    return group_run_costs(runs, lambda run: run.gpu)
 
 
 def uncounted(runs: Sequence[RunCost]) -> str:
@@ -148,7 +148,7 @@ def _document(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:
     return {
         "version": 1,
         "stack": stack,
-        "runs": [{**asdict(run), "error": run.error, "inside": run.is_inside} for run in runs],
+        "runs": [{**asdict(run), "error": run.error, "inside": run.is_within_estimate} for run in runs],
         "months": [asdict(one) for one in by_month(runs)],
         "gpus": [asdict(one) for one in by_gpu(runs)],
         "waste": asdict(total_waste(run.waste for run in runs)),

@@ -23,11 +23,11 @@ from flux_training.commands.watch.job_status import (
     seconds_since,
 )
 from flux_training.training.cluster_settings import ClusterSettings
-from flux_training.training.gpu import choose_gpu, names_a_class, wanted_classes
+from flux_training.training.gpu import choose_gpu, gpu_names_in_setting, is_gpu_name
 from flux_training.training.gpu import memory_gb as memory_of
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
-from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.run_state import RunState, show_duration
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import adopt_setting, counted, rename_back
 
@@ -60,14 +60,14 @@ def check_clock(service: str, date: str | None, now: datetime) -> list[CheckResu
     skew = (now - theirs.astimezone(UTC)).total_seconds()
     if abs(skew) < MIN_NOTED_SKEW_SECONDS:
         return []
-    message = f"this machine is {in_words(abs(skew))} {'ahead of' if skew > 0 else 'behind'} {service}"
+    message = f"this machine is {show_duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} {service}"
     verdict = bad if abs(skew) >= MIN_BAD_SKEW_SECONDS else note
     return [verdict("Clock", message, "synchronise the clock over the network: `timedatectl set-ntp true`")]
 
 
 def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int) -> list[CheckResult]:
     """`memory_gb`: GPU memory that the jobs need. Raises BadInput if no class fits `cluster.gpu`."""
-    if not names_a_class(cluster.gpu):
+    if not is_gpu_name(cluster.gpu):
         offers = [offer_of(gpu, cluster.priority) for gpu in classes if gpu.gpu_class_type == "community"]
         # Without the jobs' hours: whether any class fits, and the price of the cheapest.
         offer = choose_gpu(cluster.gpu, memory_gb, offers, lambda _offer: 1.0, kept=None)
@@ -75,7 +75,7 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
         return [ok("GPU", f"`{cluster.gpu}` is available: {price_now}; `preview` shows which class is used")]
     return [
         check_class(classes, priority, name, memory_gb)
-        for name in wanted_classes(cluster.gpu)
+        for name in gpu_names_in_setting(cluster.gpu)
         for priority in cluster.priorities
     ]
 
@@ -151,7 +151,7 @@ def check_invitation(
     waiting = [seconds_since(job.created, now) for job in jobs if job.status == RunState.PENDING]
     longest = max(waiting, default=0.0)
     if longest > MAX_PENDING_SECONDS and rule.max_replicas > 0:
-        message = f"a job has waited for {in_words(longest)} and the group was never scaled up"
+        message = f"a job has waited for {show_duration(longest)} and the group was never scaled up"
         return bad(title, message, fix)
     return note(title, f"{unknown} yet: no job has needed a node so far", fix)
 

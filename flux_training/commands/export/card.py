@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from flux_training.training.models.choice import ModelChoice, choose_model, owner_of
+from flux_training.training.models.choice import ModelChoice, choose_model, model_with_weights
 from flux_training.training.models.table import DatasetKinds, TrainableModel
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
@@ -99,7 +99,7 @@ def card_text(card: Card) -> str:
 
 def _metadata(card: Card) -> dict[str, Any]:
     model = base_model(card)
-    task, owner = _task(card), owner_of(model)
+    task, owner = _task(card), model_with_weights(model)
     found: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": task}
     if model:
         licence = licence_fields(owner) if owner else {}

@@ -15,7 +15,7 @@ from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
 from flux_training.commands.results.download import sha256_of
 from flux_training.training.errors import BadInput
-from flux_training.training.files import named_in_errors
+from flux_training.training.files import add_file_name_to_errors
 from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.values import count
 from flux_training.training.words import flux_command, one_line
@@ -67,7 +67,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as staging:
         made = Path(staging) / folder.name
-        with named_in_errors(folder):
+        with add_file_name_to_errors(folder):
             _write(run, weights, made)
         made.rename(folder)
     say(f"{folder}: {weights.names} of run {run.run_id}, step {weights.step}, and {CARD}")

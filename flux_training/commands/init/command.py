@@ -18,7 +18,7 @@ from flux_training.commands.stack.file import stack_path
 from flux_training.commands.stack.project import TOOL_FOLDER, tool_root
 from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.files import named_in_errors
+from flux_training.training.files import add_file_name_to_errors
 from flux_training.training.schemas import stack_schema, train_schema
 from flux_training.training.words import DEFAULT_STACK
 
@@ -71,7 +71,7 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     if _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
         say(f"note: the changes in {tool} that are not committed are not in the new project")
     folder.mkdir(parents=True, exist_ok=True)
-    with named_in_errors(folder):
+    with add_file_name_to_errors(folder):
         write_project(folder, name, tool)
         if setup:
             setup.copy_to(folder)

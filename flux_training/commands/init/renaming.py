@@ -12,7 +12,7 @@ from flux_training.commands.results.outputs import INDEX
 from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
-from flux_training.training.runs.retention import our_rules, with_our_rules
+from flux_training.training.runs.retention import own_rules, replace_own_rules
 from flux_training.training.runs.run import OWNER_VARIABLE
 
 # In the state.
@@ -96,8 +96,8 @@ def rename_marks(stack: StackServices, groups: Iterable[str], old: str, new: str
     mark, storage = stack.mark, stack.storage
     if mark is not None and mark.owner == old:
         rules = storage.lifecycle_rules()
-        if days := our_rules(rules, old):
-            storage.put_lifecycle_rules(with_our_rules(with_our_rules(rules, old, {}), new, days))
+        if days := own_rules(rules, old):
+            storage.put_lifecycle_rules(replace_own_rules(replace_own_rules(rules, old, {}), new, days))
         storage.put_bytes(stack.layout.owner, mark.model_copy(update={"owner": new}).to_json())
     salad = stack.connection.salad()
     for name in groups:

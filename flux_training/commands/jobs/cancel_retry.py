@@ -15,7 +15,7 @@ from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import JobStatus, describe, job_status, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
-from flux_training.training.jobs.declare import choose_jobs, folder_names
+from flux_training.training.jobs.declare import choose_jobs, job_folder_names
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
@@ -85,7 +85,7 @@ def _declaration(stack: str, job: str) -> JobSettings:
     settings = stack_settings(project_root(), stack)
     folder = project_root() / settings.jobs_folder
     entries = {name: entry.model_copy(update={"skip": False}) for name, entry in settings.jobs.items()}
-    declared, _ = choose_jobs(entries, folder_names(folder), settings.jobs_folder)
+    declared, _ = choose_jobs(entries, job_folder_names(folder), settings.jobs_folder)
     if job not in declared:
         known = f"{nearest(job, declared)}; it has {', '.join(sorted(declared))}"
         raise BadInput([f"{job}: Pulumi.{stack}.yaml declares no such job{known}"])

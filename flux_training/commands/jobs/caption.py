@@ -48,7 +48,7 @@ from flux_training.training.dataset.images import (
     size_of,
 )
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.files import only_one_in, write_atomically, write_new
+from flux_training.training.files import lock_for_flux_command, write_atomically, write_new
 from flux_training.training.models.choice import choose_model
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.train_yml.dataset_folders import FolderKind, folder_uses
@@ -197,7 +197,7 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     if review:
         _review(dataset, options)
         return
-    with only_one_in(dataset):
+    with lock_for_flux_command(dataset):
         missing = uncaptioned(dataset)
         _check_trigger(dataset.parent, options)
         _announce(dataset, missing, options)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.errors import BadInput
-from flux_training.training.jobs.declare import folder_names
+from flux_training.training.jobs.declare import job_folder_names
 from flux_training.training.names import DATASET_FOLDER
 from flux_training.training.opening import outside_target, project_of
 from flux_training.training.train_yml.dataset_folders import folder_uses
@@ -27,8 +27,8 @@ def jobs_folder(root: Path, stack: str) -> Path:
 
 def existing_job(folder: Path, name: str) -> Path:
     """The job's folder. Raises BadInput with the nearest name if there is none."""
-    if name not in folder_names(folder):
-        raise BadInput([f"{name}: no folder under {folder}{nearest(name, folder_names(folder))}"])
+    if name not in job_folder_names(folder):
+        raise BadInput([f"{name}: no folder under {folder}{nearest(name, job_folder_names(folder))}"])
     return folder / name
 
 

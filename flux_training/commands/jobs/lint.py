@@ -16,10 +16,10 @@ from flux_training.commands.cli import console, no_cache_option, say, say_wrappe
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
-from flux_training.training.dataset.facts import OnProgress, each_thousand
+from flux_training.training.dataset.facts import OnProgress, report_each_thousand_images
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, LintReport, group_findings
-from flux_training.training.jobs.declare import folder_names
+from flux_training.training.jobs.declare import job_folder_names
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import StackSettings
@@ -95,7 +95,7 @@ def _targets(stacks: Sequence[str], jobs: Sequence[str], every: bool, called_fro
     for stack in stacks:
         try:
             settings = stack_settings(project_root(), stack)
-            folders = folder_names(Path(settings.jobs_folder))
+            folders = job_folder_names(Path(settings.jobs_folder))
             names = folders if every else _job_names(jobs, settings.jobs_folder, folders, called_from)
         except BadInput as bad:
             findings += bad.findings
@@ -169,7 +169,7 @@ def _progress() -> Iterator[OnProgress]:
     """Prints to stderr how many images are checked: on a terminal one changing line, else a line for each thousand."""
     stderr = Console(stderr=True, soft_wrap=True)
     if not stderr.is_terminal:
-        yield each_thousand(stderr.print)
+        yield report_each_thousand_images(stderr.print)
         return
     status = stderr.status("")
 

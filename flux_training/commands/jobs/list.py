@@ -15,7 +15,7 @@ from flux_training.commands.report.runs import ReportedRun, runs_of
 from flux_training.commands.stack.edit import declared_jobs, entry_for
 from flux_training.commands.stack.file import steps_limit
 from flux_training.training.bill import show_dollars
-from flux_training.training.jobs.declare import folder_names
+from flux_training.training.jobs.declare import job_folder_names
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, MEDIA_SUFFIXES
 from flux_training.training.runs.progress import loss_note
 from flux_training.training.train_yml.diff import setting_changes
@@ -53,7 +53,7 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
     `flux status` shows what the deployed jobs are doing.
     """
     folder = jobs_folder(HERE, stack)
-    names = [existing_job(folder, job).name] if job else folder_names(folder)
+    names = [existing_job(folder, job).name] if job else job_folder_names(folder)
     entries = declared_jobs(HERE, stack)
     limit = steps_limit(HERE, stack)
     jobs = [_read(folder / name, entry_for(entries, name), stack, limit) for name in names]

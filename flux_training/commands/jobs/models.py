@@ -16,7 +16,7 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.estimates.model_offers import USUAL_STEPS, ModelOffer, offer_for
 from flux_training.training.gpu import Offer, model_of
-from flux_training.training.jobs.declare import is_in_an_image
+from flux_training.training.jobs.declare import is_model_in_an_image
 from flux_training.training.models.table import MODELS
 
 NOTHING = "-"
@@ -33,7 +33,9 @@ def models(stack: str, as_json: bool) -> None:
     settings = stack_settings(project_root(), stack)
     priority = next(iter(settings.all_clusters.values())).priority
     offers, trouble = _offers(stack, priority)
-    found = [offer_for(model, offers, priority, is_in_an_image(settings, model)) for model in MODELS.values()]
+    found = [
+        offer_for(model, offers, priority, is_model_in_an_image(settings, model)) for model in MODELS.values()
+    ]
     if as_json:
         click.echo(json.dumps(_document(found, stack, priority, trouble), indent=2))
         return

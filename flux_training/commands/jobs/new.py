@@ -27,12 +27,12 @@ from flux_training.training.dataset.intake import (
     next_number,
 )
 from flux_training.training.errors import BadInput, FluxError
-from flux_training.training.files import natural_key, only_one_in, write_atomically
-from flux_training.training.jobs.declare import is_in_an_image
+from flux_training.training.files import lock_for_flux_command, natural_key, write_atomically
+from flux_training.training.jobs.declare import is_model_in_an_image
 from flux_training.training.jobs.folder import read_config
 from flux_training.training.lint.check import refuse_unusable
 from flux_training.training.lint.registry import Subject
-from flux_training.training.models.choice import model_called
+from flux_training.training.models.choice import find_model
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, QUOTATION_MARKS
 from flux_training.training.train_yml.edit import new_train_yml, training_values
@@ -64,7 +64,7 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
     name = "MODEL"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TrainableModel:
-        found = value if isinstance(value, TrainableModel) else model_called(str(value))
+        found = value if isinstance(value, TrainableModel) else find_model(str(value))
         if found is None and value in TRAINER_KEYS["model"]["arch"].choices:
             self.fail(
                 f"ai-toolkit trains {value}, but nothing else is known about it here: make the job for another model, change "
@@ -179,7 +179,7 @@ def new(
         )
         text = new_train_yml(
             job.name, word, prompts, values, model,
-            controls=len(controls), is_in_image=is_in_an_image(settings, model),
+            controls=len(controls), is_in_image=is_model_in_an_image(settings, model),
         )  # fmt: skip
         intake, numbers = _make(job, photos, text)
     _print_intake(job, intake, numbers)
@@ -263,7 +263,10 @@ def _make(job: Path, photos: PhotoSource, train_yml: str) -> tuple[Intake, list[
 
 
 def _add(dataset: Path, photos: PhotoSource) -> tuple[Intake, list[int]]:
-    with only_one_in(dataset), staging_folder(dataset.parent.parent, dataset.parent.name) as staging:
+    with (
+        lock_for_flux_command(dataset),
+        staging_folder(dataset.parent.parent, dataset.parent.name) as staging,
+    ):
         present = [file for file in dataset.iterdir() if is_image(file)]
         known = fingerprints_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
         intake = _convert(photos, staging, known)

@@ -14,7 +14,7 @@ from flux_training.training.dataset.renaming import (
     rename_files,
 )
 from flux_training.training.errors import BadInput
-from flux_training.training.files import only_one_in
+from flux_training.training.files import lock_for_flux_command
 from flux_training.training.names import DATASET_FOLDER
 from flux_training.training.words import counted, flux_command
 
@@ -38,7 +38,7 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
                 " rename the files of a pair together, yourself"
             ]
         )
-    with only_one_in(dataset):
+    with lock_for_flux_command(dataset):
         if dry_run and (interrupted := interrupted_renaming(dataset)):
             _print(interrupted)
             say(f"{dataset}: this renaming was interrupted; without --dry-run it is completed first")

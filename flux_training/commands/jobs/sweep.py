@@ -19,7 +19,7 @@ from flux_training.commands.stack.edit import (
 )
 from flux_training.commands.stack.file import steps_limit
 from flux_training.training.errors import BadInput
-from flux_training.training.files import only_one_in, write_atomically
+from flux_training.training.files import lock_for_flux_command, write_atomically
 from flux_training.training.jobs.folder import read_config
 from flux_training.training.jobs.sweep import Axis, Variant, make_variants, parse_axis
 from flux_training.training.opening import read_regular_file
@@ -58,7 +58,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         return
     if not repeat:
         variants = _without_repeats(job, variants, folder, stack)
-    with only_one_in(folder):
+    with lock_for_flux_command(folder):
         existing = _existing(folder, variants)
         new = [variant for variant in variants if variant.name not in existing]
         limit = steps_limit(HERE, stack)
@@ -85,7 +85,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
 
 def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) -> None:
     """Delete the jobs of a sweep and their declarations. Raises BadInput if one was changed since it was made."""
-    with only_one_in(folder):
+    with lock_for_flux_command(folder):
         existing = sorted(_existing(folder, variants))
         if not existing:
             raise BadInput([f"{folder} has no job of this sweep; --undo needs the same --set as the sweep"])

@@ -35,10 +35,10 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.cost import StackBill, cost_range
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.estimates.parts import SECONDS_PER_GB
-from flux_training.training.files import named_in_errors
+from flux_training.training.files import add_file_name_to_errors
 from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.jobs.folder import ImageSet
-from flux_training.training.models.choice import downloaded_gb, model_words
+from flux_training.training.models.choice import describe_model, downloaded_gb
 from flux_training.training.runs.changes import Changes
 from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.plan import (
@@ -49,11 +49,11 @@ from flux_training.training.runs.plan import (
     PlannedAction,
     ResourceChange,
     Upload,
-    cluster_lines,
+    describe_resource_changes,
     diagnostics_of,
     in_order,
     plan_job,
-    read_steps,
+    read_resource_changes,
     waiting_plan,
 )
 from flux_training.training.runs.run_state import RunState
@@ -112,7 +112,7 @@ def plan(
         found, services = make_plan(engine, stack)
     if page:
         pictures = OnPage(project_root(), services.storage, services.layout)
-        with named_in_errors(Path(page)):
+        with add_file_name_to_errors(Path(page)):
             Path(page).write_text(as_page(found, pictures), encoding="utf-8")
     if markdown:
         linked = (
@@ -148,7 +148,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     problems = diagnostics_of(preview, "error")
     if problems or error or survey is None or survey.bill is None:
         return replace(found, problems=problems or (error,)), services
-    steps = with_unchanged_jobs(read_steps(preview), survey)
+    steps = with_unchanged_jobs(read_resource_changes(preview), survey)
     sent = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
     comparison = Comparison(services, survey, frozenset(sent))
     by_name = {step.name: comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE}
@@ -165,7 +165,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
         jobs=jobs,
         models=_models(trained, survey, services.settings),
         variants=find_variants(survey.jobs, trained),
-        cluster=cluster_lines(steps),
+        cluster=describe_resource_changes(steps),
         bill=survey.bill,
         upload=comparison.upload(),
     ), services
@@ -186,7 +186,7 @@ def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[s
         bill = survey.bill.clusters.get(job.cluster) if survey.bill else None
         price = bill.rate.usd_an_hour if bill and settings.cloud == "salad" else None
         download = download_words(downloaded_gb(section), price)
-        words.append(model_words(section, weights_in_image(settings, job.cluster)) + download)
+        words.append(describe_model(section, weights_in_image(settings, job.cluster)) + download)
     return tuple(dict.fromkeys(words))
 
 

@@ -16,12 +16,12 @@ from flux_training.training.bill import (
     FREE,
     bill_heading,
     bill_rows,
+    describe_cost_without_work,
     show_dollar_range,
     show_dollars,
     show_hours,
     single_replica_note,
     sources_of_times,
-    standing_charge,
 )
 from flux_training.training.cost import Bill
 from flux_training.training.runs.changes import Edited
@@ -78,7 +78,7 @@ def _money(plan: Plan) -> str:
     if bill is None:
         return ""
     each = bill.clusters.values()
-    charge = escaped(" ".join(filter(None, map(standing_charge, each))))
+    charge = escaped(" ".join(filter(None, map(describe_cost_without_work, each))))
     if not bill.lines:
         return charge or "This costs nothing."
     note = "" if plan.local else next(filter(None, map(single_replica_note, each)), "")

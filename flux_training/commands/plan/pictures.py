@@ -14,7 +14,7 @@ from urllib.parse import quote
 from flux_training.clients.records import read_bounded
 from flux_training.clients.storage import Storage
 from flux_training.commands.report.inline_images import embed_image
-from flux_training.training.names import VIDEO_SUFFIXES, below_job
+from flux_training.training.names import VIDEO_SUFFIXES, path_in_job_folder
 from flux_training.training.opening import read_regular_file
 from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
@@ -51,7 +51,7 @@ class InRepository(Pictures):
     def _link(self, commit: str, job: JobPlan, image: str) -> str | None:
         if not job.folder or image.lower().endswith(VIDEO_SUFFIXES):
             return None
-        path = quote(f"{job.folder}/{below_job(image)}")
+        path = quote(f"{job.folder}/{path_in_job_folder(image)}")
         return f"{self.repository.rstrip('/')}/blob/{quote(commit, safe='')}/{path}?raw=true"
 
 
@@ -64,7 +64,7 @@ class OnPage(Pictures):
     layout: Layout
 
     def now(self, job: JobPlan, image: str) -> str | None:
-        path = self.root / job.folder / below_job(image)
+        path = self.root / job.folder / path_in_job_folder(image)
         return thumbnail(lambda: read_regular_file(path)) if job.folder and path.is_file() else None
 
     def before(self, job: JobPlan, image: str) -> str | None:

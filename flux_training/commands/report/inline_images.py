@@ -46,9 +46,9 @@ def encode_image(source: Path | BinaryIO, longest_side: int, max_pixels: int) ->
     """The image, reduced to `longest_side`; None if it cannot be read or has more than `max_pixels`."""
     from PIL import Image, ImageOps
 
-    from flux_training.training.dataset.images import UNREADABLE, accept_large_photos
+    from flux_training.training.dataset.images import UNREADABLE, silence_large_image_warning
 
-    accept_large_photos()
+    silence_large_image_warning()
     try:
         with Image.open(source, formats=FORMATS) as opened:
             if opened.width * opened.height > max_pixels:

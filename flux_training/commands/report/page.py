@@ -17,7 +17,7 @@ from flux_training.commands.report.times import cost_parts, idle_seconds_of, pri
 from flux_training.training.bill import show_dollars
 from flux_training.training.names import VIDEO_SUFFIXES
 from flux_training.training.runs.run import NOISE_STAGES
-from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.run_state import RunState, show_duration
 from flux_training.training.runs.samples import Sample, sample_settings, spread_evenly
 from flux_training.training.train_yml.diff import (
     caption_changes,
@@ -226,8 +226,8 @@ def _figures(run: ReportedRun) -> Facts:
     if progress.faults:
         found.append(("Faulty steps", progress.faults))
     if progress.gpu_seconds is not None:
-        found.append(("GPU time", in_words(progress.gpu_seconds)))
-        found.append(("Paid without training", in_words(waste_of_run(run.record, progress).total)))
+        found.append(("GPU time", show_duration(progress.gpu_seconds)))
+        found.append(("Paid without training", show_duration(waste_of_run(run.record, progress).total)))
     if cost is not None:
         found.append(("Cost", show_dollars(cost) + (" at example prices" if run.is_stand_in else "")))
     found.append(("Images", str(len(run.images))))

@@ -10,7 +10,7 @@ from typing import Any
 from flux_training.commands.results.download import sha256_of
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
-from flux_training.training.models.choice import model_words
+from flux_training.training.models.choice import describe_model
 from flux_training.training.names import JOB_NAME, dataset_path, folder_of
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
@@ -79,7 +79,7 @@ class ReportedRun:
     @cached_property
     def base_model(self) -> str:
         """The model that was trained, with its licence where the table of models knows it."""
-        return model_words(first_process(self.config).get("model"), self.weights_in_image)
+        return describe_model(first_process(self.config).get("model"), self.weights_in_image)
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -9,7 +9,7 @@ from flux_training.training.bill import show_dollars
 from flux_training.training.cost import usd_of
 from flux_training.training.estimates.actuals import WASTE_WORDS, Waste, advice, paid_seconds_of, waste_of
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.runs.run_state import in_words
+from flux_training.training.runs.run_state import show_duration
 from flux_training.training.values import mapping, number, read_time
 from flux_training.training.words import one_line
 
@@ -56,7 +56,7 @@ def cost_parts(
 
     def part(name: str, spent: float, *, is_total: bool = False) -> CostPart:
         cost = usd_of(spent, usd_an_hour)
-        return CostPart(name, in_words(spent), "" if cost is None else show_dollars(cost), is_total)
+        return CostPart(name, show_duration(spent), "" if cost is None else show_dollars(cost), is_total)
 
     return [
         *(part(name, spent) for name, spent in parts.items()),
@@ -114,4 +114,4 @@ def price_of(record: Mapping[str, Any]) -> float | None:
 
 
 def _duration(start: datetime, end: datetime) -> str:
-    return in_words((end - start).total_seconds())
+    return show_duration((end - start).total_seconds())

@@ -395,7 +395,7 @@ def _cost(record: RunRecord, status: JobStatus, price: float | None) -> dict[str
     cost = cost_of(estimate, status.progress.gpu_seconds)
     found = run_cost(status.job.name, status.job.run_id, record, status.progress)
     if found.error is not None:
-        cost |= {"error": round(found.error, 3), "insideRange": found.is_inside}
+        cost |= {"error": round(found.error, 3), "insideRange": found.is_within_estimate}
     return cost if "actualUsd" in cost else None
 
 

@@ -28,7 +28,7 @@ from flux_training.commands.watch.deployed import watcher_of
 from flux_training.commands.watch.follow import follow
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import StackStatus
-from flux_training.training.bill import FREE, actual_cost, cost_of, show_dollars
+from flux_training.training.bill import FREE, cost_of, describe_actual_cost, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState, names_cause
@@ -320,7 +320,7 @@ def _result_line(status: JobStatus, folder: Path) -> str:
 
 def cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     """Actual GPU time at the price of the estimate, and the estimate. Only SaladCloud knows the bill."""
-    rows = {name: text for name, cost in costs.items() if (text := actual_cost(cost))}
+    rows = {name: text for name, cost in costs.items() if (text := describe_actual_cost(cost))}
     if not rows:
         return ""
     if len(rows) > 1:

@@ -8,7 +8,7 @@ from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
-from flux_training.training.jobs.declare import choose_jobs, folder_names
+from flux_training.training.jobs.declare import choose_jobs, job_folder_names
 from flux_training.training.words import first_of, flux_command, make_command
 
 
@@ -20,7 +20,7 @@ def nothing_deployed(stack: str, *, is_updated: bool) -> str:
     root = project_root()
     settings = stack_settings(root, stack)
     jobs_folder = root / settings.jobs_folder
-    folders = folder_names(jobs_folder)
+    folders = job_folder_names(jobs_folder)
     names = sorted(choose_jobs(settings.jobs, folders, str(jobs_folder))[0])
     if names:
         return f"No job is deployed: {_not_queued(names, stack, settings.budget, is_updated=is_updated)}"
@@ -49,7 +49,7 @@ def undeployed_jobs(stack: str, deployed: Container[str]) -> list[str]:
     """The declared jobs without `skip` that are not deployed. None if the stack file cannot be used: other commands say why."""
     with suppress(FluxError, OSError):
         settings = stack_settings(project_root(), stack)
-        folders = folder_names(project_root() / settings.jobs_folder)
+        folders = job_folder_names(project_root() / settings.jobs_folder)
         declared, _ = choose_jobs(settings.jobs, folders, settings.jobs_folder)
         return sorted(name for name in declared if name not in deployed)
     return []
@@ -68,7 +68,7 @@ def why_not_deployed(job: str, stack: str) -> str:
     """Why the stack has no such job deployed, and the next step; empty if it has no such job at all."""
     root = project_root()
     settings, file = stack_settings(root, stack), f"Pulumi.{stack}.yaml"
-    if job not in folder_names(root / settings.jobs_folder):
+    if job not in job_folder_names(root / settings.jobs_folder):
         return ""
     entry = entry_for(declared_jobs(root, stack), job)
     up = make_command("up", stack)

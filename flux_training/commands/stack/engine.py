@@ -24,7 +24,11 @@ from flux_training.commands.stack.passphrase import (
     salt_of_file,
 )
 from flux_training.commands.stack.project import project_name, project_root
-from flux_training.training.environment import REFRESH_VARIABLE, direct_on_this_machine, with_usable_home
+from flux_training.training.environment import (
+    REFRESH_VARIABLE,
+    bypass_proxy_for_loopback,
+    pulumi_home_or_fallback,
+)
 from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
@@ -278,8 +282,8 @@ def find_engine(
             raise FluxError(what, rule, f"fix: `read -rs {variable} && export {variable}`")
         if local:
             environment[PASSPHRASE_VARIABLES[0]] = local_passphrase(root, stack)
-    environment |= direct_on_this_machine(environ)
-    environment |= with_usable_home(environ, root / ".pulumi/home")
+    environment |= bypass_proxy_for_loopback(environ)
+    environment |= pulumi_home_or_fallback(environ, root / ".pulumi/home")
     environment.setdefault("PULUMI_SKIP_UPDATE_CHECK", "true")
     if not any(name in environ for name in COMPRESSION_VARIABLES):
         environment[COMPRESSION_VARIABLES[0]] = "true"

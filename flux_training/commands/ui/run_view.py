@@ -19,7 +19,7 @@ from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import in_words
+from flux_training.training.runs.run_state import show_duration
 from flux_training.training.runs.samples import NAME, prompts_of, sample_grid, spread_evenly
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import printable
@@ -89,7 +89,7 @@ def _figures(progress: RunProgress) -> list[tuple[str, str]]:
     return [
         ("Steps", f"{progress.step} of {progress.steps}" if progress.step is not None else ""),
         (progress.loss_name.capitalize(), progress.loss_change),
-        ("GPU time", in_words(progress.gpu_seconds) if progress.gpu_seconds is not None else ""),
+        ("GPU time", show_duration(progress.gpu_seconds) if progress.gpu_seconds is not None else ""),
         ("Restarts", str(progress.restarts) if progress.restarts is not None else ""),
     ]
 

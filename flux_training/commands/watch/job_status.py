@@ -17,7 +17,7 @@ from flux_training.training.runs.handout import HandOutState
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
-from flux_training.training.runs.run_state import RunState, in_words, names_cause
+from flux_training.training.runs.run_state import RunState, names_cause, show_duration
 from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, printable
@@ -233,7 +233,7 @@ def describe(status: JobStatus) -> str:
     progress = status.progress
     parts = [status.phase]
     if status.phase == progress.state == "starting" and progress.download_seconds is not None:
-        parts.append(f"downloading for {in_words(progress.download_seconds)}")
+        parts.append(f"downloading for {show_duration(progress.download_seconds)}")
     if status.activity:
         parts.append(status.activity)
     if progress.step:
@@ -241,7 +241,7 @@ def describe(status: JobStatus) -> str:
     if progress.loss is not None:
         parts.append(f"{progress.loss_name} {progress.loss:.4f}")
     if progress.eta_seconds is not None:
-        parts.append(f"about {in_words(progress.eta_seconds)} left")
+        parts.append(f"about {show_duration(progress.eta_seconds)} left")
     return ", ".join(parts)
 
 
@@ -283,7 +283,7 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str
         waited = seconds_since(status.queue_job.created if status.queue_job else None, now)
         if waited > MAX_PENDING_SECONDS:
             hint = PENDING_HINT.format(doctor=flux_command("doctor", stack))
-            return f"pending for {in_words(waited)} and no node takes it: {hint}"
+            return f"pending for {show_duration(waited)} and no node takes it: {hint}"
     return _finding(status)
 
 

@@ -11,7 +11,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_hours
 from flux_training.training.estimates.actuals import advice
 from flux_training.training.runs.progress import loss_note
-from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.run_state import RunState, show_duration
 
 # A narrower terminal gets no bar; a still narrower one no columns that matter only when something is wrong.
 MIN_WIDTH_WITH_BAR, MIN_WIDTH_WITH_NODE = 110, 84
@@ -107,4 +107,4 @@ def _loss(row: JobRow) -> str:
 
 def _time_left(row: JobRow) -> str:
     seconds = row.status.progress.eta_seconds
-    return in_words(seconds) if seconds is not None and row.status.state == RunState.RUNNING else NOTHING
+    return show_duration(seconds) if seconds is not None and row.status.state == RunState.RUNNING else NOTHING

@@ -38,7 +38,7 @@ from flux_training.training.estimates.actuals import (
     waste_of,
 )
 from flux_training.training.estimates.ranges import Range
-from flux_training.training.runs.handout import MAX_REQUEUES, requeues
+from flux_training.training.runs.handout import MAX_REQUEUES, count_requeues
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import DEFAULT_STACK, make_command
@@ -234,7 +234,7 @@ class Watcher:
         done = f"{replaced}the job is canceled"
         return (
             f"{status.job.name}: the launcher never reported from its node; {done}, and the run is queued again "
-            f"({requeues(posted.environment)} of {MAX_REQUEUES})"
+            f"({count_requeues(posted.environment)} of {MAX_REQUEUES})"
         )
 
     def _reserve(self, job: StackJob, replaced: Job) -> None:

@@ -8,7 +8,7 @@ from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.bill import show_dollars
 from flux_training.training.cost import usd_of
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, RunKeys
-from flux_training.training.runs.run_state import RunState, in_words
+from flux_training.training.runs.run_state import RunState, show_duration
 from flux_training.training.words import one_line
 
 OUTPUT = "output/"
@@ -72,7 +72,7 @@ def notice_of(status: JobStatus, bucket: str, price: float | None) -> Notice | N
         reason=one_line(status.reason),
         steps=f"{progress.step} steps" if progress.step else "",
         loss=f"{progress.loss_name} {progress.loss_change}" if progress.loss_change else "",
-        gpu_time=in_words(progress.gpu_seconds) if progress.gpu_seconds is not None else "",
+        gpu_time=show_duration(progress.gpu_seconds) if progress.gpu_seconds is not None else "",
         cost=show_dollars(spent) if spent is not None else "",
         results=f"s3://{bucket}/{status.job.keys.model}",
     )

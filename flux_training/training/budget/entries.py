@@ -54,22 +54,22 @@ class Spent:
         return Spent(self.day + usd, self.month + usd)
 
 
-def run_mark(prefix: str, job: str, run: str) -> str:
+def hash_of_run(prefix: str, job: str, run: str) -> str:
     """Identifies a run among all runs of the bucket."""
     return hashlib.sha256(f"{prefix}\0{job}\0{run}".encode()).hexdigest()[:16]
 
 
-def queued_after(kelpie_id: str) -> str:
+def hash_of_previous_job(kelpie_id: str) -> str:
     """`kelpie_id`: the run's job that was queued last, empty if there is none."""
     return hashlib.sha256(kelpie_id.encode()).hexdigest()[:8] if kelpie_id else "first"
 
 
-def month_folder(day: date) -> str:
+def month_prefix(day: date) -> str:
     """The beginning of the keys of all entries of the day's month."""
     return f"{SPENDING_FOLDER}{day:%Y-%m}-"
 
 
-def is_spending(key: str) -> bool:
+def is_spending_entry(key: str) -> bool:
     return key.startswith(SPENDING_FOLDER)
 
 

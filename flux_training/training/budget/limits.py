@@ -31,7 +31,7 @@ class WaitingJob:
     why: str
 
 
-def jobs_that_wait(
+def find_jobs_over_budget(
     wanted: Sequence[WantedJob],
     charges_of: Callable[[Collection[str]], Mapping[str, float]],
     spent: Spent,
@@ -47,14 +47,14 @@ def jobs_that_wait(
         charges = charges_of([one.name for one in (*fitting, job)])
         before = sum(charges[one.name] - one.recorded for one in fitting) - job.recorded
         usd = charges[job.name]
-        if why := does_not_fit(usd, spent.plus(before), budget):
+        if why := describe_exceeded_limit(usd, spent.plus(before), budget):
             waiting.append(WaitingJob(job.name, usd, why))
         else:
             fitting.append(job)
     return tuple(waiting)
 
 
-def does_not_fit(usd: float, spent: Spent, budget: BudgetSettings) -> str:
+def describe_exceeded_limit(usd: float, spent: Spent, budget: BudgetSettings) -> str:
     """Which limit another `usd` dollars would exceed, and until when; empty if they fit."""
     limits = (
         ("maxUsdPerMonth", budget.max_usd_per_month, spent.month, "this month", "next month"),

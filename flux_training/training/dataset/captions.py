@@ -17,7 +17,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.models.table import TrainableModel
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.opening import leaves_dataset, read_regular_file
+from flux_training.training.opening import read_regular_file, target_outside_project
 
 MODEL = "gpt-4.1-nano"
 # As in SaladCloud's recipe (generate-captions.py).
@@ -117,13 +117,13 @@ def uncaptioned(dataset: Path) -> list[Path]:
 
 def is_image(file: Path) -> bool:
     is_shown = file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-    return is_shown and not leaves_dataset(file)
+    return is_shown and not target_outside_project(file)
 
 
 def has_caption(image: Path) -> bool:
     """Whether there is a caption. White space is none, and an unreadable file counts as one, so that it is not overwritten."""
     caption = image.with_suffix(CAPTION_SUFFIX)
-    if leaves_dataset(caption):
+    if target_outside_project(caption):
         return True
     try:
         return bool(read_regular_file(caption).strip(b" \t\r\n\xef\xbb\xbf"))

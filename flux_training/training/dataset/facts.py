@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_settled, stamp_of
-from flux_training.training.dataset.image_facts import ImageFacts, look_at_image
+from flux_training.training.dataset.image_facts import ImageFacts, read_image_facts
 from flux_training.training.finding import Problem
 from flux_training.training.names import (
     CAPTION_SUFFIX,
     DATASET_FOLDER,
     FOLDER_NAME,
     MEDIA_SUFFIXES,
+    dataset_file,
     folder_of,
-    in_dataset,
 )
 from flux_training.training.opening import (
-    leaves_dataset,
     outside_target,
     project_of,
     read_regular_file,
     special_kind,
+    target_outside_project,
 )
 from flux_training.training.text_files import describe_encoding, git_artefact, normalized_text
 from flux_training.training.train_yml.dataset_folders import (
@@ -75,7 +75,7 @@ class DatasetFacts:
     special: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        return in_dataset(self.folder, name)
+        return dataset_file(self.folder, name)
 
     def folders_of(self, *kinds: FolderKind) -> frozenset[str]:
         return frozenset(use.folder for use in self.uses if use.kind in kinds)
@@ -87,7 +87,7 @@ class DatasetFacts:
         return {name: image for name, image in self.images.items() if folder_of(name) in folders}
 
 
-def each_thousand(say: Callable[[str], None]) -> OnProgress:
+def report_each_thousand_images(say: Callable[[str], None]) -> OnProgress:
     """Progress as one line per thousand images: for output that is no terminal."""
     said = 0
 
@@ -128,7 +128,9 @@ class DatasetReader:
         new = [place for place in dict.fromkeys(places) if place not in self._datasets]
         self._read(folder for place in new for folder in _folders_of(place))
         for place in new:
-            self._datasets[place] = _combined(place, [self._folders[one] for one in _folders_of(place)])
+            self._datasets[place] = _combine_folders(
+                place, [self._folders[one] for one in _folders_of(place)]
+            )
 
     def _read(self, folders: Iterable[Path]) -> None:
         listed = {folder: _list(folder) for folder in dict.fromkeys(folders) if folder not in self._folders}
@@ -155,8 +157,8 @@ class DatasetReader:
     def _decode(self, paths: Sequence[Path], stamps: Mapping[Path, Stamp]) -> dict[Path, ImageFacts]:
         decoded: dict[Path, ImageFacts] = {}
         try:
-            with _all_cores() as pool:
-                for path, facts in zip(paths, pool.map(look_at_image, paths), strict=True):
+            with _image_decoding_pool() as pool:
+                for path, facts in zip(paths, pool.map(read_image_facts, paths), strict=True):
                     decoded[path] = facts
                     if self._cache and path in stamps and not facts.unread:
                         self._cache.put(path, stamps[path], facts)
@@ -169,7 +171,7 @@ class DatasetReader:
 
 
 @contextmanager
-def _all_cores() -> Iterator[ThreadPoolExecutor]:
+def _image_decoding_pool() -> Iterator[ThreadPoolExecutor]:
     """Threads to decode images with: Pillow's decoders release the interpreter lock."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -186,7 +188,7 @@ def read_caption(path: Path) -> Caption:
     def wrong(code: str, message: str, line: int | None = None) -> Caption:
         return Caption(path.name, fault=Problem(str(path), message, line, code))
 
-    if target := leaves_dataset(path):
+    if target := target_outside_project(path):
         return wrong(UNREADABLE, f"links to {target}, outside the project; it is not read")
     try:
         raw = read_regular_file(path, MAX_CAPTION_BYTES + 1)
@@ -210,10 +212,10 @@ def _folders_of(place: DatasetPlace) -> list[Path]:
     return [place.job_folder / name for name in (DATASET_FOLDER, *used)]
 
 
-def _combined(place: DatasetPlace, folders: Sequence[DatasetFacts]) -> DatasetFacts:
+def _combine_folders(place: DatasetPlace, folders: Sequence[DatasetFacts]) -> DatasetFacts:
     """The facts of several folders as one dataset. The first is `dataset/`."""
     main = folders[0]
-    parts = [main, *(_with_prefix(one, f"{one.folder.name}/") for one in folders[1:])]
+    parts = [main, *(_with_folder_in_names(one, f"{one.folder.name}/") for one in folders[1:])]
     return DatasetFacts(
         main.folder,
         faults=tuple(fault for part in parts for fault in part.faults),
@@ -227,7 +229,7 @@ def _combined(place: DatasetPlace, folders: Sequence[DatasetFacts]) -> DatasetFa
     )
 
 
-def _with_prefix(facts: DatasetFacts, prefix: str) -> DatasetFacts:
+def _with_folder_in_names(facts: DatasetFacts, prefix: str) -> DatasetFacts:
     """The facts of one folder, with its name before that of each file."""
     return replace(
         facts,

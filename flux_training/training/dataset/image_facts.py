@@ -73,7 +73,7 @@ class ImageFacts:
         return self.width * self.height
 
 
-def look_at_image(path: Path) -> ImageFacts:
+def read_image_facts(path: Path) -> ImageFacts:
     """Read and decode a file. A broken file is a fact, too: raises nothing."""
     from PIL import Image as Pillow  # imported here because Pillow is rarely needed: most images are cached
     from PIL import UnidentifiedImageError
@@ -94,7 +94,7 @@ def look_at_image(path: Path) -> ImageFacts:
     except UnidentifiedImageError:
         return replace(facts, damage="not an image")
     except Pillow.DecompressionBombError as error:
-        return replace(facts, damage=too_many_pixels(error))
+        return replace(facts, damage=describe_pixel_limit(error))
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise all kinds of exceptions for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         return replace(facts, damage=reason, truncated=_is_cut_off(raw, reason))
@@ -108,7 +108,7 @@ def _video(facts: ImageFacts, raw: bytes) -> ImageFacts:
     return replace(facts, format=VIDEO, width=header.width, height=header.height, frames=header.frames)
 
 
-def too_many_pixels(error: Exception) -> str:
+def describe_pixel_limit(error: Exception) -> str:
     """What Pillow says about an image above its limit, in words of our own."""
     counts = [int(digits) for digits in re.findall(r"\d+", str(error))]
     return f"it has {counts[0]:,} pixels; at most {counts[1]:,} are read" if len(counts) == 2 else str(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image as Pillow
 from PIL import ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
-from flux_training.training.dataset.image_facts import too_many_pixels
+from flux_training.training.dataset.image_facts import describe_pixel_limit
 from flux_training.training.dataset.perceptual_hash import NEAR, distance, perceptual_hash
 from flux_training.training.errors import BadInput
 from flux_training.training.names import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
@@ -110,7 +110,7 @@ def read_image(file: Path) -> PreparedImage:
     """Reads any common format as upright sRGB on white, and the first frame of an animation. Raises BadInput."""
     if file.suffix.lower() in RAW_SUFFIXES:
         raise BadInput([f"{file.name}: {RAW_ADVICE}"])
-    _know_formats()
+    _register_image_formats()
     try:
         with Pillow.open(file, formats=FORMATS) as picture:
             if is_thumbnail_of_raw(picture):
@@ -119,10 +119,10 @@ def read_image(file: Path) -> PreparedImage:
             picture.load()
             image = _plain_rgb(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as error:
-        raise BadInput([f"{file.name}: {_what_it_is(file)}"]) from error
+        raise BadInput([f"{file.name}: {_describe_unreadable_file(file)}"]) from error
     except Pillow.DecompressionBombError as error:
         raise BadInput(
-            [f"{file.name}: too large: {too_many_pixels(error)}; make it smaller first"]
+            [f"{file.name}: too large: {describe_pixel_limit(error)}; make it smaller first"]
         ) from error
     except UNREADABLE as error:
         raise BadInput([f"{file.name}: {_why_unreadable(error)}"]) from error
@@ -145,7 +145,7 @@ def is_thumbnail_of_raw(picture: Pillow.Image) -> bool:
 
 def size_of(file: Path) -> tuple[int, int] | None:
     """Width and height in pixels, from the file's header; None if it is not an image."""
-    _know_formats()
+    _register_image_formats()
     try:
         with Pillow.open(file, formats=FORMATS) as picture:
             return picture.size
@@ -202,7 +202,7 @@ def is_same(one: Fingerprint, other: Fingerprint) -> bool:
 def _plain_rgb(image: Pillow.Image) -> Pillow.Image:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        image, profile = _eight_bits(image), None
+        image, profile = _scale_to_eight_bits(image), None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Pillow.new("RGBA", image.size, "white")
@@ -224,7 +224,7 @@ def _to_srgb(image: Pillow.Image, profile: bytes) -> Pillow.Image:
     return converted or image
 
 
-def _eight_bits(image: Pillow.Image) -> Pillow.Image:
+def _scale_to_eight_bits(image: Pillow.Image) -> Pillow.Image:
     """Scales grey of 16 or more bits: Pillow itself would turn everything above 255 white."""
     wide = image.convert("F")
     _, top = wide.getextrema()
@@ -238,7 +238,7 @@ def _eight_bits(image: Pillow.Image) -> Pillow.Image:
     return grey
 
 
-def _what_it_is(file: Path) -> str:
+def _describe_unreadable_file(file: Path) -> str:
     if file.stat().st_size == 0:
         return "an empty file; get it again or leave it out"
     with file.open("rb") as opened:
@@ -252,7 +252,7 @@ def _what_it_is(file: Path) -> str:
     return "not an image (JPEG, PNG, WebP, HEIC, AVIF, BMP, TIFF or GIF)"
 
 
-def accept_large_photos() -> None:
+def silence_large_image_warning() -> None:
     """Silence Pillow's warning above 89 megapixels, which photos from phones can have. Its limit of 179 megapixels stays."""
     warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
 
@@ -263,9 +263,9 @@ def _srgb() -> ImageCms.ImageCmsProfile:
 
 
 @functools.cache
-def _know_formats() -> None:
+def _register_image_formats() -> None:
     import pillow_heif  # imported here because the decoders take 26 MB of memory
 
-    accept_large_photos()
+    silence_large_image_warning()
     Pillow.init()
     pillow_heif.register_heif_opener()

@@ -18,7 +18,7 @@ from flux_training.training.dataset.images import (
     reduce_image,
 )
 from flux_training.training.errors import BadInput
-from flux_training.training.files import named_in_errors, natural_key
+from flux_training.training.files import add_file_name_to_errors, natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
 from flux_training.training.opening import outside_target, special_kind
 
@@ -74,7 +74,9 @@ class Sources:
 
     def caption_of(self, image: Path) -> Path | None:
         """`photo.txt` or `photo.caption` for `photo.heic`; also `photo.heic.txt`, as some tools write it."""
-        return self.captions.get(_same_name(image.stem)) or self.captions.get(_same_name(image.name))
+        return self.captions.get(_normalize_unicode(image.stem)) or self.captions.get(
+            _normalize_unicode(image.name)
+        )
 
 
 def list_sources(folder: Path) -> Sources:
@@ -87,7 +89,7 @@ def list_sources(folder: Path) -> Sources:
     entries = [
         entry for entry in entries if not entry.name.startswith(".") and entry.name not in SYSTEM_FILES
     ]
-    refused = {entry: reason for entry in entries if (reason := _not_imported(entry, folder))}
+    refused = {entry: reason for entry in entries if (reason := _why_not_imported(entry, folder))}
     strangers = [f"{entry.name}: {reason}" for entry, reason in refused.items()]
     strangers += [f"{entry.stem[1:]}: only in iCloud; download it to this disk first" for entry in elsewhere]
     files = [entry for entry in entries if entry not in refused]
@@ -95,17 +97,19 @@ def list_sources(folder: Path) -> Sources:
     images = [file for file in files if file.suffix.lower() not in CAPTION_SUFFIXES]
     captions: dict[str, Path] = {}
     for suffix in reversed(CAPTION_SUFFIXES):
-        captions |= {_same_name(text.stem): text for text in texts if text.suffix.lower() == suffix}
-    looked_for = {_same_name(image.stem) for image in images} | {_same_name(image.name) for image in images}
+        captions |= {_normalize_unicode(text.stem): text for text in texts if text.suffix.lower() == suffix}
+    looked_for = {_normalize_unicode(image.stem) for image in images} | {
+        _normalize_unicode(image.name) for image in images
+    }
     strangers += [
         f"{text.name}: a caption without an image of the same name"
         for text in texts
-        if _same_name(text.stem) not in looked_for
+        if _normalize_unicode(text.stem) not in looked_for
     ]
     return Sources(images, captions, strangers)
 
 
-def _not_imported(entry: Path, folder: Path) -> str:
+def _why_not_imported(entry: Path, folder: Path) -> str:
     """Why an entry of the folder is not opened; empty for a file."""
     if entry.is_symlink() and (target := outside_target(entry, folder)):
         return f"links to {target}, outside {folder}; copy the file there to import it"
@@ -139,13 +143,13 @@ def import_images(
             image = reduce_image(picture.image, max_side)
             intake.reduced += image.size != picture.image.size
             file = staging / f"{index}{IMPORTED_SUFFIX}"
-            with named_in_errors(file):
+            with add_file_name_to_errors(file):
                 file.write_bytes(encode_jpeg(image))
             kept.append(
                 ImportedImage(source.name, file, _caption(sources, source, intake.findings), fingerprint)
             )
         on_image()
-    _sort_out(kept, known, intake)
+    _remove_duplicates(kept, known, intake)
     return intake
 
 
@@ -167,7 +171,9 @@ def next_number(dataset: Path) -> int:
     return 1 + max((int(stem) for stem in stems if stem.isascii() and stem.isdigit()), default=0)
 
 
-def _sort_out(kept: list[ImportedImage], known: Sequence[tuple[str, Fingerprint]], intake: Intake) -> None:
+def _remove_duplicates(
+    kept: list[ImportedImage], known: Sequence[tuple[str, Fingerprint]], intake: Intake
+) -> None:
     """Keeps the best of each group of duplicates: the job's own image, or the one with most pixels, then one with a caption."""
     groups: list[list[ImportedImage]] = []
     for picture in kept:
@@ -184,13 +190,15 @@ def _sort_out(kept: list[ImportedImage], known: Sequence[tuple[str, Fingerprint]
     for group in groups:
         best = max(group, key=lambda picture: (picture.fingerprint.pixels, bool(picture.caption)))
         others = [picture for picture in group if picture is not best]
-        intake.taken.append(_with_a_caption(best, others, intake))
+        intake.taken.append(_caption_from_duplicates(best, others, intake))
         for other in others:
             intake.duplicates.append(Duplicate(other.source, best.source))
             other.file.unlink()
 
 
-def _with_a_caption(best: ImportedImage, others: list[ImportedImage], intake: Intake) -> ImportedImage:
+def _caption_from_duplicates(
+    best: ImportedImage, others: list[ImportedImage], intake: Intake
+) -> ImportedImage:
     """Keeps the caption of a duplicate if the best image has none."""
     lent = next((other for other in others if other.caption), None)
     if best.caption:
@@ -219,6 +227,6 @@ def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
     return caption.text
 
 
-def _same_name(name: str) -> str:
+def _normalize_unicode(name: str) -> str:
     """Normalizes the two encodings of letters such as `é`."""
     return unicodedata.normalize("NFC", name)

@@ -40,11 +40,11 @@ def _grey(picture: Picture) -> Picture:
     if picture.mode == "LAB":
         return picture.getchannel("L")
     if picture.mode[0] in "IF":
-        return _in_256_steps(picture.convert("F"))
+        return _scale_to_256_levels(picture.convert("F"))
     return picture.convert("L")
 
 
-def _in_256_steps(picture: Picture) -> Picture:
+def _scale_to_256_levels(picture: Picture) -> Picture:
     """Scales 16-bit or float values to the range from darkest to brightest: Pillow would turn all above 255 white."""
     lowest, highest = (float(end) for end in picture.getextrema())  # type: ignore[arg-type]  # one band has two numbers
     scale = 255 / (highest - lowest) if highest > lowest else 0.0

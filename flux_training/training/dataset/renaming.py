@@ -71,10 +71,10 @@ def plan_undo(dataset: Path) -> Renaming:
         raise BadInput(
             [f"{dataset / name} is missing; restore it, then run this command again" for name in missing]
         )
-    return Renaming((*moves, *_captions_since(dataset, moves)), undo=True)
+    return Renaming((*moves, *_moves_of_new_captions(dataset, moves)), undo=True)
 
 
-def _captions_since(dataset: Path, moves: tuple[Move, ...]) -> list[Move]:
+def _moves_of_new_captions(dataset: Path, moves: tuple[Move, ...]) -> list[Move]:
     """The moves of captions that were written after the renaming: their images are moved, but not they themselves."""
     moved = {move.old for move in moves}
     since = [
@@ -123,7 +123,7 @@ def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
             # If the file is missing, an earlier attempt already gave it its temporary name.
             if old.exists():
                 if temporary.exists():
-                    raise _appeared(old, f"the file that had this name is now {temporary.name}")
+                    raise _unexpected_file_error(old, f"the file that had this name is now {temporary.name}")
                 old.rename(temporary)
         write_atomically(dataset / JOURNAL, _text(renaming, "home"))
     for index, move in enumerate(renaming.moves):
@@ -131,7 +131,7 @@ def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
         if not temporary.exists():
             continue
         if (dataset / move.new).exists():
-            raise _appeared(dataset / move.new, f"{move.old} would overwrite it")
+            raise _unexpected_file_error(dataset / move.new, f"{move.old} would overwrite it")
         temporary.rename(dataset / move.new)
     if renaming.undo:
         # Delete the journal last: if LAST remained after an interruption, the undo would start again.
@@ -141,7 +141,7 @@ def _finish(dataset: Path, renaming: Renaming, step: str) -> None:
         (dataset / JOURNAL).replace(dataset / LAST)
 
 
-def _appeared(file: Path, why: str) -> FluxError:
+def _unexpected_file_error(file: Path, why: str) -> FluxError:
     return FluxError(
         f"{file} appeared while files were being renamed", why, "move it elsewhere, then run this again"
     )
@@ -180,7 +180,7 @@ def _text(renaming: Renaming, step: str) -> str:
     )
 
 
-def _own_name(name: object) -> str:
+def _checked_file_name(name: object) -> str:
     """Raises ValueError for a name that would lead out of the dataset: the journal may come from a stranger."""
     if not isinstance(name, str) or Path(name).name != name:
         raise ValueError(f"{name!r} is not the name of a file")
@@ -191,7 +191,10 @@ def _read(path: Path) -> tuple[Renaming, str] | None:
     """The renaming in a journal and the step it had reached; None if there is no journal. Raises FluxError if it cannot be read."""
     try:
         journal: dict[str, Any] = json.loads(read_regular_file(path))
-        moves = tuple(Move(_own_name(entry["old"]), _own_name(entry["new"])) for entry in journal["moves"])
+        moves = tuple(
+            Move(_checked_file_name(entry["old"]), _checked_file_name(entry["new"]))
+            for entry in journal["moves"]
+        )
         return Renaming(moves, bool(journal["undo"])), str(journal["step"])
     except FileNotFoundError:
         return None

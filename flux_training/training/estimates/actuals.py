@@ -95,7 +95,7 @@ class RunCost:
         return self.usd / self.estimate.likely - 1
 
     @property
-    def is_inside(self) -> bool | None:
+    def is_within_estimate(self) -> bool | None:
         """Whether a finished run's cost is inside the estimated range."""
         if self.error is None or self.estimate is None or self.usd is None:
             return None
@@ -156,7 +156,7 @@ def _range_of(estimate: EstimateRecord) -> Range | None:
     return Range(usd if low is None else low, usd, usd if high is None else high)
 
 
-def grouped(runs: Sequence[RunCost], name_of: Callable[[RunCost], str]) -> list[CostGroup]:
+def group_run_costs(runs: Sequence[RunCost], name_of: Callable[[RunCost], str]) -> list[CostGroup]:
     """Finished runs with an estimate, by month or GPU class."""
     compared = [run for run in runs if run.error is not None]
     names = sorted({name_of(run) for run in compared})
@@ -166,7 +166,7 @@ def grouped(runs: Sequence[RunCost], name_of: Callable[[RunCost], str]) -> list[
 def _group(name: str, runs: Sequence[RunCost]) -> CostGroup:
     likely = sum(run.estimate.likely for run in runs if run.estimate)
     usd = sum(run.usd for run in runs if run.usd is not None)
-    return CostGroup(name, len(runs), likely, usd, sum(bool(run.is_inside) for run in runs))
+    return CostGroup(name, len(runs), likely, usd, sum(bool(run.is_within_estimate) for run in runs))
 
 
 def expected_cost(progress: RunProgress, usd_an_hour: float | None) -> Range | None:

@@ -10,7 +10,7 @@ from math import pow as power
 
 from flux_training.training.estimates.speed import SPEED, SpeedFit
 from flux_training.training.estimates.workload import Mode, Workload
-from flux_training.training.models.choice import largest_of, models_of
+from flux_training.training.models.choice import largest_model_of_architecture, models_of_architecture
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TokenShape, TrainableModel
 
 MATRICES_PER_BLOCK = 12
@@ -54,18 +54,20 @@ def model_work(name: str) -> ModelWork:
 def _row_of(name: str) -> TrainableModel | None:
     """The model's own row, or that of the largest model of the same architecture; None if there is none whose blocks are known."""
     own = MODELS.get(name)
-    row = own or largest_of([row for row in models_of(name.partition(" ")[0]) if row.tokens.blocks])
+    row = own or largest_model_of_architecture(
+        [row for row in models_of_architecture(name.partition(" ")[0]) if row.tokens.blocks]
+    )
     return row if row and row.tokens.blocks else None
 
 
-def passes_of(mode: Mode) -> int:
+def forward_passes_per_step(mode: Mode) -> int:
     """How many forward passes a step costs: forward, backward, and with gradient checkpointing forward again."""
     return 3 if mode.checkpointing else 2
 
 
-def launches(workload: Workload, model: ModelWork) -> int:
+def block_starts_per_step(workload: Workload, model: ModelWork) -> int:
     """How often a step starts a block of the model."""
-    return (model.tokens.blocks or 0) * passes_of(workload.mode) * workload.accumulation
+    return (model.tokens.blocks or 0) * forward_passes_per_step(workload.mode) * workload.accumulation
 
 
 def step_work(workload: Workload, model: ModelWork, speed: SpeedFit = SPEED) -> float:
@@ -74,7 +76,7 @@ def step_work(workload: Workload, model: ModelWork, speed: SpeedFit = SPEED) -> 
     forward = sum(
         model.forward(side, side, workload.frames, workload.controls, speed) for side in sides
     ) / len(sides)
-    passes = passes_of(mode)
+    passes = forward_passes_per_step(mode)
     # For each weight matrix of the model, a LoRA adds two thin matrices with `rank` rows or columns.
     adapter = LOKR_WORK if mode.network == "lokr" else 1 + 2 * workload.rank / model.tokens.width
     images = power(workload.batch, speed.batch_exponent) * workload.accumulation

@@ -7,7 +7,13 @@ figures (speed.py); the constants here are assumptions with wide ranges, unless 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from flux_training.training.estimates.model_work import ModelWork, image_work, launches, model_work, step_work
+from flux_training.training.estimates.model_work import (
+    ModelWork,
+    block_starts_per_step,
+    image_work,
+    model_work,
+    step_work,
+)
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.speed import SPEED, SpeedFit
 from flux_training.training.estimates.workload import Mode, Workload
@@ -95,7 +101,7 @@ def trainer_times(workload: Workload, begun: int, steps: int, images: int, tflop
         drawing.times(first),
         step_time(workload, model, tflops).times(max(0, steps - begun)),
         drawing.times(workload.sampling.count_after(begun, steps)),
-        SAVE_SECONDS.times(saves_between(workload, begun, steps)),
+        SAVE_SECONDS.times(count_checkpoints(workload, begun, steps)),
     )
 
 
@@ -112,7 +118,9 @@ def step_time(workload: Workload, model: ModelWork, tflops: float, speed: SpeedF
         factor = factor * speed.offloaded
     if not model.known:
         factor = factor * UNKNOWN_MODEL_FACTOR
-    return factor.times(peak_seconds).at_least(speed.block_seconds.times(launches(workload, model)))
+    return factor.times(peak_seconds).at_least(
+        speed.block_seconds.times(block_starts_per_step(workload, model))
+    )
 
 
 def _quantized_factor(mode: Mode, speed: SpeedFit = SPEED) -> float:
@@ -120,6 +128,6 @@ def _quantized_factor(mode: Mode, speed: SpeedFit = SPEED) -> float:
     return speed.quantized if mode.quantized else 1.0
 
 
-def saves_between(workload: Workload, begun: int, steps: int) -> int:
+def count_checkpoints(workload: Workload, begun: int, steps: int) -> int:
     """How many checkpoints are written after step `begun`, with the final weights."""
     return max(0, steps - 1) // workload.save_every - begun // workload.save_every + 1 if steps > begun else 0

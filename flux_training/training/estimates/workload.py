@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flux_training.training.models.choice import choose_model, downloaded_gb, largest_of, models_of
+from flux_training.training.models.choice import (
+    choose_model,
+    downloaded_gb,
+    largest_model_of_architecture,
+    models_of_architecture,
+)
 from flux_training.training.models.table import DEFAULT_MODEL
 from flux_training.training.train_yml.dataset_folders import NUMBERED_CONTROLS
 from flux_training.training.train_yml.document import first_process, rank_of, resolutions_of
@@ -120,10 +125,10 @@ def model_name(model: Mapping[str, Any]) -> str:
     choice = choose_model(model)
     if not choice.key:
         return choice.weights
-    rows = models_of(choice.arch)
+    rows = models_of_architecture(choice.arch)
     row = next((row for row in rows if row.has_weights(choice.weights)), None)
     if not choice.weights:
-        row = largest_of(rows)
+        row = largest_model_of_architecture(rows)
     return row.name if row else f"{choice.arch} {choice.weights}".strip()
 
 

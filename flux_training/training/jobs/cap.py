@@ -6,7 +6,7 @@ from dataclasses import replace
 from flux_training.training.errors import BadInput
 from flux_training.training.estimates.parts import STAND_IN_STEP_SECONDS
 from flux_training.training.jobs.folder import JobFolder
-from flux_training.training.runs.run_state import in_words
+from flux_training.training.runs.run_state import show_duration
 from flux_training.training.train_yml.templates import PROCESS
 from flux_training.training.train_yml.yaml_text import set_value
 
@@ -36,7 +36,7 @@ def cap_steps(folder: JobFolder, max_steps: int | None) -> JobFolder:
 def describe_long_trainings(folders: Iterable[JobFolder], fix: str) -> str:
     """A note about trainings that take minutes with the stand-in trainer; empty if there are none. `fix`: the command that caps them."""
     long = [
-        f"{in_words(folder.steps * STAND_IN_STEP_SECONDS.low)} to {in_words(folder.steps * STAND_IN_STEP_SECONDS.high)} for {folder.name}"
+        f"{show_duration(folder.steps * STAND_IN_STEP_SECONDS.low)} to {show_duration(folder.steps * STAND_IN_STEP_SECONDS.high)} for {folder.name}"
         for folder in folders
         if folder.steps * STAND_IN_STEP_SECONDS.high >= LONG_SECONDS
     ]

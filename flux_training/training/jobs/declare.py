@@ -10,10 +10,10 @@ from flux_training.training.cluster_settings import PUBLIC_IMAGE
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding, Problem
 from flux_training.training.jobs.cap import cap_steps
-from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
+from flux_training.training.jobs.examine import Examiner, JobExamination, JobPlace
 from flux_training.training.jobs.folder import ImageSet, JobFolder
 from flux_training.training.lint.rules.stack import stack_rule
-from flux_training.training.models.choice import ModelPolicy, choose_model, is_in_image, owner_of
+from flux_training.training.models.choice import ModelPolicy, choose_model, is_in_image, model_with_weights
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, JOB_VARIABLE, RUN_ID_VARIABLE, run_id
 from flux_training.training.settings import SINGLE_CLUSTER, JobSettings, StackSettings
@@ -70,7 +70,7 @@ class ChosenJobs:
     settings: dict[str, JobSettings] = field(default_factory=dict)
     clusters: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    jobs: list[Examined] = field(default_factory=list)
+    jobs: list[JobExamination] = field(default_factory=list)
 
 
 def declare_jobs(
@@ -87,10 +87,10 @@ def declare_jobs(
         folder, images = cap_steps(job.made[0], settings.max_steps), job.made[1]
         cluster = chosen.clusters[job.name]
         jobs.append(DeclaredJob(folder, images, chosen.settings[job.name], job.name, cluster=cluster))
-    return with_datasets(jobs)
+    return link_shared_datasets(jobs)
 
 
-def with_datasets(jobs: Iterable[DeclaredJob]) -> list[DeclaredJob]:
+def link_shared_datasets(jobs: Iterable[DeclaredJob]) -> list[DeclaredJob]:
     """The jobs, with `dataset_of` set to the first of them that has the same images."""
     first_with: dict[str, str] = {}
     return [
@@ -107,10 +107,10 @@ def gather_jobs(
 ) -> ChosenJobs:
     """The declared jobs and the job folders `names`; without `declared` only the latter, and no findings about the list of jobs."""
     jobs_folder = root / settings.jobs_folder
-    folders = folder_names(jobs_folder)
+    folders = job_folder_names(jobs_folder)
     chosen, findings = choose_jobs(settings.jobs, folders, str(jobs_folder))
     named = {name: chosen.get(name, JobSettings()) for name in names}
-    clusters, misplaced = place_jobs(
+    clusters, misplaced = assign_clusters(
         chosen | named, settings, lambda name: read_trainer_file(jobs_folder / name).section("model")
     )
     findings += [finding for finding in misplaced if finding.job in chosen]
@@ -139,7 +139,7 @@ def gather_jobs(
     return ChosenJobs(chosen, clusters, findings, examiner.examine(places))
 
 
-def place_jobs(
+def assign_clusters(
     jobs: Mapping[str, JobSettings],
     settings: StackSettings,
     section_of: Callable[[str], Mapping[str, Any]],
@@ -159,7 +159,7 @@ def place_jobs(
             if len(fitting) == 1:
                 found[job] = fitting[0]
             else:
-                message = f"job `{job}` names none of the clusters: {names}{_why_none(section, fitting)}"
+                message = f"job `{job}` names none of the clusters: {names}{_describe_fitting_clusters(section, fitting)}"
                 findings.append(_finding("cluster-missing", message, job))
         elif has_names and wanted in clusters:
             found[job] = wanted
@@ -175,7 +175,7 @@ def clusters_with_model(section: Mapping[str, Any], settings: StackSettings) -> 
 
     def holds(cluster: str) -> bool:
         weights = weights_in_image(settings, cluster)
-        choice, held = choose_model(section, weights), owner_of(weights)
+        choice, held = choose_model(section, weights), model_with_weights(weights)
         if not is_in_image(str(section.get("name_or_path"))):
             return held is not None and held is choice.owner
         return held is not None and choice.arch in held.archs
@@ -183,7 +183,7 @@ def clusters_with_model(section: Mapping[str, Any], settings: StackSettings) -> 
     return [cluster for cluster in settings.all_clusters if holds(cluster)]
 
 
-def _why_none(section: Mapping[str, Any], fitting: Sequence[str]) -> str:
+def _describe_fitting_clusters(section: Mapping[str, Any], fitting: Sequence[str]) -> str:
     if not section:
         return ""
     if fitting:
@@ -228,12 +228,12 @@ def weights_in_image(settings: StackSettings, cluster: str) -> str:
     return MODELS[DEFAULT_MODEL].weights if settings.all_clusters[cluster].image == PUBLIC_IMAGE else ""
 
 
-def is_in_an_image(settings: StackSettings, model: TrainableModel) -> bool:
+def is_model_in_an_image(settings: StackSettings, model: TrainableModel) -> bool:
     """Whether the image of one of the stack's clusters holds the model's weights."""
     return any(model.has_weights(weights_in_image(settings, cluster)) for cluster in settings.all_clusters)
 
 
-def folder_names(jobs_folder: Path) -> list[str]:
+def job_folder_names(jobs_folder: Path) -> list[str]:
     if not jobs_folder.is_dir():
         return []
     return sorted(

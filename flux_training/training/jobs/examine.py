@@ -33,7 +33,7 @@ class JobPlace:
 
 
 @dataclass(frozen=True)
-class Examined:
+class JobExamination:
     """`findings` of all rules, by path and line. `made` is None if a needed rule is broken or the dataset is missing."""
 
     name: str
@@ -52,14 +52,14 @@ class Examiner:
 
     def __init__(self, datasets: DatasetReader | None = None) -> None:
         self._datasets = datasets or DatasetReader()
-        self._examined: dict[JobPlace, Examined] = {}
+        self._examined: dict[JobPlace, JobExamination] = {}
 
     @staticmethod
     def of(root: Path = Path(), on_progress: OnProgress = lambda _done, _total: None) -> Examiner:
         """An examiner that decodes only images that the checkout's cache does not know."""
         return Examiner(DatasetReader(ImageCache.of(root), on_progress))
 
-    def examine(self, places: Sequence[JobPlace]) -> list[Examined]:
+    def examine(self, places: Sequence[JobPlace]) -> list[JobExamination]:
         """Bad input becomes findings: raises nothing for it."""
         new = [place for place in dict.fromkeys(places) if place not in self._examined]
         files = {place: read_trainer_file(place.folder) for place in new}
@@ -71,13 +71,13 @@ class Examiner:
         self._examined |= {place: self._examine(place, file) for place, file in files.items()}
         return [self._examined[place] for place in places]
 
-    def _examine(self, place: JobPlace, file: TrainerFile) -> Examined:
+    def _examine(self, place: JobPlace, file: TrainerFile) -> JobExamination:
         uses = folder_uses(file.process)
         facts = self._datasets.dataset(place.dataset, uses) if place.dataset else None
         stack = (place.gpu, place.variables, place.trainer_date, place.policy)
         subject = Subject(place.name, place.folder, file, facts, *stack)
-        examined = Examined(place.name, place.folder, tuple(check_rules(subject)))
+        examined = JobExamination(place.name, place.folder, tuple(check_rules(subject)))
         if facts is None or examined.needed:
             return examined
         made = (job_folder(place.folder, file), image_set(facts))
-        return Examined(place.name, place.folder, examined.findings, made)
+        return JobExamination(place.name, place.folder, examined.findings, made)

@@ -7,7 +7,11 @@ from flux_training.training.finding import Finding, LintReport, Problem, Silence
 from flux_training.training.jobs.declare import JOBS_SETTING, ChosenJobs, gather_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.lint.check import split_silenced
-from flux_training.training.lint.rules.stack import same_but_for_case, stack_rule, unused_silences
+from flux_training.training.lint.rules.stack import (
+    find_names_that_differ_only_in_case,
+    stack_rule,
+    unused_silences,
+)
 from flux_training.training.settings import StackSettings
 
 
@@ -45,7 +49,7 @@ def _same_names(chosen: ChosenJobs) -> list[Finding]:
     rule = stack_rule("job-case")
     return [
         rule.finding(Problem(folders[name], f"differs from {earlier} only in case"), name)
-        for name, earlier in same_but_for_case(list(folders))
+        for name, earlier in find_names_that_differ_only_in_case(list(folders))
     ]
 
 

@@ -102,23 +102,23 @@ class Subject:
         hints = [f"; `{typo}` looks like a misspelling of `{name}`" for typo, name in meant.items() if typo]
         return describe_value(path, value) + "".join(hints)
 
-    def in_dataset(self, name: str, message: str, line: int | None = None) -> Problem:
+    def dataset_problem(self, name: str, message: str, line: int | None = None) -> Problem:
         """A problem of a file of the dataset, or of the folder `dataset/` if the name is empty."""
         folder = self.dataset.folder if self.dataset else self.folder
         path = self.dataset.path(name) if self.dataset and name else folder
         return Problem(str(path), message, line)
 
-    def in_folder(self, name: str, message: str) -> Problem:
+    def folder_problem(self, name: str, message: str) -> Problem:
         """A problem of a folder of the dataset."""
         return Problem(str(self.dataset.folder.parent / name if self.dataset else self.folder), message)
 
-    def in_config(self, message: str, *place: str) -> Problem:
+    def process_problem(self, message: str, *place: str) -> Problem:
         """A problem at a key below the process of train.yml."""
         if self.config is None:
             return Problem(str(self.folder), message)
         return Problem(str(self.config.path), message, self.config.line(*place))
 
-    def in_file(self, message: str, *place: str) -> Problem:
+    def train_yml_problem(self, message: str, *place: str) -> Problem:
         """A problem at a key of train.yml, counted from the top of the file."""
         if self.config is None:
             return Problem(str(self.folder), message)
@@ -189,7 +189,7 @@ class Area:
             def check(job: Subject) -> Iterator[Problem]:
                 for image in job.sound_images:
                     if message := describe(image):
-                        yield job.in_dataset(image.name, message)
+                        yield job.dataset_problem(image.name, message)
 
             self.warning(code, why, fix)(check)
 
@@ -213,7 +213,7 @@ class Area:
         def check(job: Subject) -> Iterator[Problem]:
             value = (job.section(section) if section else job.process).get(key, default)
             if job.trains and (needed or not uses_variable(value)) and is_wrong(value):
-                yield job.in_config(job.describe_setting(path, value), *path.split("."))
+                yield job.process_problem(job.describe_setting(path, value), *path.split("."))
 
         self._register(code, severity, why, fix, needed, "")(check)
 

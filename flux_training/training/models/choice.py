@@ -59,12 +59,12 @@ class ModelChoice:
     @property
     def owner(self) -> TrainableModel | None:
         """The model whose weights these are; None if the table does not know them."""
-        return owner_of(self.weights)
+        return model_with_weights(self.weights)
 
     @property
     def possible_models(self) -> list[TrainableModel]:
         """The model of the weights; all models of the architecture if the table does not know them."""
-        return [self.model] if self.model and self.owner else models_of(self.arch)
+        return [self.model] if self.model and self.owner else models_of_architecture(self.arch)
 
 
 def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> ModelChoice:
@@ -73,7 +73,7 @@ def choose_model(section: Mapping[str, Any], weights_in_image: str = "") -> Mode
     path = section.get("name_or_path")
     path = path if isinstance(path, str) else ""
     weights = weights_in_image if is_in_image(path) else path
-    rows = models_of(arch)
+    rows = models_of_architecture(arch)
     exact = next((row for row in rows if row.has_weights(weights)), None)
     return ModelChoice(arch, key, weights, exact or next(iter(rows), None))
 
@@ -85,7 +85,7 @@ def downloaded_gb(section: Mapping[str, Any]) -> float:
     return choice.model.download_gb(choice.weights) if is_known and choice.key and choice.model else 0.0
 
 
-def model_words(section: Any, weights_in_image: str) -> str:
+def describe_model(section: Any, weights_in_image: str) -> str:
     """`FLUX.1-dev (FLUX Non-Commercial License)`: the model of a `model` section, with its licence where the table knows it."""
     path = str(mapping(section).get("name_or_path"))
     if is_in_image(path) and not weights_in_image:
@@ -100,24 +100,28 @@ def is_in_image(path: str) -> bool:
     return path.rstrip("/") == MODEL_FOLDER
 
 
-def models_of(arch: str) -> list[TrainableModel]:
+def models_of_architecture(arch: str) -> list[TrainableModel]:
     """The models that ai-toolkit loads with this architecture."""
     return [row for row in MODELS.values() if arch in row.archs]
 
 
-def largest_of(rows: Sequence[TrainableModel]) -> TrainableModel | None:
+def largest_model_of_architecture(rows: Sequence[TrainableModel]) -> TrainableModel | None:
     """The first of those with the most parameters; None if there are no rows."""
     return max(rows, key=lambda row: row.billion_parameters, default=None)
 
 
-def owner_of(weights: str) -> TrainableModel | None:
+def model_with_weights(weights: str) -> TrainableModel | None:
     """The model that has these weights; None if the table does not know them."""
     return next((row for row in MODELS.values() if row.has_weights(weights)), None)
 
 
-def model_called(name: str) -> TrainableModel | None:
+def find_model(name: str) -> TrainableModel | None:
     """The model with this name in the table, or with these weights, or the first one of this architecture."""
-    return MODELS.get(name.lower()) or owner_of(name) or next(iter(models_of(name.lower())), None)
+    return (
+        MODELS.get(name.lower())
+        or model_with_weights(name)
+        or next(iter(models_of_architecture(name.lower())), None)
+    )
 
 
 def _arch(section: Mapping[str, Any]) -> tuple[str, str]:

@@ -63,7 +63,7 @@ class Changes:
     def reasons(self) -> tuple[str, ...]:
         """`3 captions changed`, `learning rate 1e-4 → 2e-4`, …; empty if nothing differs."""
         return (
-            *(f"{counted(len(names), word)} {done}" for names, word, done in self._groups),
+            *(f"{counted(len(names), word)} {done}" for names, word, done in self._grouped_image_changes),
             *self.settings,
         )
 
@@ -73,13 +73,13 @@ class Changes:
         return (
             *(
                 f"{counted(len(names), word)} {done}: {', '.join(names[:MAX_NAMES])}{' …' * (len(names) > MAX_NAMES)}"
-                for names, word, done in self._groups
+                for names, word, done in self._grouped_image_changes
             ),
             *self.settings,
         )
 
     @property
-    def _groups(self) -> list[tuple[Sequence[str], str, str]]:
+    def _grouped_image_changes(self) -> list[tuple[Sequence[str], str, str]]:
         groups: list[tuple[Sequence[str], str, str]] = [
             (self.added, "image", "added"),
             (self.removed, "image", "removed"),
@@ -116,7 +116,7 @@ def find_changes(before: Inputs, after: Inputs) -> Changes:
 def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
     if before.raw_config != after.raw_config:
         old, new = (document_of(one.raw_config) for one in (before, after))
-        found = [_difference(*one) for one in differing_values(old, new)]
+        found = [_describe_setting_change(*one) for one in differing_values(old, new)]
         yield from found or ["train.yml differs only in comments or layout"]
     if before.attempt != after.attempt:
         yield f"attempt {before.attempt} → {after.attempt}"
@@ -133,7 +133,7 @@ def _images(manifest: bytes) -> dict[str, dict[str, str]]:
     }
 
 
-def _difference(path: str, old: object, new: object) -> str:
+def _describe_setting_change(path: str, old: object, new: object) -> str:
     name, shown_old, shown_new = setting_label(path), show_value(old), show_value(new)
     if (
         is_secret(path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, in_words, stall
+from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact, show_duration, stall
 
 # A launcher reports within seconds of its start. If it does not, a running watcher notices within ten
 # minutes, and the scheduled workflow watch.yml, which runs every five minutes, within about 15.
@@ -104,8 +104,8 @@ def judge(
     """The state of a running job, and why it is stalled: empty if it is not. `environment` is the job's."""
     state = hand_out_state(job, now, stall_minutes)
     if state is HandOutState.SILENT:
-        count = requeues(environment, job.queued, job.reported)
-        return state, "" if count < MAX_REQUEUES else silence(job)
+        count = count_requeues(environment, job.queued, job.reported)
+        return state, "" if count < MAX_REQUEUES else describe_silent_launcher(job)
     if state is HandOutState.RETRYING:
         stall_minutes = max(stall_minutes, MIN_RETRY_MINUTES)
     last_report = max(job.started, job.reported or job.started)
@@ -113,14 +113,14 @@ def judge(
     return state, stall(LastContact(worker, launcher, job.heartbeat_interval), stall_minutes)
 
 
-def silence(job: HandOut) -> str:
+def describe_silent_launcher(job: HandOut) -> str:
     """What to say about a job whose launcher is silent and that is not queued again any more."""
-    waited = in_words((job.heartbeat - job.started).total_seconds())
+    waited = show_duration((job.heartbeat - job.started).total_seconds())
     said = f"the node has sent heartbeats for {waited}, but its launcher has never reported"
     return f"{said}, and neither did those of the {MAX_REQUEUES} nodes before it: the nodes' keys for the bucket may not work"
 
 
-def requeues(
+def count_requeues(
     environment: Mapping[str, str], queued: datetime | None = None, reported: datetime | None = None
 ) -> int:
     """How many times in a row a run was queued again because its launcher was silent. `environment` is that of its job.

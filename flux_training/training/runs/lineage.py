@@ -14,7 +14,7 @@ class PastRun:
     created_at: str
 
 
-def made_before(run_of: Callable[[str | None], str], past: Iterable[PastRun]) -> tuple[bool, str | None]:
+def find_past_run(run_of: Callable[[str | None], str], past: Iterable[PastRun]) -> tuple[bool, str | None]:
     """(True, its parent) if the declared run is among the past ones, otherwise (False, None).
 
     `run_of` returns the declaration's run id for a parent. Without this check a run would continue itself.
@@ -57,21 +57,21 @@ def choose_parent(
             continue
         if found.newest >= steps:
             if found.has_finished:
-                raise BadInput([_no_step_left(job, steps, run.run_id, found.newest)])
-            finding = finding or _too_late(job, steps, run.run_id, found.newest)
+                raise BadInput([_describe_no_step_left(job, steps, run.run_id, found.newest)])
+            finding = finding or _describe_unverified_checkpoint(job, steps, run.run_id, found.newest)
         if found.usable is not None:
             return Parent(run.run_id, finding)
     return Parent(None, finding)
 
 
-def _no_step_left(job: str, steps: int, run: str, step: int) -> str:
+def _describe_no_step_left(job: str, steps: int, run: str, step: int) -> str:
     return (
         f"job `{job}`: `resume: true` would continue from step {step} of run {run}, but train.steps is {steps}; "
         "raise train.steps"
     )
 
 
-def _too_late(job: str, steps: int, run: str, step: int) -> str:
+def _describe_unverified_checkpoint(job: str, steps: int, run: str, step: int) -> str:
     return (
         f"{job}: `resume: true` does not continue from step {step} of run {run}, because train.steps is {steps} and nothing shows "
         "that this run has finished: somebody may have written that checkpoint; if it is yours, raise train.steps"

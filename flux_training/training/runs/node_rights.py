@@ -79,7 +79,7 @@ def node_policy(bucket: str, layout: Layout) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Remaining:
+class UnfinishedRun:
     """An unfinished run. `seconds`: how long it still needs by its own estimate; None without one."""
 
     job: str
@@ -93,13 +93,13 @@ class Remaining:
         return (UNKNOWN_HOURS if self.max_hours is None else self.max_hours) * 3600
 
 
-def seconds_needed(runs: Iterable[Remaining], replicas: int) -> float:
+def seconds_needed(runs: Iterable[UnfinishedRun], replicas: int) -> float:
     """How long the replicas need for all runs: at least as long as the longest run, 0 without runs."""
     each = [run.needed for run in runs]
     return max([sum(each) / max(1, replicas), *each]) if each else 0.0
 
 
-def choose_end(now: datetime, present: datetime | None, hours: float, needed: float) -> datetime:
+def choose_key_expiry(now: datetime, present: datetime | None, hours: float, needed: float) -> datetime:
     """When the nodes' keys expire: as now, or `hours` from now, rounded to full hours so that a preview and its `up` agree.
 
     New keys restart every replica. They are issued only if the present ones do not last for the unfinished runs (`needed` seconds and a
@@ -120,7 +120,7 @@ def choose_end(now: datetime, present: datetime | None, hours: float, needed: fl
     return fresh if worthwhile else present
 
 
-def end_warning(now: datetime, end: datetime, needed: float, stack: str) -> str:
+def key_expiry_warning(now: datetime, end: datetime, needed: float, stack: str) -> str:
     """A warning that runs last longer than the nodes' keys; empty if they do not."""
     if needed <= max(0.0, (end - now).total_seconds()):
         return ""

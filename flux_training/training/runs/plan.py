@@ -68,7 +68,7 @@ class ResourceChange:
     new: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
 
-    def change_of(self, key: str) -> str:
+    def describe_property_change(self, key: str) -> str:
         """`gpu RTX 4090 → RTX 5090`; only the key if its values may be secret, or are unknown."""
         old, new = self.old.get(key), self.new.get(key)
         is_shown = old != new and (key in SHOWN or type(old) is type(new) is int)
@@ -136,7 +136,7 @@ class Plan:
         return [job for job in self.jobs if job.what not in (PlannedAction.KEPT, PlannedAction.RUNNING)]
 
 
-def read_steps(preview: Mapping[str, Any]) -> list[ResourceChange]:
+def read_resource_changes(preview: Mapping[str, Any]) -> list[ResourceChange]:
     """The preview's changes of real resources, one per URN."""
     by_urn: dict[str, list[Mapping[str, Any]]] = {}
     for step in preview.get("steps") or []:
@@ -252,14 +252,14 @@ def _move(step: ResourceChange) -> tuple[str, ...]:
     )
 
 
-def cluster_lines(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
+def describe_resource_changes(steps: Iterable[ResourceChange]) -> tuple[str, ...]:
     """One line per resource that is neither a job nor a dataset: `container group is changed: gpu`."""
     found = []
     for step in steps:
         if step.kind in (JOB_TYPE, DATASET_TYPE) or step.op not in OPS:
             continue
         what = (
-            f": {', '.join(map(step.change_of, step.changed))}"
+            f": {', '.join(map(step.describe_property_change, step.changed))}"
             if step.changed and step.op != "create"
             else ""
         )

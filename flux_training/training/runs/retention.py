@@ -31,9 +31,9 @@ def expiring_prefixes(keep: KeepSettings, layout: Layout, runs: Iterable[tuple[s
     return rules
 
 
-def with_our_rules(present: Sequence[Rule], owner: str, wanted: Mapping[str, int]) -> list[Rule]:
+def replace_own_rules(present: Sequence[Rule], owner: str, wanted: Mapping[str, int]) -> list[Rule]:
     """The bucket's rules with ours replaced and all others unchanged. Never empty, because R2 refuses an empty list."""
-    rules: list[Rule] = [rule for rule in present if not _is_ours(rule, owner)]
+    rules: list[Rule] = [rule for rule in present if not _is_own_rule(rule, owner)]
     for prefix, days in sorted(wanted.items()):
         rules.append(
             {
@@ -53,16 +53,16 @@ def with_our_rules(present: Sequence[Rule], owner: str, wanted: Mapping[str, int
     ]
 
 
-def our_rules(present: Sequence[Rule], owner: str) -> dict[str, int]:
-    """The rules that `with_our_rules` added: key prefix → days."""
+def own_rules(present: Sequence[Rule], owner: str) -> dict[str, int]:
+    """The rules that `replace_own_rules` added: key prefix → days."""
     return {
         str(rule.get("Filter", {}).get("Prefix", "")): int(rule.get("Expiration", {}).get("Days", 0))
         for rule in present
-        if _is_ours(rule, owner) and rule.get("Status") == "Enabled"
+        if _is_own_rule(rule, owner) and rule.get("Status") == "Enabled"
     }
 
 
-def _is_ours(rule: Rule, owner: str) -> bool:
+def _is_own_rule(rule: Rule, owner: str) -> bool:
     return str(rule.get("ID", "")).startswith(_mark(owner))
 
 

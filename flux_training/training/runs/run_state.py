@@ -70,7 +70,7 @@ CANCELED_IN_QUEUE = "the job was canceled in the queue"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ModelFolderContents:
     """The contents of a run's model/ folder. The weights are checked, and `problems` found, only once done.json exists.
 
     `changed`: how the weights differ from those that were verified first. Such a run stays finished: it is not paid for again.
@@ -103,18 +103,18 @@ def stall(contact: LastContact, stall_minutes: float) -> str:
     limit = stall_minutes * 60
     if contact.worker_seconds > max(limit, MISSED_HEARTBEATS * contact.heartbeat_interval):
         return (
-            f"no node has reported it for {in_words(contact.worker_seconds)}: its node is gone and no other node takes it (none is "
+            f"no node has reported it for {show_duration(contact.worker_seconds)}: its node is gone and no other node takes it (none is "
             "available, or it failed on each)"
         )
     if contact.launcher_seconds > STALL_PERIODS * limit:
         return (
-            f"its worker reports it, but nothing has been written to the bucket for {in_words(contact.launcher_seconds)}: "
+            f"its worker reports it, but nothing has been written to the bucket for {show_duration(contact.launcher_seconds)}: "
             "the launcher hangs or the node cannot upload"
         )
     return ""
 
 
-def in_words(seconds: float) -> str:
+def show_duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 20 min`."""
     whole = max(0, round(seconds))
     if whole < 90:
@@ -123,7 +123,7 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def left_to_up(states: Mapping[str, RunState], up: str, unaffordable: Container[str] = ()) -> str:
+def describe_unqueued_runs(states: Mapping[str, RunState], up: str, unaffordable: Container[str] = ()) -> str:
     """What a refresh says about the declared runs that it does not queue; empty if there are none. `up`: the command that queues them.
 
     `unaffordable`: jobs that wait for the budget.
@@ -133,7 +133,7 @@ def left_to_up(states: Mapping[str, RunState], up: str, unaffordable: Container[
     return f"A refresh queues nothing: {up} trains {', '.join(queued)}." if queued else ""
 
 
-def run_state(queue_status: str | None, evidence: Evidence, stalled: str = "") -> RunState:
+def run_state(queue_status: str | None, evidence: ModelFolderContents, stalled: str = "") -> RunState:
     """`queue_status` is Kelpie's status, None if the queue does not know the job; `stalled` is the result of `stall`.
 
     Verified weights take precedence: the run is done whatever the queue says, and training it again would cost money.
@@ -149,7 +149,9 @@ def run_state(queue_status: str | None, evidence: Evidence, stalled: str = "") -
     return RunState(queue_status)
 
 
-def explain(state: RunState, evidence: Evidence, launcher_message: str = "", stalled: str = "") -> str:
+def explain_failure(
+    state: RunState, evidence: ModelFolderContents, launcher_message: str = "", stalled: str = ""
+) -> str:
     """Why a run failed or is stalled; empty for any other state.
 
     Not asked of a running job: its done.json may arrive before the weights. `launcher_message` is the last message in progress.json.
@@ -160,7 +162,7 @@ def explain(state: RunState, evidence: Evidence, launcher_message: str = "", sta
     return f"{reason}: {launcher_message}" if reason and launcher_message else reason
 
 
-def _reason(state: RunState, evidence: Evidence) -> str:
+def _reason(state: RunState, evidence: ModelFolderContents) -> str:
     if evidence.problems:
         return "the weights in the bucket are not valid: " + "; ".join(evidence.problems)
     return CANCELED_IN_QUEUE if state is RunState.CANCELED else UNEXPLAINED.get(state, "")

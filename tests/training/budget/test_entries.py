@@ -7,29 +7,29 @@ import pytest
 from flux_training.training.budget.entries import (
     SpendingEntry,
     Spent,
-    month_folder,
-    queued_after,
+    hash_of_previous_job,
+    hash_of_run,
+    month_prefix,
     read_entries,
-    run_mark,
     spent_on,
 )
 
 DAY = date(2026, 11, 30)
-MARK = run_mark("team/", "cat", "0123456789ab")
+MARK = hash_of_run("team/", "cat", "0123456789ab")
 
 
 @pytest.mark.parametrize("usd", [0.0, 0.000001, 0.83125, 12345.678901, 1e9, 1e12])
 def test_a_name_holds_day_run_and_dollars(usd: float) -> None:
-    entry = SpendingEntry(DAY, MARK, queued_after("job-1"), usd)
+    entry = SpendingEntry(DAY, MARK, hash_of_previous_job("job-1"), usd)
     assert read_entries([entry.key]) == [entry]
-    assert entry.key.startswith(month_folder(DAY))
+    assert entry.key.startswith(month_prefix(DAY))
 
 
 def test_a_repeated_update_writes_the_same_entry_and_a_run_queued_again_another() -> None:
-    first = SpendingEntry(DAY, MARK, queued_after(""), 1.0)
+    first = SpendingEntry(DAY, MARK, hash_of_previous_job(""), 1.0)
     assert first.key.endswith(f"/{MARK}-first-0001000000.json")
-    assert first.key != SpendingEntry(DAY, MARK, queued_after("job-1"), 1.0).key
-    assert run_mark("", "cat", "0123456789ab") != MARK
+    assert first.key != SpendingEntry(DAY, MARK, hash_of_previous_job("job-1"), 1.0).key
+    assert hash_of_run("", "cat", "0123456789ab") != MARK
 
 
 def test_other_objects_are_ignored() -> None:

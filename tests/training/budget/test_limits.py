@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from flux_training.training.budget.entries import Spent
-from flux_training.training.budget.limits import WantedJob, jobs_that_wait
+from flux_training.training.budget.limits import WantedJob, find_jobs_over_budget
 from flux_training.training.cluster_settings import BudgetSettings
 
 TEN = Spent(day=10.0, month=30.0)
@@ -37,22 +37,26 @@ def test_jobs_are_queued_in_order_as_far_as_they_fit(
     limits: dict[str, float], spent: Spent, waiting: list[str]
 ) -> None:
     wanted = [WantedJob(name) for name in "abc"]
-    found = jobs_that_wait(wanted, costs(a=1.0, b=1.0, c=1.0), spent, BudgetSettings.model_validate(limits))
+    found = find_jobs_over_budget(
+        wanted, costs(a=1.0, b=1.0, c=1.0), spent, BudgetSettings.model_validate(limits)
+    )
     assert [job.name for job in found] == waiting
 
 
 def test_priorities_come_first_and_cheaper_jobs_are_not_held_up() -> None:
     wanted = [WantedJob("a"), WantedJob("b", priority=1), WantedJob("c"), WantedJob("d")]
     usd = costs(a=1.0, b=2.5, c=0.5, d=0.5)
-    found = jobs_that_wait(wanted, usd, Spent(), BudgetSettings(maxUsdPerDay=3.5))
+    found = find_jobs_over_budget(wanted, usd, Spent(), BudgetSettings(maxUsdPerDay=3.5))
     assert [job.name for job in found] == ["c", "d"]
-    found = jobs_that_wait(wanted, usd, Spent(), BudgetSettings(maxUsdPerDay=3.0))
+    found = find_jobs_over_budget(wanted, usd, Spent(), BudgetSettings(maxUsdPerDay=3.0))
     assert [job.name for job in found] == ["a", "d"]
 
 
 def test_a_waiting_job_says_which_limit_and_until_when() -> None:
     def why(spent: Spent, **limits: float) -> str:
-        (job,) = jobs_that_wait([WantedJob("a")], costs(a=2.0), spent, BudgetSettings.model_validate(limits))
+        (job,) = find_jobs_over_budget(
+            [WantedJob("a")], costs(a=2.0), spent, BudgetSettings.model_validate(limits)
+        )
         return job.why
 
     assert why(TEN, maxUsdPerDay=11.0) == (
@@ -70,7 +74,7 @@ def test_a_waiting_job_says_which_limit_and_until_when() -> None:
 def test_what_a_killed_update_recorded_counts_once() -> None:
     spent, budget = Spent(day=3.0, month=3.0), BudgetSettings(maxUsdPerDay=3.5)
     wanted = [WantedJob("a", recorded=3.0), WantedJob("b"), WantedJob("c")]
-    found = jobs_that_wait(wanted, costs(a=3.0, b=0.5, c=0.5), spent, budget)
+    found = find_jobs_over_budget(wanted, costs(a=3.0, b=0.5, c=0.5), spent, budget)
     assert [job.name for job in found] == ["c"]
 
 
@@ -82,5 +86,5 @@ def test_jobs_that_share_the_idle_time_are_cheaper_together() -> None:
 
     wanted = [WantedJob(name) for name in "abc"]
     for limit, waiting in ((1.9, "abc"), (2.9, "bc"), (3.0, "c"), (4.0, "")):
-        found = jobs_that_wait(wanted, shared, Spent(), BudgetSettings(maxUsdPerDay=limit))
+        found = find_jobs_over_budget(wanted, shared, Spent(), BudgetSettings(maxUsdPerDay=limit))
         assert [job.name for job in found] == list(waiting)

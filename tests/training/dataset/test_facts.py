@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flux_training.training.dataset.facts import MAX_CAPTION_BYTES, DatasetReader, each_thousand, read_caption
-from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, look_at_image
+from flux_training.training.dataset.facts import (
+    MAX_CAPTION_BYTES,
+    DatasetReader,
+    read_caption,
+    report_each_thousand_images,
+)
+from flux_training.training.dataset.image_facts import ORIENTATION_TAG, UPRIGHT, ImageFacts, read_image_facts
 from flux_training.training.dataset.perceptual_hash import distance, perceptual_hash
 from flux_training.training.finding import Finding, Problem, group_findings
 from flux_training.training.jobs.examine import Examiner
@@ -27,7 +32,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 def damage_of(tmp_path: Path, raw: bytes) -> tuple[bool, bool]:
     """(damaged, truncated)."""
     (tmp_path / "x").write_bytes(raw)
-    facts = look_at_image(tmp_path / "x")
+    facts = read_image_facts(tmp_path / "x")
     return bool(facts.damage), facts.truncated
 
 
@@ -60,7 +65,7 @@ def test_a_corrupt_webp_of_full_length_is_damaged_but_not_truncated(tmp_path: Pa
 )
 def test_an_image_of_one_colour_is_blank_in_every_mode(flat: Image.Image, kind: str, tmp_path: Path) -> None:
     (tmp_path / "flat").write_bytes(encoded(flat, kind))
-    facts = look_at_image(tmp_path / "flat")
+    facts = read_image_facts(tmp_path / "flat")
     assert (facts.mode, facts.blank, facts.damage) == (flat.mode, True, "")
 
 
@@ -68,12 +73,12 @@ def test_a_gradient_with_hash_0_is_not_blank(tmp_path: Path) -> None:
     darkening = Image.new("L", (40, 40))
     darkening.putdata([250 - 3 * (x + y) for y in range(40) for x in range(40)])
     (tmp_path / "it").write_bytes(encoded(darkening, "PNG"))
-    facts = look_at_image(tmp_path / "it")
+    facts = read_image_facts(tmp_path / "it")
     assert (facts.hash, facts.blank) == (0, False)
 
 
 def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
-    facts = look_at_image(tmp_path / "gone.jpg")
+    facts = read_image_facts(tmp_path / "gone.jpg")
     assert facts == ImageFacts("gone.jpg", 0, "", damage="No such file or directory")
     assert facts.unread
 
@@ -84,15 +89,15 @@ def test_orientation_is_read_from_exif(orientation: int | None, tmp_path: Path) 
     if orientation is not None:
         exif[ORIENTATION_TAG] = orientation
     (tmp_path / "it").write_bytes(encoded(picture(1), "JPEG", exif=exif))
-    assert look_at_image(tmp_path / "it").orientation == (orientation or UPRIGHT)
+    assert read_image_facts(tmp_path / "it").orientation == (orientation or UPRIGHT)
 
 
 def test_an_mpo_photo_counts_as_one_frame(tmp_path: Path) -> None:
     (tmp_path / "it").write_bytes(encoded(picture(1), "MPO", save_all=True, append_images=[picture(2)]))
-    facts = look_at_image(tmp_path / "it")
+    facts = read_image_facts(tmp_path / "it")
     assert (facts.format, facts.frames, facts.damage) == ("MPO", 1, "")
     (tmp_path / "it").write_bytes(encoded(picture(1), "GIF", save_all=True, append_images=[picture(2)]))
-    assert look_at_image(tmp_path / "it").frames == 2
+    assert read_image_facts(tmp_path / "it").frames == 2
 
 
 def see_through(opacity: int) -> Image.Image:
@@ -115,7 +120,7 @@ def test_an_image_is_transparent_only_if_a_pixel_is_not_opaque(
     image: Image.Image, options: dict[str, Any], transparent: bool, tmp_path: Path
 ) -> None:
     (tmp_path / "it").write_bytes(encoded(image, "PNG", **options))
-    assert look_at_image(tmp_path / "it").transparent is transparent
+    assert read_image_facts(tmp_path / "it").transparent is transparent
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LAB", "I", "I;16", "F", "RGBA", "LA"])
@@ -170,7 +175,7 @@ def test_findings_of_one_rule_are_one_line_with_the_first_places() -> None:
 def test_progress_is_reported_every_thousand_images() -> None:
     said: list[tuple[int, str]] = []
     done = 0
-    tell = each_thousand(lambda line: said.append((done, line)))
+    tell = report_each_thousand_images(lambda line: said.append((done, line)))
     for done in (1, 999, 1000, 1001, 1999, 2000, 2500, 4100):
         tell(done, 4500)
     assert said == [
@@ -260,4 +265,4 @@ def test_a_missing_dataset_folder_is_reported(exists: bool, message: str, tmp_pa
 def test_postscript_files_are_not_opened(tmp_path: Path) -> None:
     picture(1, 32).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
-    assert look_at_image(tmp_path / "x.jpg").damage == "not an image"
+    assert read_image_facts(tmp_path / "x.jpg").damage == "not an image"

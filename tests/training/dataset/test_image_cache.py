@@ -49,13 +49,13 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the images that were decoded."""
     names: list[str] = []
-    look_at_image = facts.look_at_image
+    read_image_facts = facts.read_image_facts
 
     def noted(path: Path) -> ImageFacts:
         names.append(path.name)
-        return look_at_image(path)
+        return read_image_facts(path)
 
-    monkeypatch.setattr(facts, "look_at_image", noted)
+    monkeypatch.setattr(facts, "read_image_facts", noted)
     return names
 
 

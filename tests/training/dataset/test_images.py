@@ -13,7 +13,7 @@ from PIL import Image, ImageChops, ImageCms, ImageStat
 from PIL.PngImagePlugin import PngInfo
 
 from flux_training.commands.report.inline_images import encode_image
-from flux_training.training.dataset.image_facts import look_at_image
+from flux_training.training.dataset.image_facts import read_image_facts
 from flux_training.training.dataset.images import (
     MAX_THUMB_DIFFERENCE,
     THUMB_SIDE,
@@ -260,7 +260,7 @@ def test_an_image_with_too_many_pixels_is_rejected(tmp_path: Path, monkeypatch: 
         read_image(tmp_path / "it.png")
     (said,) = caught.value.findings
     assert said == "it.png: too large: it has 38,400 pixels; at most 200 are read; make it smaller first"
-    assert look_at_image(tmp_path / "it.png").damage == "it has 38,400 pixels; at most 200 are read"
+    assert read_image_facts(tmp_path / "it.png").damage == "it has 38,400 pixels; at most 200 are read"
 
 
 def test_a_large_photo_causes_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.training.dataset.image_facts import look_at_image
+from flux_training.training.dataset.image_facts import read_image_facts
 from flux_training.training.dataset.video_header import (
     BadVideoError,
     CutVideoError,
@@ -24,7 +24,7 @@ def box(name: bytes, content: bytes) -> bytes:
 
 def test_the_header_of_a_real_video() -> None:
     assert read_video_header(RAW) == VideoHeader(64, 48, 21)
-    facts = look_at_image(CLIP)
+    facts = read_image_facts(CLIP)
     assert (facts.is_video, facts.damage, facts.width, facts.height, facts.frames) == (True, "", 64, 48, 21)
 
 
@@ -57,7 +57,7 @@ def test_a_cut_file_is_told_from_a_damaged_one(missing: int, tmp_path: Path) -> 
     with pytest.raises(CutVideoError):
         read_video_header(RAW[:-missing])
     (tmp_path / "a.mp4").write_bytes(RAW[:-missing])
-    facts = look_at_image(tmp_path / "a.mp4")
+    facts = read_image_facts(tmp_path / "a.mp4")
     assert facts.is_video
     assert facts.truncated
 

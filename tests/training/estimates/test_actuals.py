@@ -9,7 +9,7 @@ from flux_training.training.estimates.actuals import (
     Waste,
     advice,
     expected_cost,
-    grouped,
+    group_run_costs,
     run_cost,
     total_waste,
     waste_of,
@@ -63,16 +63,16 @@ def test_a_finished_run_has_an_error_and_is_inside_its_range_or_not() -> None:
     assert (found.month, found.gpu) == ("2026-11", "RTX 5090 (32 GB)")
     assert found.usd == pytest.approx(3540 / 3600 * 0.45)
     assert found.error == pytest.approx(0.4425 / 0.4 - 1)
-    assert found.is_inside is True
-    assert replace(found, usd=0.61).is_inside is False
+    assert found.is_within_estimate is True
+    assert replace(found, usd=0.61).is_within_estimate is False
     running = run_cost("cat", "0123456789ab", RECORD, PROGRESS.model_copy(update={"state": "training"}))
-    assert (running.error, running.is_inside) == (None, None)
+    assert (running.error, running.is_within_estimate) == (None, None)
 
 
 def test_runs_without_an_estimate_are_not_compared() -> None:
     found = run_cost("cat", "0123456789ab", RunRecord(), PROGRESS)
     assert (found.usd, found.error, found.month) == (None, None, "")
-    assert grouped([found], lambda run: run.month) == []
+    assert group_run_costs([found], lambda run: run.month) == []
 
 
 def test_a_price_that_no_node_has_is_ignored() -> None:
@@ -85,7 +85,7 @@ def test_a_price_that_no_node_has_is_ignored() -> None:
 def test_groups_have_totals_of_finished_runs() -> None:
     found = run_cost("cat", "0123456789ab", RECORD, PROGRESS)
     other = replace(found, month="2026-10", usd=0.7)
-    months = grouped([found, found, other], lambda run: run.month)
+    months = group_run_costs([found, found, other], lambda run: run.month)
     assert [(one.name, one.runs, one.inside) for one in months] == [("2026-10", 1, 0), ("2026-11", 2, 2)]
     assert months[1].estimate == pytest.approx(0.8)
 

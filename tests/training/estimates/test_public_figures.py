@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from flux_training.training.estimates.model_work import ModelWork, launches
+from flux_training.training.estimates.model_work import ModelWork, block_starts_per_step
 from flux_training.training.estimates.parts import step_time, trainer_times
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.speed import SPEED, SpeedFit
@@ -53,7 +53,9 @@ class PublicFigure:
 
     @property
     def waits_for_cpu(self) -> bool:
-        return self.seconds < 1.2 * SPEED.block_seconds.likely * launches(self.workload, self.model)
+        return self.seconds < 1.2 * SPEED.block_seconds.likely * block_starts_per_step(
+            self.workload, self.model
+        )
 
 
 def figure_of(row: dict[str, str]) -> PublicFigure:

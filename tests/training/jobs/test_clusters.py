@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from flux_training.training.errors import BadInput
-from flux_training.training.jobs.declare import place_jobs, weights_in_image
+from flux_training.training.jobs.declare import assign_clusters, weights_in_image
 from flux_training.training.settings import (
     SINGLE_CLUSTER,
     JobSettings,
@@ -129,7 +129,7 @@ def test_each_job_gets_its_cluster(
     clusters: dict[str, Any] | None, wanted: str | None, cluster: str | None, message: str
 ) -> None:
     stack = settings(clusters=clusters) if clusters else settings()
-    found, findings = place_jobs({"cat": JobSettings(cluster=wanted)}, stack, lambda _job: {})
+    found, findings = assign_clusters({"cat": JobSettings(cluster=wanted)}, stack, lambda _job: {})
     assert found.get("cat") == cluster
     assert [finding.message for finding in findings] == ([message] if message else [])
 
@@ -167,7 +167,7 @@ THREE: dict[str, Any] = {
 def test_a_job_is_trained_where_the_image_holds_its_model(
     section: dict[str, Any], cluster: str | None, message: str
 ) -> None:
-    found, findings = place_jobs({"cat": JobSettings()}, settings(clusters=THREE), lambda _job: section)
+    found, findings = assign_clusters({"cat": JobSettings()}, settings(clusters=THREE), lambda _job: section)
     assert found.get("cat") == cluster
     expected = (
         [] if cluster else [f"job `cat` names none of the clusters: flux, video, edit, unknown{message}"]
@@ -177,7 +177,7 @@ def test_a_job_is_trained_where_the_image_holds_its_model(
 
 def test_two_images_with_the_model_are_named() -> None:
     clusters = {"one": {}, "two": {"gpu": "RTX 4090"}}
-    _, findings = place_jobs({"cat": JobSettings()}, settings(clusters=clusters), lambda _job: FLUX)
+    _, findings = assign_clusters({"cat": JobSettings()}, settings(clusters=clusters), lambda _job: FLUX)
     (finding,) = findings
     assert finding.message.endswith("one, two; the images of one and two hold its model")
 
@@ -205,7 +205,7 @@ def test_each_model_has_one_built_image() -> None:
 
 def test_a_job_is_trained_where_the_built_image_holds_its_model() -> None:
     found = settings(clusters={"flux": {}, "qwen": {"model": QWEN}}, image=BUILD)
-    assert place_jobs({"cat": JobSettings()}, found, lambda _job: IN_IMAGE) == ({"cat": "qwen"}, [])
+    assert assign_clusters({"cat": JobSettings()}, found, lambda _job: IN_IMAGE) == ({"cat": "qwen"}, [])
 
 
 @pytest.mark.parametrize(

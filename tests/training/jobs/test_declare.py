@@ -14,8 +14,8 @@ from flux_training.training.dataset.manifest import (
     manifest_json,
     parse_manifest,
 )
-from flux_training.training.jobs.declare import choose_jobs, folder_names, gather_jobs
-from flux_training.training.jobs.examine import Examined, Examiner, JobPlace
+from flux_training.training.jobs.declare import choose_jobs, gather_jobs, job_folder_names
+from flux_training.training.jobs.examine import Examiner, JobExamination, JobPlace
 from flux_training.training.settings import JobSettings, StackSettings
 
 FOLDERS = ["cat", "cat-2", "dog"]
@@ -88,7 +88,7 @@ class RecordingExaminer(Examiner):
         super().__init__()
         self.places: list[JobPlace] = []
 
-    def examine(self, places: Sequence[JobPlace]) -> list[Examined]:
+    def examine(self, places: Sequence[JobPlace]) -> list[JobExamination]:
         self.places += places
         return super().examine(places)
 
@@ -129,8 +129,8 @@ def test_an_unknown_dataset_is_reported_for_its_job(tmp_path: Path) -> None:
 
 
 def test_hidden_folders_and_files_are_not_jobs(tmp_path: Path) -> None:
-    assert folder_names(tmp_path / "none") == []
+    assert job_folder_names(tmp_path / "none") == []
     for name in ("dog", "cat", ".hidden", "XXXX"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()
-    assert folder_names(tmp_path) == ["XXXX", "cat", "dog"]
+    assert job_folder_names(tmp_path) == ["XXXX", "cat", "dog"]

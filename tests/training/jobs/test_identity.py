@@ -19,11 +19,11 @@ from flux_training.training.dataset.manifest import (
 )
 from flux_training.training.runs.run import run_id
 from flux_training.training.runs.run_state import (
-    Evidence,
     LastContact,
+    ModelFolderContents,
     RunState,
-    explain,
-    left_to_up,
+    describe_unqueued_runs,
+    explain_failure,
     run_state,
     stall,
 )
@@ -127,22 +127,24 @@ def test_header_parser_raises_only_value_error(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("queue", "evidence", "state"),
     [
-        ("pending", Evidence(False), "pending"),
-        ("running", Evidence(False), "running"),
-        ("completed", Evidence(True), "completed"),
-        ("completed", Evidence(False), "completed without weights"),
-        ("completed", Evidence(True, ("cut",)), "completed without weights"),
-        ("canceled", Evidence(True), "completed"),
-        ("canceled", Evidence(False), "canceled"),
-        ("running", Evidence(True, ("missing",)), "running"),
-        ("failed", Evidence(False), "failed"),
-        (None, Evidence(True), "completed"),
-        (None, Evidence(False), "lost"),
+        ("pending", ModelFolderContents(False), "pending"),
+        ("running", ModelFolderContents(False), "running"),
+        ("completed", ModelFolderContents(True), "completed"),
+        ("completed", ModelFolderContents(False), "completed without weights"),
+        ("completed", ModelFolderContents(True, ("cut",)), "completed without weights"),
+        ("canceled", ModelFolderContents(True), "completed"),
+        ("canceled", ModelFolderContents(False), "canceled"),
+        ("running", ModelFolderContents(True, ("missing",)), "running"),
+        ("failed", ModelFolderContents(False), "failed"),
+        (None, ModelFolderContents(True), "completed"),
+        (None, ModelFolderContents(False), "lost"),
     ],
 )
-def test_run_state_depends_on_queue_and_weights(queue: str | None, evidence: Evidence, state: str) -> None:
+def test_run_state_depends_on_queue_and_weights(
+    queue: str | None, evidence: ModelFolderContents, state: str
+) -> None:
     assert run_state(queue, evidence) == state
-    assert bool(explain(RunState(state), evidence)) == (
+    assert bool(explain_failure(RunState(state), evidence)) == (
         state in ("completed without weights", "failed", "lost", "canceled")
     )
 
@@ -172,16 +174,18 @@ def test_a_stall_needs_three_missed_heartbeats() -> None:
 @pytest.mark.parametrize(
     ("queue", "evidence", "state"),
     [
-        ("running", Evidence(False), "stalled"),
-        ("running", Evidence(True), "completed"),
-        ("pending", Evidence(False), "pending"),
-        ("failed", Evidence(False), "failed"),
-        (None, Evidence(False), "lost"),
+        ("running", ModelFolderContents(False), "stalled"),
+        ("running", ModelFolderContents(True), "completed"),
+        ("pending", ModelFolderContents(False), "pending"),
+        ("failed", ModelFolderContents(False), "failed"),
+        (None, ModelFolderContents(False), "lost"),
     ],
 )
-def test_only_running_runs_can_be_stalled(queue: str | None, evidence: Evidence, state: str) -> None:
+def test_only_running_runs_can_be_stalled(
+    queue: str | None, evidence: ModelFolderContents, state: str
+) -> None:
     assert run_state(queue, evidence, stalled="silent") == state
-    assert (explain(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
+    assert (explain_failure(RunState(state), evidence, "", "silent") == "silent") == (state == "stalled")
 
 
 @pytest.mark.parametrize(
@@ -201,4 +205,4 @@ def test_only_running_runs_can_be_stalled(queue: str | None, evidence: Evidence,
     ],
 )
 def test_a_refresh_names_the_runs_that_it_does_not_queue(states: dict[str, RunState], said: str) -> None:
-    assert left_to_up(states, "`make up`", {"fox"}) == said
+    assert describe_unqueued_runs(states, "`make up`", {"fox"}) == said

@@ -12,7 +12,7 @@ import pytest
 
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
-from flux_training.training.models.choice import ModelPolicy, models_of
+from flux_training.training.models.choice import ModelPolicy, models_of_architecture
 from flux_training.training.models.table import MODELS, TrainableModel
 from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
@@ -265,7 +265,7 @@ def test_long_videos_need_more_memory(frames: int, gb: int, is_found: bool) -> N
     assert ("batch-memory" in codes(job, "warning")) == is_found
 
 
-UNDESCRIBED = [arch for arch in TRAINER_KEYS["model"]["arch"].choices if not models_of(arch)]
+UNDESCRIBED = [arch for arch in TRAINER_KEYS["model"]["arch"].choices if not models_of_architecture(arch)]
 
 
 @pytest.mark.parametrize("arch", UNDESCRIBED)

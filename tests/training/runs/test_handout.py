@@ -12,11 +12,11 @@ from flux_training.training.runs.handout import (
     UNREPORTED_SECONDS,
     HandOut,
     HandOutState,
+    count_requeues,
     hand_out_state,
     is_hung,
     is_trained_elsewhere,
     judge,
-    requeues,
 )
 
 START = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -82,13 +82,13 @@ def test_a_failed_attempt_waits_for_another_machine(
 )
 def test_how_often_a_run_was_queued_again(text: str | None, count: int) -> None:
     environment = {} if text is None else {REQUEUES_VARIABLE: text}
-    assert requeues(environment) == count
+    assert count_requeues(environment) == count
 
 
 @pytest.mark.parametrize(("reported", "count"), [(None, 2), (-1, 2), (0, 0), (50, 0)])
 def test_a_report_since_the_job_was_queued_ends_a_series(reported: float | None, count: int) -> None:
     at_time = None if reported is None else at(reported)
-    assert requeues({REQUEUES_VARIABLE: "2"}, START, at_time) == count
+    assert count_requeues({REQUEUES_VARIABLE: "2"}, START, at_time) == count
 
 
 def test_a_job_that_reported_once_is_queued_again_although_its_series_had_ended() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_training.training.errors import BadInput
-from flux_training.training.runs.lineage import Checkpoints, Parent, PastRun, choose_parent, made_before
+from flux_training.training.runs.lineage import Checkpoints, Parent, PastRun, choose_parent, find_past_run
 from flux_training.training.runs.run import run_id
 
 declarations = st.tuples(st.binary(max_size=8), st.binary(max_size=8), st.integers(1, 3))
@@ -27,11 +27,11 @@ def test_an_existing_run_keeps_its_parent(
     of: tuple[bytes, bytes, int], past: list[PastRun], data: st.DataObject
 ) -> None:
     run_of = partial(run_id, *of)
-    assert made_before(run_of, past) == (False, None)
+    assert find_past_run(run_of, past) == (False, None)
     parent = data.draw(st.sampled_from([None, *(run.run_id for run in past)]))
     made = PastRun(run_of(parent), "2026-03")
-    assert made_before(run_of, [*past, made]) == (True, parent)
-    assert made_before(run_of, [PastRun("f" * 12, "2026-04"), made, *past]) == (True, parent)
+    assert find_past_run(run_of, [*past, made]) == (True, parent)
+    assert find_past_run(run_of, [PastRun("f" * 12, "2026-04"), made, *past]) == (True, parent)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_an_existing_run_is_found_by_its_parent(
     made_of: dict[str | None, str], found: tuple[bool, str | None]
 ) -> None:
     past = iter([PastRun("a", "2026-01"), PastRun("b", "2026-02")])
-    assert made_before(lambda parent: made_of.get(parent, "another"), past) == found
+    assert find_past_run(lambda parent: made_of.get(parent, "another"), past) == found
 
 
 PAST = [PastRun("a", "2026-01"), PastRun("b", "2026-02"), PastRun("c", "2026-03")]

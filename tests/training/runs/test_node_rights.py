@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_training.training.runs.node_rights import (
-    Remaining,
-    choose_end,
-    end_warning,
+    UnfinishedRun,
+    choose_key_expiry,
+    key_expiry_warning,
     node_policy,
     node_prefixes,
     nodes_reach_records,
@@ -18,7 +18,7 @@ from flux_training.training.runs.node_rights import (
     seconds_needed,
     show_time,
 )
-from flux_training.training.runs.retention import MAX_RUNS, expiring_prefixes, our_rules, with_our_rules
+from flux_training.training.runs.retention import MAX_RUNS, expiring_prefixes, own_rules, replace_own_rules
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import KeepSettings, StorageSettings
 
@@ -62,7 +62,7 @@ def after(hours: float) -> datetime:
 def test_keys_are_issued_when_the_present_ones_end_too_early(
     present: datetime | None, hours: float, needed_hours: float, issued: bool
 ) -> None:
-    end = choose_end(NOW, present, hours, needed_hours * HOUR)
+    end = choose_key_expiry(NOW, present, hours, needed_hours * HOUR)
     assert (end != present) is issued
     if issued:
         assert end == NOW.replace(minute=0, second=0) + timedelta(hours=hours)
@@ -77,7 +77,7 @@ def test_keys_are_issued_when_the_present_ones_end_too_early(
     ],
 )
 def test_short_key_lifetimes_are_not_rounded_down(hours: float, end: datetime) -> None:
-    assert choose_end(NOW.replace(microsecond=7), None, hours, 0) == end
+    assert choose_key_expiry(NOW.replace(microsecond=7), None, hours, 0) == end
 
 
 @given(
@@ -89,8 +89,8 @@ def test_short_key_lifetimes_are_not_rounded_down(hours: float, end: datetime) -
 def test_issued_keys_are_not_issued_again(left: float | None, hours: int, needed: float, second: int) -> None:
     now = NOW + timedelta(seconds=second)
     present = None if left is None else now + timedelta(hours=left)
-    end = choose_end(now, present, hours, needed * HOUR)
-    assert choose_end(now, end, hours, needed * HOUR) == end
+    end = choose_key_expiry(now, present, hours, needed * HOUR)
+    assert choose_key_expiry(now, end, hours, needed * HOUR) == end
     if end != present:
         assert now < end <= now + timedelta(hours=hours)
 
@@ -98,14 +98,14 @@ def test_issued_keys_are_not_issued_again(left: float | None, hours: int, needed
 @given(st.integers(2, 168), st.floats(0, 400))
 def test_preview_and_up_choose_the_same_end(hours: int, needed: float) -> None:
     soon = NOW + timedelta(seconds=90)
-    assert choose_end(NOW, None, hours, needed) == choose_end(soon, None, hours, needed)
+    assert choose_key_expiry(NOW, None, hours, needed) == choose_key_expiry(soon, None, hours, needed)
 
 
 def test_a_warning_says_when_the_keys_expire() -> None:
-    assert end_warning(NOW, after(10), 10 * HOUR, "prod") == ""
-    assert end_warning(NOW, after(-10), 0, "prod") == ""
-    assert end_warning(NOW, after(-10), 1, "prod") != ""
-    assert end_warning(NOW, after(10), 3000 * HOUR, "prod") == (
+    assert key_expiry_warning(NOW, after(10), 10 * HOUR, "prod") == ""
+    assert key_expiry_warning(NOW, after(-10), 0, "prod") == ""
+    assert key_expiry_warning(NOW, after(-10), 1, "prod") != ""
+    assert key_expiry_warning(NOW, after(10), 3000 * HOUR, "prod") == (
         "the unfinished runs need about 3000 h, but the nodes' keys expire at 2026-03-01T22:34:56+00:00: run `make up STACK=prod` again before "
         "that, or later results are not uploaded"
     )
@@ -122,17 +122,17 @@ def test_times_are_shown_in_utc() -> None:
     ("runs", "replicas", "hours"),
     [
         ([], 1, 0),
-        ([Remaining("a", 7200)], 1, 2),
-        ([Remaining("a", 7200, max_hours=9)], 1, 2),
-        ([Remaining("a", None, max_hours=9)], 1, 9),
-        ([Remaining("a", None)], 1, 24),
-        ([Remaining("a", 7200), Remaining("b", 7200)], 1, 4),
-        ([Remaining("a", 7200), Remaining("b", 7200)], 2, 2),
-        ([Remaining("a", 36000), Remaining("b", 3600)], 2, 10),
+        ([UnfinishedRun("a", 7200)], 1, 2),
+        ([UnfinishedRun("a", 7200, max_hours=9)], 1, 2),
+        ([UnfinishedRun("a", None, max_hours=9)], 1, 9),
+        ([UnfinishedRun("a", None)], 1, 24),
+        ([UnfinishedRun("a", 7200), UnfinishedRun("b", 7200)], 1, 4),
+        ([UnfinishedRun("a", 7200), UnfinishedRun("b", 7200)], 2, 2),
+        ([UnfinishedRun("a", 36000), UnfinishedRun("b", 3600)], 2, 10),
     ],
 )
 def test_needed_key_lifetime_depends_on_runs_and_replicas(
-    runs: list[Remaining], replicas: int, hours: float
+    runs: list[UnfinishedRun], replicas: int, hours: float
 ) -> None:
     assert seconds_needed(runs, replicas) == hours * HOUR
 
@@ -230,16 +230,16 @@ prefixes = st.dictionaries(st.text("abc/", min_size=1, max_size=6), st.integers(
 
 @given(prefixes, prefixes)
 def test_our_rules_replace_only_our_rules(before: dict[str, int], wanted: dict[str, int]) -> None:
-    other = with_our_rules([THEIRS], "flux-training/other", {"other/": 1})
-    rules = with_our_rules(with_our_rules(other, OWNER, before), OWNER, wanted)
-    assert our_rules(rules, OWNER) == wanted
-    assert our_rules(rules, "flux-training/other") == {"other/": 1}
+    other = replace_own_rules([THEIRS], "flux-training/other", {"other/": 1})
+    rules = replace_own_rules(replace_own_rules(other, OWNER, before), OWNER, wanted)
+    assert own_rules(rules, OWNER) == wanted
+    assert own_rules(rules, "flux-training/other") == {"other/": 1}
     assert THEIRS in rules
     assert len({rule["ID"] for rule in rules}) == len(rules)
 
 
 def test_an_empty_rule_list_is_never_sent() -> None:
-    assert with_our_rules([], OWNER, {}) == [
+    assert replace_own_rules([], OWNER, {}) == [
         {
             "ID": "unfinished uploads",
             "Status": "Enabled",
@@ -247,11 +247,11 @@ def test_an_empty_rule_list_is_never_sent() -> None:
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
         }
     ]
-    assert with_our_rules([THEIRS], OWNER, {}) == [THEIRS]
+    assert replace_own_rules([THEIRS], OWNER, {}) == [THEIRS]
 
 
 def test_rule_format_is_exact() -> None:
-    rules = with_our_rules([THEIRS], OWNER, {"b/": 2, "a/": 1})
+    rules = replace_own_rules([THEIRS], OWNER, {"b/": 2, "a/": 1})
     assert [rule["Filter"] for rule in rules] == [{"Prefix": "logs/"}, {"Prefix": "a/"}, {"Prefix": "b/"}]
     assert rules[1] == {
         "ID": "flux flux-training/prod b3dda5b674f9ce73",
@@ -275,6 +275,6 @@ def test_edited_rules_of_ours_are_read_as_they_are() -> None:
             "Expiration": {"Days": 1},
         },
     ]
-    assert our_rules(rules, OWNER) == {"": 0}
-    assert our_rules([{"ID": mark, "Status": "Enabled", "Filter": {}, "Expiration": {}}], OWNER) == {"": 0}
-    assert our_rules([{"ID": mark, "Filter": {"Prefix": "a/"}, "Expiration": {"Days": 1}}], OWNER) == {}
+    assert own_rules(rules, OWNER) == {"": 0}
+    assert own_rules([{"ID": mark, "Status": "Enabled", "Filter": {}, "Expiration": {}}], OWNER) == {"": 0}
+    assert own_rules([{"ID": mark, "Filter": {"Prefix": "a/"}, "Expiration": {"Days": 1}}], OWNER) == {}

@@ -12,12 +12,12 @@ from flux_training.training.runs.plan import (
     Plan,
     PlannedAction,
     ResourceChange,
-    cluster_lines,
+    describe_resource_changes,
     diagnostics_of,
     in_order,
     plan_headline,
     plan_job,
-    read_steps,
+    read_resource_changes,
 )
 from flux_training.training.runs.run_state import RunState
 
@@ -123,7 +123,7 @@ def test_the_steps_of_a_replacement_are_read_as_one(ops: list[str]) -> None:
     old = {"outputs": {"runId": "o", "status": "completed"}, "inputs": {"runId": "o"}}
     new = {"inputs": {"runId": "n"}}
     steps = [entry(op, "TrainingJob", "cat", oldState=old, newState=new, diffReasons=["runId"]) for op in ops]
-    (found,) = read_steps({"steps": steps})
+    (found,) = read_resource_changes({"steps": steps})
     assert (found.op, found.kind, found.name, found.changed) == ("replace", "TrainingJob", "cat", ("runId",))
     assert (found.old["status"], found.old["runId"], found.new["runId"]) == ("completed", "o", "n")
 
@@ -136,12 +136,12 @@ def test_stacks_components_and_providers_are_left_out() -> None:
     }
     provider = {"op": "create", "urn": f"{PARENT}pulumi:providers:aws::aws"}
     bookkeeping = entry("update", "DeclaredRuns", "runs", diffReasons=["runs"])
-    assert read_steps({"steps": [stack, component, provider, bookkeeping]}) == []
-    assert read_steps({}) == []
+    assert read_resource_changes({"steps": [stack, component, provider, bookkeeping]}) == []
+    assert read_resource_changes({}) == []
 
 
 def test_cluster_changes_are_listed_with_properties() -> None:
-    steps = read_steps(
+    steps = read_resource_changes(
         {
             "steps": [
                 entry("update", "ContainerGroup", "cluster", diffReasons=["gpu", "priority"]),
@@ -151,7 +151,10 @@ def test_cluster_changes_are_listed_with_properties() -> None:
             ]
         }
     )
-    assert cluster_lines(steps) == ("container group is changed: gpu, priority", "bucket is created")
+    assert describe_resource_changes(steps) == (
+        "container group is changed: gpu, priority",
+        "bucket is created",
+    )
 
 
 def test_changed_numbers_and_names_are_shown_but_no_secrets() -> None:
@@ -162,7 +165,7 @@ def test_changed_numbers_and_names_are_shown_but_no_secrets() -> None:
         entry("update", "ContainerGroup", "cluster", oldState=old, newState=new, diffReasons=keys),
         entry("update", "ScalingRule", "scaling", oldState=old, newState=new, diffReasons=["maxReplicas"]),
     ]
-    assert cluster_lines(read_steps({"steps": steps})) == (
+    assert describe_resource_changes(read_resource_changes({"steps": steps})) == (
         "container group is changed: autoscale, cpu 4 → 8, credentials, gpu RTX 4090 → RTX 5090",
         "scaling rule is changed: maxReplicas 0 → 2 (at most one replica per declared job)",
     )
@@ -179,7 +182,7 @@ def test_changes_of_other_resources_are_listed() -> None:
         {"op": "update", "urn": f"{PARENT}command:local:Command::images", "diffReasons": ["triggers"]},
         entry("delete", "SomethingNew", "later"),
     ]
-    assert cluster_lines(read_steps({"steps": steps})) == (
+    assert describe_resource_changes(read_resource_changes({"steps": steps})) == (
         "dev container group is created",
         "key of the nodes is replaced: end",
         "BucketPolicy only-https is created",
@@ -193,7 +196,7 @@ def test_resources_of_named_clusters_are_told_apart() -> None:
         entry("create", "ContainerGroup", "cluster-video"),
         entry("delete", "ScalingRule", "scaling-flux"),
     ]
-    assert cluster_lines(read_steps({"steps": steps})) == (
+    assert describe_resource_changes(read_resource_changes({"steps": steps})) == (
         "container group of cluster video is created",
         "scaling rule of cluster flux is deleted",
     )
@@ -297,19 +300,19 @@ def test_preview_steps_are_merged_by_resource(
         )
         for one, before, after, why in steps
     ]
-    (found,) = read_steps({"steps": given})
+    (found,) = read_resource_changes({"steps": given})
     assert found == ResourceChange("Bucket", "b", op, old, new, changed)
 
 
 def test_malformed_preview_output_is_tolerated() -> None:
     reasons = entry("replace", "Bucket", "b", replaceReasons=["bucket"], oldState=7, newState={"inputs": 7})
-    (found,) = read_steps({"steps": [reasons]})
+    (found,) = read_resource_changes({"steps": [reasons]})
     assert (found.op, found.old, found.new, found.changed) == ("replace", {}, {}, ("bucket",))
     said = {
         "diagnostics": [{"severity": "error"}, 7, {"severity": "error", "message": " "}, {"message": "x"}]
     }
     assert diagnostics_of(said, "error") == ()
-    assert read_steps({"steps": None}) == []
+    assert read_resource_changes({"steps": None}) == []
     assert diagnostics_of({"diagnostics": None}, "error") == ()
 
 
@@ -320,7 +323,7 @@ def test_resource_types_have_readable_names() -> None:
         for kind in kinds
         for op in ("create", "replace", "delete", "read")
     ]
-    assert cluster_lines(steps) == (
+    assert describe_resource_changes(steps) == (
         "bucket is created",
         "bucket is replaced: a, b",
         "bucket is deleted: a, b",
@@ -331,7 +334,7 @@ def test_resource_types_have_readable_names() -> None:
         "scaling rule is replaced: a, b",
         "scaling rule is deleted: a, b",
     )
-    assert cluster_lines([ResourceChange("Bucket", "n", "update")]) == ("bucket is changed",)
+    assert describe_resource_changes([ResourceChange("Bucket", "n", "update")]) == ("bucket is changed",)
 
 
 def test_the_headline_names_each_action_in_order() -> None:

@@ -11,12 +11,12 @@ from flux_training.training.dataset.manifest import parse_manifest
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import (
-    Evidence,
     LastContact,
+    ModelFolderContents,
     RunState,
-    explain,
-    in_words,
+    explain_failure,
     run_state,
+    show_duration,
     stall,
 )
 from flux_training.training.runs.weights import (
@@ -91,7 +91,7 @@ def test_which_states_need_a_gpu(state: RunState, needs_gpu: bool) -> None:
 
 
 def test_an_unknown_kelpie_status_is_neither_an_error_nor_an_end() -> None:
-    assert run_state("paused", Evidence(False)) is RunState.UNKNOWN
+    assert run_state("paused", ModelFolderContents(False)) is RunState.UNKNOWN
     assert not RunState.UNKNOWN.has_ended
     assert not RunState.UNKNOWN.needs_gpu
 
@@ -109,44 +109,46 @@ def test_an_unknown_kelpie_status_is_neither_an_error_nor_an_end() -> None:
     ],
 )
 def test_durations_in_words(seconds: float, text: str) -> None:
-    assert in_words(seconds) == text
+    assert show_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("state", "evidence", "words"),
     [
-        ("completed", Evidence(True), ""),
-        ("pending", Evidence(False), ""),
-        ("running", Evidence(True, ("cut",)), ""),
+        ("completed", ModelFolderContents(True), ""),
+        ("pending", ModelFolderContents(False), ""),
+        ("running", ModelFolderContents(True, ("cut",)), ""),
         (
             "completed without weights",
-            Evidence(False),
+            ModelFolderContents(False),
             "the worker reported the job as completed, but there are no weights in the bucket",
         ),
         (
             "lost",
-            Evidence(False),
+            ModelFolderContents(False),
             "the queue no longer knows the job, and there are no weights in the bucket",
         ),
-        ("failed", Evidence(False), "the job failed as many times as the queue allows"),
-        ("canceled", Evidence(False), "the job was canceled in the queue"),
+        ("failed", ModelFolderContents(False), "the job failed as many times as the queue allows"),
+        ("canceled", ModelFolderContents(False), "the job was canceled in the queue"),
         (
             "failed",
-            Evidence(True, ("cut", "old")),
+            ModelFolderContents(True, ("cut", "old")),
             "the weights in the bucket are not valid: cut; old",
         ),
     ],
 )
-def test_failed_runs_are_explained(state: str, evidence: Evidence, words: str) -> None:
-    assert explain(RunState(state), evidence) == words
-    assert explain(RunState(state), evidence, "out of memory") == (f"{words}: out of memory" if words else "")
-    assert explain(RunState(state), evidence, stalled="silent") == words
+def test_failed_runs_are_explained(state: str, evidence: ModelFolderContents, words: str) -> None:
+    assert explain_failure(RunState(state), evidence) == words
+    assert explain_failure(RunState(state), evidence, "out of memory") == (
+        f"{words}: out of memory" if words else ""
+    )
+    assert explain_failure(RunState(state), evidence, stalled="silent") == words
 
 
 def test_stalls_are_explained() -> None:
-    assert explain(RunState.STALLED, Evidence(False), "step 5", "silent") == "silent"
-    assert explain(RunState.STALLED, Evidence(False)) == ""
-    assert run_state("running", Evidence(False)) == "running"
+    assert explain_failure(RunState.STALLED, ModelFolderContents(False), "step 5", "silent") == "silent"
+    assert explain_failure(RunState.STALLED, ModelFolderContents(False)) == ""
+    assert run_state("running", ModelFolderContents(False)) == "running"
     assert stall(LastContact(1801, 0), 30) == (
         "no node has reported it for 30 min: its node is gone and no other node takes it (none is available, or it failed on each)"
     )

@@ -10,7 +10,7 @@ import pytest
 from flux_training.training.gpu import memory_needed
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
-from flux_training.training.models.choice import ModelPolicy, choose_model, model_called
+from flux_training.training.models.choice import ModelPolicy, choose_model, find_model
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.edit import new_train_yml
@@ -104,7 +104,7 @@ def test_prompts_are_quoted_in_samples_too() -> None:
     ],
 )
 def test_a_model_has_several_names(given: str, name: str | None) -> None:
-    found = model_called(given)
+    found = find_model(given)
     assert (found.name if found else None) == name
 
 

@@ -33,7 +33,7 @@ def images_without_caption(job: Subject) -> Iterator[Problem]:
     written = job.dataset.captions if job.dataset else {}
     for name in dict.fromkeys(caption_name(image) for image in job.images):
         if name not in written:
-            yield job.in_dataset(name, "no caption for this image")
+            yield job.dataset_problem(name, "no caption for this image")
 
 
 AREA.fault("caption-empty", "ai-toolkit would train the image with an empty prompt", DESCRIBE)
@@ -58,7 +58,7 @@ def captions_without_image(job: Subject) -> Iterator[Problem]:
                 if is_paired
                 else f"a caption without an image: no image is named {PurePath(name).stem}"
             )
-            yield job.in_dataset(name, message)
+            yield job.dataset_problem(name, message)
 
 
 @AREA.error(
@@ -73,7 +73,7 @@ def images_that_share_a_caption(job: Subject) -> Iterator[Problem]:
         sharing[caption_name(image)].append(image)
     for caption, images in sharing.items():
         if len(images) > 1:
-            yield job.in_dataset("", f"{' and '.join(images)} would share the caption {caption}")
+            yield job.dataset_problem("", f"{' and '.join(images)} would share the caption {caption}")
 
 
 @AREA.warning(
@@ -85,7 +85,7 @@ def captions_over_the_token_limit(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         tokens = t5_tokens(caption.text)
         if tokens > T5_TOKENS:
-            yield job.in_dataset(caption.name, f"about {tokens} tokens")
+            yield job.dataset_problem(caption.name, f"about {tokens} tokens")
 
 
 @AREA.warning(
@@ -103,7 +103,7 @@ def captions_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
             and trigger not in caption.text
             and not has_placeholder(caption.text)
         ):
-            yield job.in_dataset(caption.name, f"it does not contain the trigger word `{trigger}`")
+            yield job.dataset_problem(caption.name, f"it does not contain the trigger word `{trigger}`")
 
 
 @AREA.warning(
@@ -116,7 +116,7 @@ def captions_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Pr
         return
     for caption in job.captions:
         if has_placeholder(caption.text):
-            yield job.in_dataset(caption.name, "[trigger] has no meaning here")
+            yield job.dataset_problem(caption.name, "[trigger] has no meaning here")
 
 
 @AREA.warning(
@@ -127,7 +127,7 @@ def captions_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Pr
 def identical_captions(job: Subject) -> Iterator[Problem]:
     texts = {caption.text for caption in job.captions}
     if len(texts) == 1 and len(job.captions) > 1:
-        yield job.in_dataset("", f"all {len(job.captions)} captions are the same")
+        yield job.dataset_problem("", f"all {len(job.captions)} captions are the same")
 
 
 @AREA.warning(
@@ -139,7 +139,7 @@ def captions_that_are_refusals(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         match = REFUSED.search(caption.text)
         if match:
-            yield job.in_dataset(caption.name, f"`{match[0]}` does not describe an image")
+            yield job.dataset_problem(caption.name, f"`{match[0]}` does not describe an image")
 
 
 @AREA.warning(
@@ -150,7 +150,7 @@ def captions_that_are_refusals(job: Subject) -> Iterator[Problem]:
 def caption_answer(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         if not REFUSED.search(caption.text) and (words := _words_of_a_model(job, caption.text)):
-            yield job.in_dataset(caption.name, words)
+            yield job.dataset_problem(caption.name, words)
 
 
 @AREA.warning(
@@ -163,7 +163,7 @@ def captions_with_garbled_characters(job: Subject) -> Iterator[Problem]:
         bad = next((character for character in caption.text if _is_garbage(character)), None)
         if bad is not None:
             line = caption.text[: caption.text.index(bad)].count("\n") + 1
-            yield job.in_dataset(caption.name, f"contains the character U+{ord(bad):04X}", line)
+            yield job.dataset_problem(caption.name, f"contains the character U+{ord(bad):04X}", line)
 
 
 def _words_of_a_model(job: Subject, text: str) -> str:

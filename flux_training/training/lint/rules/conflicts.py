@@ -65,7 +65,7 @@ def _number(value: object, default: float) -> float:
     return value if isinstance(value, int | float) else default
 
 
-def _only_flux(job: Subject) -> Iterator[Conflict]:
+def _flags_that_need_is_flux(job: Subject) -> Iterator[Conflict]:
     """Both are checked before `arch` is looked at."""
     model = job.section("model")
     for key in ("attn_masking", "split_model_over_gpus"):
@@ -94,12 +94,14 @@ def _not_for_flow_matching(job: Subject) -> Iterator[Conflict]:
         yield "network.type lorm replaces layers of the model and leaves no LoRA", ("network", "type")
 
 
-def _layers(job: Subject) -> Iterator[Conflict]:
+def _layer_filters(job: Subject) -> Iterator[Conflict]:
     """ai-toolkit looks for each entry in the names of the layers, and takes each character of a text for an entry."""
     chosen = mapping(job.section("network").get("network_kwargs"))
     place = ("network", "network_kwargs")
     wrong = [
-        key for key in ("only_if_contains", "ignore_if_contains") if not _are_parts(key, chosen.get(key))
+        key
+        for key in ("only_if_contains", "ignore_if_contains")
+        if not _is_list_of_texts(key, chosen.get(key))
     ]
     for key in wrong:
         yield (
@@ -118,7 +120,7 @@ def _layers(job: Subject) -> Iterator[Conflict]:
         )
 
 
-def _are_parts(key: str, value: object) -> bool:
+def _is_list_of_texts(key: str, value: object) -> bool:
     if value is None or (key == "ignore_if_contains" and value == []):
         return True
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
@@ -129,7 +131,7 @@ def _trains_flux_blocks(job: Subject) -> bool:
     return is_flux and bool(job.section("network").get("transformer_only", True))
 
 
-def _two_accumulations(job: Subject) -> Iterator[Conflict]:
+def _repeated_accumulation_keys(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     if (
         _number(train.get("gradient_accumulation"), 1) > 1
@@ -139,7 +141,7 @@ def _two_accumulations(job: Subject) -> Iterator[Conflict]:
         yield message, ("train", "gradient_accumulation")
 
 
-def _missing_parts(job: Subject) -> Iterator[Conflict]:
+def _missing_packages_and_captions(job: Subject) -> Iterator[Conflict]:
     """Packages, captions and adapters that a job here cannot have."""
     if job.section("train").get("short_and_long_captions"):
         message = "short_and_long_captions needs two captions for each image, but a job has one text file"
@@ -264,7 +266,7 @@ def _no_workers(job: Subject) -> Iterator[Conflict]:
         yield message, ("datasets", "0", "num_workers")
 
 
-def _buckets(job: Subject) -> Iterator[Conflict]:
+def _datasets_without_buckets(job: Subject) -> Iterator[Conflict]:
     datasets = _datasets(job)
     having = [bool(entry.get("buckets", True)) for entry in datasets]
     if any(having) and not all(having):
@@ -288,7 +290,7 @@ def _only_regularization(job: Subject) -> Iterator[Conflict]:
         yield "all datasets are regularization images (is_reg), so there is nothing to learn", ("datasets",)
 
 
-def _triggers(job: Subject) -> Iterator[Conflict]:
+def _too_few_random_triggers(job: Subject) -> Iterator[Conflict]:
     for number, entry in enumerate(_datasets(job)):
         triggers, most = entry.get("random_triggers"), entry.get("random_triggers_max", 1)
         if isinstance(triggers, list) and triggers and _number(most, 0) > len(triggers):
@@ -339,7 +341,7 @@ def _denoising_steps(job: Subject) -> Iterator[Conflict]:
         )
 
 
-def _few_step_types(job: Subject) -> Iterator[Conflict]:
+def _timestep_types_with_too_few_steps(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     kind, steps = train.get("timestep_type"), _number(train.get("num_train_timesteps"), 1000)
     last = LAST_TIMESTEPS.get(kind, 0) if isinstance(kind, str) else 0
@@ -375,7 +377,7 @@ def _start_step(job: Subject) -> Iterator[Conflict]:
         yield f"start_step {start} leaves none of the {steps} steps to train", ("train", "start_step")
 
 
-def _walking_seeds(job: Subject) -> Iterator[Conflict]:
+def _seeds_above_the_maximum(job: Subject) -> Iterator[Conflict]:
     """Each prompt has the seed after that of the one before."""
     sample, count = job.section("sample"), len(sample_prompts(job))
     seed = sample.get("seed", 0)
@@ -386,7 +388,7 @@ def _walking_seeds(job: Subject) -> Iterator[Conflict]:
         yield message, ("sample", "seed")
 
 
-def _log_folder(job: Subject) -> Iterator[Conflict]:
+def _log_folder_among_checkpoints(job: Subject) -> Iterator[Conflict]:
     """ai-toolkit takes everything in the output folder that begins with the job's name for a checkpoint, folders too."""
     folder = job.process.get("log_dir")
     if isinstance(folder, str) and normpath(folder) == f"{OUTPUT_FOLDER}/{job.name}":
@@ -403,11 +405,11 @@ def _wandb(job: Subject) -> Iterator[Conflict]:
 
 
 CONFLICTS: tuple[Conflicts, ...] = (
-    _only_flux,
+    _flags_that_need_is_flux,
     _not_for_flow_matching,
-    _layers,
-    _missing_parts,
-    _two_accumulations,
+    _layer_filters,
+    _missing_packages_and_captions,
+    _repeated_accumulation_keys,
     _guidance,
     _adapters_of_the_model,
     _preservation,
@@ -415,21 +417,21 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _frame_counts,
     _images_with_frames,
     _no_workers,
-    _buckets,
+    _datasets_without_buckets,
     _controls_need_buckets,
     _only_regularization,
-    _triggers,
+    _too_few_random_triggers,
     _deprecated,
     _optimizer,
     _parameters,
     _augmentations,
     _denoising_steps,
-    _few_step_types,
+    _timestep_types_with_too_few_steps,
     _single_items,
     _doubled_batches,
     _start_step,
-    _walking_seeds,
-    _log_folder,
+    _seeds_above_the_maximum,
+    _log_folder_among_checkpoints,
     _wandb,
 )
 
@@ -442,7 +444,7 @@ CONFLICTS: tuple[Conflicts, ...] = (
 def conflicting_keys(job: Subject) -> Iterator[Problem]:
     for conflicts in CONFLICTS if job.trains else ():
         for message, place in conflicts(job):
-            yield job.in_config(message, *place)
+            yield job.process_problem(message, *place)
 
 
 @AREA.error(
@@ -450,16 +452,16 @@ def conflicting_keys(job: Subject) -> Iterator[Problem]:
     "the launcher accepts only a LoRA, with both noise stages if the model has two; other results would be lost after the run was paid for",
     "delete the key, or choose another model",
 )
-def other_results(job: Subject) -> Iterator[Problem]:
+def results_that_are_no_lora(job: Subject) -> Iterator[Problem]:
     if job.model and len(job.model.result_endings) > 1:
         yield from _untrained_stages(job)
         yield from _stage_never_reached(job)
     for key in ("embedding", "adapter", "decorator"):
         if job.process.get(key) is not None:
-            yield job.in_config(f"{key} trains something else beside or instead of the LoRA", key)
+            yield job.process_problem(f"{key} trains something else beside or instead of the LoRA", key)
     if job.section("train").get("merge_network_on_save"):
         message = "train.merge_network_on_save saves the whole model instead of the LoRA"
-        yield job.in_config(message, "train", "merge_network_on_save")
+        yield job.process_problem(message, "train", "merge_network_on_save")
 
 
 def _untrained_stages(job: Subject) -> Iterator[Problem]:
@@ -468,7 +470,7 @@ def _untrained_stages(job: Subject) -> Iterator[Problem]:
         key = f"train_{stage}"
         if not options.get(key, True):
             message = f"{key}: false leaves the file of this noise stage out"
-            yield job.in_config(message, "model", "model_kwargs", key)
+            yield job.process_problem(message, "model", "model_kwargs", key)
 
 
 def _stage_never_reached(job: Subject) -> Iterator[Problem]:
@@ -477,4 +479,4 @@ def _stage_never_reached(job: Subject) -> Iterator[Problem]:
     every = _number(train.get("switch_boundary_every"), 1)
     if steps and every >= steps * _number(train.get("gradient_accumulation"), 1):
         message = f"switch_boundary_every {every:g} is not below the {steps} steps, so the second noise stage is never trained"
-        yield job.in_config(message, "train", "switch_boundary_every")
+        yield job.process_problem(message, "train", "switch_boundary_every")

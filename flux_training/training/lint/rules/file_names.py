@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject, faults_of_rule
-from flux_training.training.lint.rules.stack import same_but_for_case
+from flux_training.training.lint.rules.stack import find_names_that_differ_only_in_case
 from flux_training.training.names import JOB_NAME, MAX_JOB_NAME, TAKEN_NAMES
 from flux_training.training.train_yml.trainer_config import OUTSIDE
 
@@ -53,7 +53,7 @@ def names_that_object_stores_change(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         reason = _unsafe(name)
         if reason:
-            yield job.in_dataset(name, reason)
+            yield job.dataset_problem(name, reason)
 
 
 @AREA.warning(
@@ -65,7 +65,7 @@ def names_with_special_characters(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         found = "".join(dict.fromkeys(AWKWARD.findall(name)))
         if found and not _unsafe(name):
-            yield job.in_dataset(name, f"`{found}` in the name")
+            yield job.dataset_problem(name, f"`{found}` in the name")
 
 
 @AREA.warning(
@@ -76,7 +76,7 @@ def names_with_special_characters(job: Subject) -> Iterator[Problem]:
 def names_that_are_not_nfc(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         if not _unsafe(name) and not unicodedata.is_normalized("NFC", name):
-            yield job.in_dataset(name, "the name has letters with separate accents (not NFC)")
+            yield job.dataset_problem(name, "the name has letters with separate accents (not NFC)")
 
 
 @AREA.warning(
@@ -85,7 +85,7 @@ def names_that_are_not_nfc(job: Subject) -> Iterator[Problem]:
 def names_reserved_on_windows(job: Subject) -> Iterator[Problem]:
     for name in _names(job):
         if RESERVED.fullmatch(name):
-            yield job.in_dataset(name, f"`{Path(name).stem}` is a reserved name on Windows")
+            yield job.dataset_problem(name, f"`{Path(name).stem}` is a reserved name on Windows")
 
 
 @AREA.error(
@@ -94,8 +94,8 @@ def names_reserved_on_windows(job: Subject) -> Iterator[Problem]:
     "rename one of them",
 )
 def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
-    for name, earlier in same_but_for_case(_names(job)):
-        yield job.in_dataset(name, f"differs from {earlier} only in case")
+    for name, earlier in find_names_that_differ_only_in_case(_names(job)):
+        yield job.dataset_problem(name, f"differs from {earlier} only in case")
 
 
 @AREA.error(
@@ -105,10 +105,10 @@ def names_that_differ_only_in_case(job: Subject) -> Iterator[Problem]:
     needed=True,
     always=OTHERS_FILES,
 )
-def link_outside(job: Subject) -> Iterator[Problem]:
+def links_out_of_the_project(job: Subject) -> Iterator[Problem]:
     yield from faults_of_rule(job, OUTSIDE)
     for name, target in job.dataset.outside.items() if job.dataset else ():
-        yield job.in_dataset(name, f"links to {target}, outside the project; it is not read")
+        yield job.dataset_problem(name, f"links to {target}, outside the project; it is not read")
 
 
 @AREA.error(
@@ -117,9 +117,9 @@ def link_outside(job: Subject) -> Iterator[Problem]:
     "delete the file, or replace it with a regular file",
     needed=True,
 )
-def file_special(job: Subject) -> Iterator[Problem]:
+def pipes_and_devices(job: Subject) -> Iterator[Problem]:
     for name, kind in job.dataset.special.items() if job.dataset else ():
-        yield job.in_dataset(name, f"{kind}, not a file; it is not opened")
+        yield job.dataset_problem(name, f"{kind}, not a file; it is not opened")
 
 
 def _names(job: Subject) -> list[str]:

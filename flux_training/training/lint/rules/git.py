@@ -19,8 +19,8 @@ AREA.fault(
     LFS_FIX,
     needed=True,
 )
-def git_lfs(job: Subject) -> Iterator[Problem]:
+def files_that_git_lfs_has_not_downloaded(job: Subject) -> Iterator[Problem]:
     yield from faults_of_rule(job, "git-lfs")
     for image in job.all_images.values():
         if image.lfs_pointer:
-            yield job.in_dataset(image.name, f"is {image.damage}")
+            yield job.dataset_problem(image.name, f"is {image.damage}")

@@ -45,7 +45,7 @@ AREA.fault(
 )
 def dataset_without_images(job: Subject) -> Iterator[Problem]:
     if job.dataset and not job.dataset.faults and not job.images:
-        yield job.in_dataset("", "no image")
+        yield job.dataset_problem("", "no image")
 
 
 @AREA.error(
@@ -57,7 +57,7 @@ def dataset_without_images(job: Subject) -> Iterator[Problem]:
 def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
         if not name.lower().endswith(OTHER_VIDEO_SUFFIXES):
-            yield job.in_dataset(name, f"neither an image or video ({SUFFIXES}) nor a caption (.txt)")
+            yield job.dataset_problem(name, f"neither an image or video ({SUFFIXES}) nor a caption (.txt)")
 
 
 @AREA.error(
@@ -68,7 +68,7 @@ def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
 )
 def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
     if len(job.all_images) > MAX_IMAGES:
-        yield job.in_dataset("", f"{len(job.all_images):,} images; a job can have {MAX_IMAGES:,}")
+        yield job.dataset_problem("", f"{len(job.all_images):,} images; a job can have {MAX_IMAGES:,}")
         return
     captions = job.dataset.captions if job.dataset else {}
     # This upper bound is fast to compute, and most datasets are below it.
@@ -85,7 +85,9 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
         texts[name] = caption.text if caption else ""
     size = len(manifest_json(images, texts))
     if size > MAX_MANIFEST_BYTES:
-        yield job.in_dataset("", f"names and captions of {len(images)} images are {size / 1024**2:.1f} MiB")
+        yield job.dataset_problem(
+            "", f"names and captions of {len(images)} images are {size / 1024**2:.1f} MiB"
+        )
 
 
 @AREA.error(
@@ -97,7 +99,7 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
 def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
     for image in job.all_images.values():
         if image.damage and not image.truncated and not image.lfs_pointer:
-            yield job.in_dataset(image.name, f"cannot be read as {_kind(image)} ({image.damage})")
+            yield job.dataset_problem(image.name, f"cannot be read as {_kind(image)} ({image.damage})")
 
 
 def _kind(image: ImageFacts) -> str:
@@ -114,7 +116,7 @@ def images_that_end_too_early(job: Subject) -> Iterator[Problem]:
     for image in job.all_images.values():
         if image.truncated:
             message = f"cannot be read as {_kind(image)}: the file ends too early ({image.damage})"
-            yield job.in_dataset(image.name, message)
+            yield job.dataset_problem(image.name, message)
 
 
 @AREA.image(
@@ -183,7 +185,9 @@ def images_below_the_smallest_resolution(job: Subject) -> Iterator[Problem]:
     for image in job.sound_images:
         if image.pixels < (CLOSE_ENOUGH * smallest) ** 2:
             size = f"{image.width} x {image.height} pixels"
-            yield job.in_dataset(image.name, f"{size} are too few for the smallest resolution, {smallest}")
+            yield job.dataset_problem(
+                image.name, f"{size} are too few for the smallest resolution, {smallest}"
+            )
 
 
 @AREA.image(
@@ -226,7 +230,7 @@ def identical_images(job: Subject) -> Iterator[Problem]:
     for image in job.sound_images:
         earlier = first.setdefault(image.sha256, image.name)
         if earlier != image.name:
-            yield job.in_dataset(image.name, f"identical to {earlier}")
+            yield job.dataset_problem(image.name, f"identical to {earlier}")
 
 
 @AREA.warning(
@@ -238,7 +242,7 @@ def similar_images(job: Subject) -> Iterator[Problem]:
     different = {image.sha256: image for image in reversed(job.sound_images) if _is_comparable(image)}
     hashes = sorted((image.name, image.hash) for image in different.values())
     for name, earlier in near_pairs(hashes):
-        yield job.in_dataset(name, f"looks the same as {earlier}")
+        yield job.dataset_problem(name, f"looks the same as {earlier}")
 
 
 def _is_comparable(image: ImageFacts) -> bool:
@@ -253,4 +257,4 @@ def _is_comparable(image: ImageFacts) -> bool:
 )
 def too_few_images(job: Subject) -> Iterator[Problem]:
     if 0 < len(job.images) < MIN_IMAGES:
-        yield job.in_dataset("", f"only {len(job.images)} image{'s' * (len(job.images) > 1)}")
+        yield job.dataset_problem("", f"only {len(job.images)} image{'s' * (len(job.images) > 1)}")

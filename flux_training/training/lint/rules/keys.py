@@ -25,14 +25,14 @@ def unknown_keys(job: Subject) -> Iterator[Problem]:
     config = job.config.document["config"]
     known = TRAINER_KEYS["config"]
     for key in config.keys() - known.keys():
-        yield job.in_file(f"unknown key config.{key}{nearest(key, known)}", "config", key)
+        yield job.train_yml_problem(f"unknown key config.{key}{nearest(key, known)}", "config", key)
     processes = config.get("process")
     for number, process in enumerate(processes if isinstance(processes, list) else []):
         for entry in entries(process):
             if entry.spec is None:
                 near = nearest(entry.place[-1], TRAINER_KEYS[entry.section_name])
                 message = f"unknown key {'.'.join(entry.place)}{near}"
-                yield job.in_file(message, "config", "process", str(number), *entry.place)
+                yield job.train_yml_problem(message, "config", "process", str(number), *entry.place)
 
 
 @AREA.error("key-repeated", "if a key is repeated, YAML uses only the last one", "delete all but one")
@@ -51,10 +51,10 @@ def keys_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
         name, since = _newest_part(entry)
         if since > job.trainer_date:
             message = f"{name} exists since {since}, the image has ai-toolkit of {job.trainer_date}"
-            yield job.in_config(message, *entry.place)
+            yield job.process_problem(message, *entry.place)
     if job.process.get("type") == "diffusion_trainer" and job.trainer_date < DIFFUSION_TRAINER_SINCE:
         message = f"type diffusion_trainer exists since {DIFFUSION_TRAINER_SINCE}, the image has ai-toolkit of {job.trainer_date}"
-        yield job.in_config(message, "type")
+        yield job.process_problem(message, "type")
 
 
 def _newest_part(entry: KeyEntry) -> tuple[str, str]:
@@ -84,7 +84,9 @@ def _value_rule(code: str, kind: FaultKind, why: str, fix: str) -> None:
         for entry in _checked(job):
             fault = entry.spec and value_fault(entry.spec, entry.value)
             if fault and fault.kind == kind:
-                yield job.in_config(f"{describe_value(entry.name, entry.value)}: {fault.rule}", *entry.place)
+                yield job.process_problem(
+                    f"{describe_value(entry.name, entry.value)}: {fault.rule}", *entry.place
+                )
 
     register: Callable[[Callable[[Subject], Iterator[Problem]]], object] = AREA.error(code, why, fix)
     register(check)

@@ -41,7 +41,7 @@ def needless_quantization(job: Subject) -> Iterator[Problem]:
 def ignored_quantization(job: Subject) -> Iterator[Problem]:
     for key in ("quantize", "low_vram"):
         if job.model and job.model.memory.fixed and job.section("model").get(key):
-            yield job.in_config(f"model.{key} is set for {job.model.name}", "model", key)
+            yield job.process_problem(f"model.{key} is set for {job.model.name}", "model", key)
 
 
 @AREA.error(
@@ -52,7 +52,7 @@ def ignored_quantization(job: Subject) -> Iterator[Problem]:
 def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
     if job.model and job.model.memory.fixed and _gpu_below(job, job.model.weights_gb):
         message = f"the weights of {job.model.name} take {job.model.weights_gb:.0f} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
-        yield job.in_config(message, "model")
+        yield job.process_problem(message, "model")
 
 
 @AREA.warning(
@@ -63,7 +63,7 @@ def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
 def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
     if job.model and _gpu_below(job, need := job.model.memory.quantized):
         message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
-        yield job.in_config(message, "model")
+        yield job.process_problem(message, "model")
 
 
 @AREA.error(
@@ -97,7 +97,7 @@ def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
     off = job.section("train").get("gradient_checkpointing", True) is False
     if off and job.model and _gpu_below(job, job.model.memory.unquantized):
         message = f"train.gradient_checkpointing is false, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
-        yield job.in_config(message, "train", "gradient_checkpointing")
+        yield job.process_problem(message, "train", "gradient_checkpointing")
 
 
 @AREA.warning(
@@ -113,13 +113,13 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
     gpu = f"{smallest_class(job.gpu)} has {job.gpu_gb} GB"
     megapixels = batch * (max(resolutions_of(job.process)) / 1024) ** 2
     if batch > 1 and megapixels > fits:
-        yield job.in_config(f"batches of {batch} images, {gpu}", "train", "batch_size")
+        yield job.process_problem(f"batches of {batch} images, {gpu}", "train", "batch_size")
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         frames = whole_number(entry.get("num_frames"), 1)
         steps = 1 + (frames - 1) // job.model.tokens.frames
         if job.model.datasets.videos and frames > 1 and (size := megapixels * steps) > fits:
             message = f"videos of {frames} frames count as {size:.0f} images of a megapixel, {gpu}"
-            yield job.in_config(message, "datasets", str(number), "num_frames")
+            yield job.process_problem(message, "datasets", str(number), "num_frames")
 
 
 def _gpu_below(job: Subject, size: float) -> bool:
@@ -129,10 +129,10 @@ def _gpu_below(job: Subject, size: float) -> bool:
 def _lacks_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
     if _gpu_below(job, size) and not job.section("model").get("layer_offloading"):
         message = f"model.{key} is not set, the model needs {size} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
-        yield job.in_config(message, "model", key)
+        yield job.process_problem(message, "model", key)
 
 
 def _has_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
     if job.model and (job.gpu_gb or 0) >= size and job.section("model").get(key):
         message = f"model.{key} is set, the model fits into {size} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
-        yield job.in_config(message, "model", key)
+        yield job.process_problem(message, "model", key)

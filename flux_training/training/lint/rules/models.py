@@ -69,16 +69,16 @@ def unknown_architectures(job: Subject) -> Iterator[Problem]:
     choice = job.choice
     if job.trains and choice.arch in AUDIO_ARCHS:
         message = f"model.{choice.key} selects {choice.arch}, which trains on audio; datasets here have images and videos"
-        yield job.in_config(message, "model", choice.key)
+        yield job.process_problem(message, "model", choice.key)
         return
     if not job.trains or job.policy.unchecked:
         return
     if not choice.key and choice.owner is not job.model:
         message = "no key names the architecture, so ai-toolkit would load Stable Diffusion 1.5"
         owner = f"; set arch: {choice.owner.arch}" if choice.owner else ""
-        yield job.in_config(message + owner, "model")
+        yield job.process_problem(message + owner, "model")
     elif job.model is None:
-        yield job.in_config(f"model.{choice.key} selects {_unknown(choice.arch)}", "model", choice.key)
+        yield job.process_problem(f"model.{choice.key} selects {_unknown(choice.arch)}", "model", choice.key)
 
 
 def _unknown(arch: str) -> str:
@@ -95,7 +95,7 @@ def _unknown(arch: str) -> str:
 )
 def unchecked_architectures(job: Subject) -> Iterator[Problem]:
     if job.trains and job.policy.unchecked and job.model is None:
-        yield job.in_config(f"{job.choice.arch} is trained unchecked", "model", job.choice.key)
+        yield job.process_problem(f"{job.choice.arch} is trained unchecked", "model", job.choice.key)
 
 
 @AREA.error(
@@ -119,7 +119,7 @@ def _weights_of_another_architecture(job: Subject) -> Iterator[Problem]:
     message = (
         f"{where} {choice.weights}, whose arch is {owner.arch}, but model.{choice.key} selects {choice.arch}"
     )
-    yield job.in_config(message, "model", choice.key)
+    yield job.process_problem(message, "model", choice.key)
 
 
 def _flags_of_another_architecture(job: Subject) -> Iterator[Problem]:
@@ -134,7 +134,7 @@ def _flags_of_another_architecture(job: Subject) -> Iterator[Problem]:
     for flag in sorted(ARCH_OF_FLAG.keys() - own):
         if job.section("model").get(flag):
             message = f"model.{flag} is for {ARCH_OF_FLAG[flag]}, but model.{choice.key} selects {choice.arch}; delete one of them"
-            yield job.in_config(message, "model", flag)
+            yield job.process_problem(message, "model", flag)
 
 
 @AREA.error(
@@ -147,14 +147,14 @@ def unavailable_weights(job: Subject) -> Iterator[Problem]:
     if not job.trains or (isinstance(path, str) and is_in_image(path)):
         return
     if not isinstance(path, str) or not HUB_ID.fullmatch(path):
-        yield job.in_config(job.describe_setting("model.name_or_path", path), "model", "name_or_path")
+        yield job.process_problem(job.describe_setting("model.name_or_path", path), "model", "name_or_path")
         return
     if job.choice.owner is None and (listed := same_letters(path, KNOWN_WEIGHTS)):
         message = f"model.name_or_path is {path}, but the id is {listed}"
-        yield job.in_config(message, "model", "name_or_path")
+        yield job.process_problem(message, "model", "name_or_path")
     if _needs_login(job):
         message = f"{path} is gated, and the node has no {HUB_LOGIN}"
-        yield job.in_config(message, "model", "name_or_path")
+        yield job.process_problem(message, "model", "name_or_path")
 
 
 @AREA.warning(
@@ -171,7 +171,7 @@ def weights_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
         message = f"docs/models.md does not list {path}" + (
             f"; the most similar id there is {similar}" if similar else ""
         )
-        yield job.in_config(message, "model", "name_or_path")
+        yield job.process_problem(message, "model", "name_or_path")
 
 
 @AREA.warning(
@@ -186,7 +186,7 @@ def downloaded_weights(job: Subject) -> Iterator[Problem]:
     about = "" if job.choice.owner else "about "
     size = f"{about}{job.model.download_gb(path):.0f} GB" if job.model else "the weights"
     token = f", with the {HUB_LOGIN} in the nodes' environment" if HUB_LOGIN in job.variables else ""
-    yield job.in_config(f"each node downloads {size} of {path}{token}", "model", "name_or_path")
+    yield job.process_problem(f"each node downloads {size} of {path}{token}", "model", "name_or_path")
 
 
 @AREA.error(
@@ -198,7 +198,7 @@ def weights_larger_than_the_disk(job: Subject) -> Iterator[Problem]:
     size, storage = downloaded_gb(job.section("model")), job.policy.storage
     if job.trains and storage is not None and size and size + OTHER_FILES_GB > storage:
         message = f"each node downloads {size:.0f} GB, and its disk has {storage} GB"
-        yield job.in_config(message, "model", "name_or_path")
+        yield job.process_problem(message, "model", "name_or_path")
 
 
 @AREA.error(
@@ -212,7 +212,7 @@ def architectures_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
         message = (
             f"arch {model.arch} came on {model.since}, and the image's ai-toolkit is from {job.trainer_date}"
         )
-        yield job.in_config(message, "model", "arch")
+        yield job.process_problem(message, "model", "arch")
 
 
 @AREA.error(
@@ -223,7 +223,7 @@ def architectures_newer_than_the_trainer(job: Subject) -> Iterator[Problem]:
 def licences_without_commercial_use(job: Subject) -> Iterator[Problem]:
     if job.policy.commercial and job.model and not job.model.commercial:
         message = f"{job.model.name} has the {job.model.licence}"
-        yield job.in_config(message, "model", "name_or_path")
+        yield job.process_problem(message, "model", "name_or_path")
 
 
 @AREA.error(
@@ -237,7 +237,7 @@ def missing_training_adapter(job: Subject) -> Iterator[Problem]:
         return
     section = job.section("model")
     if not section.get("assistant_lora_path") and not section.get("inference_lora_path"):
-        yield job.in_config(f"{model.name} is trained with {model.training_adapter}", "model")
+        yield job.process_problem(f"{model.name} is trained with {model.training_adapter}", "model")
 
 
 @AREA.error(
@@ -267,7 +267,7 @@ def misspelt_adapters(job: Subject) -> Iterator[Problem]:
     for key, path in _adapters_in(job):
         listed = _listed_adapter(path)
         if listed and _place_of_adapter(path) != _place_of_adapter(listed):
-            yield job.in_config(f"model.{key} is {path}, but the adapter is {listed}", "model", key)
+            yield job.process_problem(f"model.{key} is {path}, but the adapter is {listed}", "model", key)
 
 
 @AREA.warning(
@@ -280,7 +280,7 @@ def adapters_that_the_table_lacks(job: Subject) -> Iterator[Problem]:
         if not _listed_adapter(path):
             similar = most_similar(path, KNOWN_ADAPTERS)
             near = f"; the most similar adapter there is {similar}" if similar else ""
-            yield job.in_config(f"docs/models.md does not list {path}{near}", "model", key)
+            yield job.process_problem(f"docs/models.md does not list {path}{near}", "model", key)
 
 
 def _adapters_in(job: Subject) -> Iterator[tuple[str, str]]:
@@ -320,7 +320,7 @@ def _adapters_of_others(job: Subject, *, same_architecture: bool) -> Iterator[Pr
             message = (
                 f"model.{key} is {path}, which is for {made_for[0].name}; {job.model.name} takes {takes}"
             )
-            yield job.in_config(message, "model", key)
+            yield job.process_problem(message, "model", key)
 
 
 def _models_with_adapter(path: str) -> list[TrainableModel]:
@@ -337,7 +337,7 @@ def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
     value = job.section("train").get("noise_scheduler")
     if job.model and _is_unsuitable(job, value):
         message = job.describe_setting("train.noise_scheduler", value) + _near_sampler(job, value)
-        yield job.in_config(message, "train", "noise_scheduler")
+        yield job.process_problem(message, "train", "noise_scheduler")
 
 
 @AREA.error(
@@ -352,7 +352,7 @@ def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
     keeps = "sampler" in sample and value is None and job.trainer_date >= NO_SAMPLER_SINCE
     if job.model and not keeps and _draws_samples(job) and _is_unsuitable(job, value):
         message = job.describe_setting("sample.sampler", value) + _near_sampler(job, value)
-        yield job.in_config(message, "sample", "sampler")
+        yield job.process_problem(message, "sample", "sampler")
 
 
 @AREA.warning(
@@ -368,7 +368,7 @@ def unsuitable_guidance(job: Subject) -> Iterator[Problem]:
     wrong = value > MAX_DISTILLED_GUIDANCE if sampling.is_distilled else value <= 1
     if wrong:
         message = f"sample.guidance_scale is {value:g}; {sampling.guidance:g} suits {job.model.name}"
-        yield job.in_config(message, "sample", "guidance_scale")
+        yield job.process_problem(message, "sample", "guidance_scale")
 
 
 @AREA.warning(
@@ -381,7 +381,7 @@ def sample_sizes_that_do_not_divide(job: Subject) -> Iterator[Problem]:
         side = positive_int(job.section("sample").get(key))
         if job.model and side and side % job.model.sampling.multiple:
             message = f"sample.{key} {side} is not a multiple of {job.model.sampling.multiple}"
-            yield job.in_config(message, "sample", key)
+            yield job.process_problem(message, "sample", key)
 
 
 @AREA.warning(
@@ -395,7 +395,7 @@ def unusual_resolutions(job: Subject) -> Iterator[Problem]:
     multiple = VIDEO_MULTIPLE if job.model and job.model.datasets.videos else multiple
     for side in dict.fromkeys(resolutions_of(job.process)):
         if not MIN_RESOLUTION <= side <= MAX_RESOLUTION or side % multiple:
-            yield job.in_config(f"resolution {side}", "datasets", "0", "resolution")
+            yield job.process_problem(f"resolution {side}", "datasets", "0", "resolution")
 
 
 def _needs_login(job: Subject) -> bool:

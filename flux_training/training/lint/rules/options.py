@@ -51,7 +51,7 @@ PROGRAMS = {
 )
 def missing_network(job: Subject) -> Iterator[Problem]:
     if job.trains and not job.section("network"):
-        yield job.in_config("there is no network", "network")
+        yield job.process_problem("there is no network", "network")
 
 
 @AREA.warning(
@@ -60,7 +60,9 @@ def missing_network(job: Subject) -> Iterator[Problem]:
 def uncommon_network_types(job: Subject) -> Iterator[Problem]:
     kind = str(job.section("network").get("type", "lora")).lower()
     if kind != "lora" and kind in PROGRAMS:
-        yield job.in_config(f"network.type is {kind}, which is loaded by {PROGRAMS[kind]}", "network", "type")
+        yield job.process_problem(
+            f"network.type is {kind}, which is loaded by {PROGRAMS[kind]}", "network", "type"
+        )
 
 
 @AREA.error(
@@ -74,7 +76,7 @@ def invalid_ranks(job: Subject) -> Iterator[Problem]:
     for key in ("linear", "rank"):
         value = network.get(key)
         if value is not None and positive_int(value) is None and not uses_variable(value):
-            yield job.in_config(f"network.{key} is {value!r}", "network", key)
+            yield job.process_problem(f"network.{key} is {value!r}", "network", key)
 
 
 @AREA.warning(
@@ -85,7 +87,7 @@ def invalid_ranks(job: Subject) -> Iterator[Problem]:
 def unusual_rank(job: Subject) -> Iterator[Problem]:
     rank = _rank(job)
     if rank is not None and not MIN_RANK <= rank <= MAX_RANK:
-        yield job.in_config(f"the rank is {rank}", "network", "linear")
+        yield job.process_problem(f"the rank is {rank}", "network", "linear")
 
 
 @AREA.warning(
@@ -102,7 +104,7 @@ def alpha_far_from_the_rank(job: Subject) -> Iterator[Problem]:
     if not rank or network.get("type", "lora") != "lora" or not is_number(alpha):
         return
     if not 0.25 <= alpha / rank <= 4:
-        yield job.in_config(f"rank {rank} with alpha {alpha}", "network", "linear_alpha")
+        yield job.process_problem(f"rank {rank} with alpha {alpha}", "network", "linear_alpha")
 
 
 AREA.setting(
@@ -126,7 +128,7 @@ def unusual_learning_rate(job: Subject) -> Iterator[Problem]:
     if not is_number(rate) or rate <= 0 or optimizer.startswith(ADAPTIVE_OPTIMIZERS):
         return
     if not MIN_RATE <= rate <= MAX_RATE:
-        yield job.in_config(f"train.lr is {rate:g}", "train", "lr")
+        yield job.process_problem(f"train.lr is {rate:g}", "train", "lr")
 
 
 @AREA.warning(
@@ -137,7 +139,7 @@ def unusual_learning_rate(job: Subject) -> Iterator[Problem]:
 def unusual_number_of_steps(job: Subject) -> Iterator[Problem]:
     steps = job.config.steps if job.config else None
     if steps is not None and not MIN_STEPS <= steps <= MAX_STEPS:
-        yield job.in_config(f"train.steps is {steps}", "train", "steps")
+        yield job.process_problem(f"train.steps is {steps}", "train", "steps")
 
 
 @AREA.warning(
@@ -150,11 +152,11 @@ def saves_that_do_not_match_the_steps(job: Subject) -> Iterator[Problem]:
         return
     steps, every = job.config.steps, job.config.save_every
     if every > steps:
-        yield job.in_config(
+        yield job.process_problem(
             f"save_every {every} is above steps {steps}: no checkpoint is saved", "save", "save_every"
         )
     elif steps % every:
-        yield job.in_config(f"save_every {every} does not divide steps {steps}", "save", "save_every")
+        yield job.process_problem(f"save_every {every} does not divide steps {steps}", "save", "save_every")
 
 
 @AREA.warning(
@@ -165,7 +167,7 @@ def saves_that_do_not_match_the_steps(job: Subject) -> Iterator[Problem]:
 def rare_saves(job: Subject) -> Iterator[Problem]:
     every = job.config.save_every if job.config else None
     if every and every > MAX_SAVE_EVERY:
-        yield job.in_config(f"saves only every {every} steps", "save", "save_every")
+        yield job.process_problem(f"saves only every {every} steps", "save", "save_every")
 
 
 AREA.setting(
@@ -197,7 +199,7 @@ def unread_captions(job: Subject) -> Iterator[Problem]:
     is_cached = all(caches_text_embeddings(job))
     if train.get("unload_text_encoder") and not is_cached and job.choice.arch not in ENCODES_CONTROLS:
         message = "train.unload_text_encoder is true, and cache_text_embeddings is not"
-        yield job.in_config(message, "train", "unload_text_encoder")
+        yield job.process_problem(message, "train", "unload_text_encoder")
 
 
 AREA.setting(
@@ -219,7 +221,7 @@ def high_caption_dropout(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         rate = entry.get("caption_dropout_rate", 0)
         if is_number(rate) and rate > 0.5:
-            yield job.in_config(
+            yield job.process_problem(
                 f"caption_dropout_rate is {rate}", "datasets", str(number), "caption_dropout_rate"
             )
 
@@ -231,7 +233,7 @@ def high_caption_dropout(job: Subject) -> Iterator[Problem]:
 )
 def missing_sample_prompts(job: Subject) -> Iterator[Problem]:
     if job.trains and not sample_prompts(job) and not job.section("train").get("disable_sampling"):
-        yield job.in_config("there are no sample prompts", "sample", "prompts")
+        yield job.process_problem("there are no sample prompts", "sample", "prompts")
 
 
 @AREA.error(
@@ -244,13 +246,13 @@ def missing_negative_prompts(job: Subject) -> Iterator[Problem]:
         return
     first = job.section("first_sample")
     if first.get("prompts") and "neg" not in first:
-        yield job.in_config("first_sample.neg is missing", "first_sample")
+        yield job.process_problem("first_sample.neg is missing", "first_sample")
     if "neg" in job.section("sample"):
         return
     for (_, key, number), prompt in sample_prompts(job):
         entry = job.section("sample")[key][int(number)]
         if not NEGATIVE_FLAG.search(prompt.strip()) and not (isinstance(entry, dict) and "neg" in entry):
-            yield job.in_config("sample.neg is missing", "sample")
+            yield job.process_problem("sample.neg is missing", "sample")
             return
 
 
@@ -263,7 +265,7 @@ def invalid_prompt_flags(job: Subject) -> Iterator[Problem]:
     for place, prompt in sample_prompts(job):
         for flag, content in _flags(prompt):
             if not _is_flag_value(flag, content):
-                yield job.in_config(f"--{flag} {content}".rstrip() + " in a prompt", *place)
+                yield job.process_problem(f"--{flag} {content}".rstrip() + " in a prompt", *place)
 
 
 def _flags(prompt: str) -> Iterator[tuple[str, str]]:
@@ -299,7 +301,9 @@ def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
     for place, prompt in sample_prompts(job) if trigger else ():
         if trigger not in prompt and not has_placeholder(prompt):
-            yield job.in_config(f"`{_short(prompt)}` does not contain the trigger word `{trigger}`", *place)
+            yield job.process_problem(
+                f"`{_short(prompt)}` does not contain the trigger word `{trigger}`", *place
+            )
 
 
 @AREA.warning(
@@ -311,7 +315,7 @@ def trigger_words_with_quotes(job: Subject) -> Iterator[Problem]:
     trigger = job.config.trigger if job.config else ""
     if trigger.startswith(tuple(QUOTATION_MARKS)):
         word = trigger.strip(QUOTATION_MARKS + " ")
-        yield job.in_config(
+        yield job.process_problem(
             f"the trigger word is `{trigger}` with its quotes, not `trigger_word: {word}`", "trigger_word"
         )
 
@@ -324,7 +328,7 @@ def trigger_words_with_quotes(job: Subject) -> Iterator[Problem]:
 def prompts_with_a_placeholder_but_no_trigger_word(job: Subject) -> Iterator[Problem]:
     for place, prompt in sample_prompts(job) if job.config and not job.config.trigger else ():
         if has_placeholder(prompt):
-            yield job.in_config(f"[trigger] in `{_short(prompt)}` has no meaning", *place)
+            yield job.process_problem(f"[trigger] in `{_short(prompt)}` has no meaning", *place)
 
 
 @AREA.warning(
@@ -338,7 +342,7 @@ def too_many_samples(job: Subject) -> Iterator[Problem]:
     if steps and every and not job.section("train").get("disable_sampling"):
         count = (steps // every + 1) * len(sample_prompts(job))
         if count > MAX_SAMPLES:
-            yield job.in_config(f"{count} samples in one run", "sample", "sample_every")
+            yield job.process_problem(f"{count} samples in one run", "sample", "sample_every")
 
 
 def caches_text_embeddings(job: Subject) -> list[bool]:

@@ -13,7 +13,7 @@ from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.conflicts import RAW_CONTROL_ARCHS
 from flux_training.training.lint.rules.options import sample_prompts
 from flux_training.training.models.table import TrainableModel
-from flux_training.training.names import IMAGE_SUFFIXES, below_job, folder_of
+from flux_training.training.names import IMAGE_SUFFIXES, folder_of, path_in_job_folder
 from flux_training.training.train_yml.dataset_folders import (
     NUMBERED_CONTROLS,
     PAIRED_KEYS,
@@ -58,7 +58,9 @@ def paths_below_a_folder(job: Subject) -> Iterator[Problem]:
         for key, path in paired_paths(entry):
             # Paths outside the job folder are reported by another rule, node-path.
             if is_on_node(path) and not folder_name(path):
-                yield job.in_config(f"datasets[{number}].{key} is {path!r}", "datasets", str(number), key)
+                yield job.process_problem(
+                    f"datasets[{number}].{key} is {path!r}", "datasets", str(number), key
+                )
 
 
 @AREA.error(
@@ -73,7 +75,7 @@ def images_without_a_partner(job: Subject) -> Iterator[Problem]:
         for name in _in_folder(job, use.images) if partners else ():
             if _stem(name) not in partners:
                 path = f"{use.folder}/{_stem(name)}.png"
-                yield job.in_dataset(path, f"no {use.kind} for {below_job(name)}")
+                yield job.dataset_problem(path, f"no {use.kind} for {path_in_job_folder(name)}")
 
 
 @AREA.error(
@@ -85,7 +87,7 @@ def images_without_a_partner(job: Subject) -> Iterator[Problem]:
 def empty_folders(job: Subject) -> Iterator[Problem]:
     missing = {fault.path for fault in job.dataset.faults} if job.dataset else set()
     for folder, kind in dict.fromkeys((use.folder, use.kind) for use in _paired_folders(job)):
-        problem = job.in_folder(folder, f"no {kind}")
+        problem = job.folder_problem(folder, f"no {kind}")
         if not _in_folder(job, folder) and problem.path not in missing:
             yield problem
 
@@ -107,7 +109,7 @@ def files_without_an_image(job: Subject) -> Iterator[Problem]:
         for name in _in_folder(job, folder):
             if _stem(name) not in known and name not in named:
                 images = " or ".join(dict.fromkeys(f"{use.images}/" for use in uses if use.is_paired))
-                yield job.in_dataset(name, f"{images} has no image of this name")
+                yield job.dataset_problem(name, f"{images} has no image of this name")
 
 
 @AREA.error(
@@ -120,8 +122,8 @@ def several_partners_of_one_image(job: Subject) -> Iterator[Problem]:
     for folder in dict.fromkeys(use.folder for use in _paired_folders(job)):
         for names in _by_stem(job, folder).values():
             if len(names) > 1:
-                others = " and ".join(below_job(name) for name in names[1:])
-                yield job.in_dataset(names[0], f"has the same name as {others}, but for the suffix")
+                others = " and ".join(path_in_job_folder(name) for name in names[1:])
+                yield job.dataset_problem(names[0], f"has the same name as {others}, but for the suffix")
 
 
 @AREA.error(
@@ -134,7 +136,7 @@ def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
     for folder in dict.fromkeys(use.folder for use in _paired_folders(job)):
         for name in _in_folder(job, folder):
             if PurePath(name).suffix not in IMAGE_SUFFIXES:
-                yield job.in_dataset(name, f"the suffix is {PurePath(name).suffix}")
+                yield job.dataset_problem(name, f"the suffix is {PurePath(name).suffix}")
 
 
 @AREA.error(
@@ -144,7 +146,7 @@ def suffixes_in_upper_case(job: Subject) -> Iterator[Problem]:
 )
 def folders_that_train_yml_does_not_name(job: Subject) -> Iterator[Problem]:
     for folder in job.dataset.unused if job.dataset and job.trains else ():
-        yield job.in_folder(folder, "train.yml does not use this folder")
+        yield job.folder_problem(folder, "train.yml does not use this folder")
     yield from _forgotten_controls(job)
 
 
@@ -160,7 +162,7 @@ def _forgotten_controls(job: Subject) -> Iterator[Problem]:
             message = (
                 "only samples use it, although it has an image for each trained one: name it as control_path"
             )
-            yield job.in_folder(folder, message)
+            yield job.folder_problem(folder, message)
 
 
 @AREA.error(
@@ -178,7 +180,7 @@ def control_images_of_another_number(job: Subject) -> Iterator[Problem]:
         if not fewest <= given <= most and not entry.get("control_from_same_folder"):
             takes = f"{fewest} to {most}" if fewest < most else str(most)
             message = f"datasets[{number}] has {counted(given, 'folder')} of control images; {model.name} takes {takes}"
-            yield job.in_config(message, "datasets", str(number))
+            yield job.process_problem(message, "datasets", str(number))
 
 
 @AREA.error(
@@ -190,7 +192,7 @@ def ignored_control_paths(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         if entry.get("control_path") and any(entry.get(key) for key in NUMBERED_CONTROLS):
             message = f"datasets[{number}] has both control_path and numbered control paths"
-            yield job.in_config(message, "datasets", str(number), "control_path")
+            yield job.process_problem(message, "datasets", str(number), "control_path")
 
 
 @AREA.error(
@@ -203,14 +205,14 @@ def missing_control_images(job: Subject) -> Iterator[Problem]:
         return
     if job.model:
         yield from _samples_without_an_image(job, job.model)
-    known = {below_job(name) for name in job.all_images}
+    known = {path_in_job_folder(name) for name in job.all_images}
     for place, path in sample_controls(job.process):
         if job.model and job.model.arch == STOPS_AT_IMAGES:
-            yield job.in_config(f"the sample names {path}, at which {job.model.name} stops", *place)
+            yield job.process_problem(f"the sample names {path}, at which {job.model.name} stops", *place)
         elif not is_on_node(path):
-            yield job.in_config(f"the control image {path} is not on the node", *place)
+            yield job.process_problem(f"the control image {path} is not on the node", *place)
         elif job.dataset and path.removeprefix("./") not in known:
-            yield job.in_config(f"the control image {path} does not exist", *place)
+            yield job.process_problem(f"the control image {path} does not exist", *place)
 
 
 def _samples_without_an_image(job: Subject, model: TrainableModel) -> Iterator[Problem]:
@@ -224,7 +226,7 @@ def _samples_without_an_image(job: Subject, model: TrainableModel) -> Iterator[P
     for place, _ in sample_prompts(job):
         if place not in named:
             hint = " as ctrl_img" if any(one[:3] == place for one in places) else ""
-            yield job.in_config(f"the sample names no {what}{hint}, which {model.name} needs", *place)
+            yield job.process_problem(f"the sample names no {what}{hint}, which {model.name} needs", *place)
 
 
 @AREA.warning(
@@ -237,7 +239,7 @@ def unused_control_images(job: Subject) -> Iterator[Problem]:
     if model is None or not _ignores_images(model):
         return
     for place, path in sample_controls(job.process):
-        yield job.in_config(f"the sample names {path}, but {model.name} takes no control image", *place)
+        yield job.process_problem(f"the sample names {path}, but {model.name} takes no control image", *place)
 
 
 def _ignores_images(model: TrainableModel) -> bool:
@@ -257,7 +259,7 @@ def images_without_transparency(job: Subject) -> Iterator[Problem]:
         for name in _in_folder(job, folder):
             image = job.all_images[name]
             if image.sound and image.mode not in FOUR_CHANNELS:
-                yield job.in_dataset(name, f"no transparency (mode {image.mode})")
+                yield job.dataset_problem(name, f"no transparency (mode {image.mode})")
 
 
 @AREA.error(
@@ -270,7 +272,7 @@ def inpaint_images_without_transparency(job: Subject) -> Iterator[Problem]:
     for name, image in job.all_images.items():
         is_read = PurePath(name).suffix in INPAINT_SUFFIXES and image.mode == "RGBA"
         if folder_of(name) in folders and image.sound and not is_read:
-            yield job.in_dataset(name, f"a {image.format} image of mode {image.mode}")
+            yield job.dataset_problem(name, f"a {image.format} image of mode {image.mode}")
 
 
 @AREA.warning(
@@ -306,12 +308,14 @@ def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
     # small.
     is_enlarged = bool(mapping(job.section("model").get("model_kwargs")).get("match_target_res"))
     for name, image in job.all_images.items():
-        is_sampled = below_job(name) in sampled
+        is_sampled = path_in_job_folder(name) in sampled
         if image.sound and (is_sampled or folder_of(name) in folders):
             short, long = sorted((image.width, image.height))
             is_small = short < MIN_CONTROL_SIDE and (is_sampled or not is_enlarged)
             if is_small or long > MAX_CONTROL_RATIO * short:
-                yield job.in_dataset(name, f"the control image has {image.width} x {image.height} pixels")
+                yield job.dataset_problem(
+                    name, f"the control image has {image.width} x {image.height} pixels"
+                )
 
 
 @AREA.warning(
@@ -322,7 +326,7 @@ def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
 def control_images_that_equal_their_image(job: Subject) -> Iterator[Problem]:
     for name, control in _pairs_of(job, FolderKind.CONTROL):
         if job.all_images[name].sha256 == job.all_images[control].sha256:
-            yield job.in_dataset(control, f"the same file as {below_job(name)}")
+            yield job.dataset_problem(control, f"the same file as {path_in_job_folder(name)}")
 
 
 def _stretched(job: Subject, kind: FolderKind) -> Iterator[Problem]:
@@ -330,8 +334,8 @@ def _stretched(job: Subject, kind: FolderKind) -> Iterator[Problem]:
     for name, partner in _pairs_of(job, kind):
         image, found = job.all_images[name], job.all_images[partner]
         if image.sound and found.sound and _stretch(image, found) > MAX_STRETCH:
-            sizes = f"{found.width} x {found.height} pixels, but {below_job(name)} is {image.width} x {image.height}"
-            yield job.in_dataset(partner, sizes)
+            sizes = f"{found.width} x {found.height} pixels, but {path_in_job_folder(name)} is {image.width} x {image.height}"
+            yield job.dataset_problem(partner, sizes)
 
 
 def _pairs_of(job: Subject, kind: FolderKind) -> Iterator[tuple[str, str]]:

@@ -48,10 +48,12 @@ def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
     name = job.config.document["config"].get("name")
     if name != job.name:
         value = f"`{name}`" if isinstance(name, str) else "not set" if name is None else repr(name)
-        yield job.in_file(f"config.name is {value}, but the folder is `{job.name}`", "config", "name")
+        yield job.train_yml_problem(
+            f"config.name is {value}, but the folder is `{job.name}`", "config", "name"
+        )
     name = job.process.get("name")
     if name is not None and name != job.name:
-        yield job.in_config(f"the process is named {name!r}, but the folder is `{job.name}`", "name")
+        yield job.process_problem(f"the process is named {name!r}, but the folder is `{job.name}`", "name")
 
 
 @AREA.error(
@@ -62,7 +64,7 @@ def name_that_differs_from_the_folder(job: Subject) -> Iterator[Problem]:
 )
 def missing_process(job: Subject) -> Iterator[Problem]:
     if job.config and not job.config.fault and not job.config.process:
-        yield job.in_file("config.process[0] is missing", "config", "process")
+        yield job.train_yml_problem("config.process[0] is missing", "config", "process")
 
 
 AREA.setting(
@@ -87,17 +89,17 @@ def wrong_dataset_folders(job: Subject) -> Iterator[Problem]:
         return
     datasets = job.config.process.get("datasets")
     if not isinstance(datasets, list) or not datasets:
-        yield job.in_config("datasets[0] is missing", "datasets")
+        yield job.process_problem("datasets[0] is missing", "datasets")
         return
     for number, entry in enumerate(datasets):
         known = entry if isinstance(entry, dict) else {}
         key = "folder_path" if known.get("dataset_path") is None else "dataset_path"
         if not folder_name(known.get(key)):
             message = describe_value(f"datasets[{number}].{key}", known.get(key))
-            yield job.in_config(message, "datasets", str(number), key)
+            yield job.process_problem(message, "datasets", str(number), key)
     used = folder_uses(job.process)
     if not any(use.is_trained and use.folder == DATASET_FOLDER for use in used):
-        yield job.in_config(f"no dataset has the folder `{DATASET_FOLDER}`", "datasets")
+        yield job.process_problem(f"no dataset has the folder `{DATASET_FOLDER}`", "datasets")
 
 
 def is_not_a_positive_number(value: object) -> bool:
@@ -136,7 +138,7 @@ def checkpoints_that_the_trainer_deletes(job: Subject) -> Iterator[Problem]:
     # The last save is not counted: it is the finished LoRA, which is never deleted.
     saves = (job.config.steps - 1) // job.config.save_every
     if isinstance(kept, int) and 0 < kept < saves:
-        yield job.in_config(
+        yield job.process_problem(
             f"keeps {kept} of the {saves} saves of this run", "save", "max_step_saves_to_keep"
         )
 
@@ -150,7 +152,9 @@ def more_than_one_process(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains:
         processes = job.config.document["config"]["process"]
         if len(processes) > 1:
-            yield job.in_file(f"config.process has {len(processes)} entries", "config", "process", "1")
+            yield job.train_yml_problem(
+                f"config.process has {len(processes)} entries", "config", "process", "1"
+            )
 
 
 @AREA.error(
@@ -160,7 +164,7 @@ def more_than_one_process(job: Subject) -> Iterator[Problem]:
 )
 def unknown_job_type(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains and job.config.document.get("job") != "extension":
-        yield job.in_file(describe_value("job", job.config.document.get("job")), "job")
+        yield job.train_yml_problem(describe_value("job", job.config.document.get("job")), "job")
 
 
 @AREA.error(
@@ -170,7 +174,7 @@ def unknown_job_type(job: Subject) -> Iterator[Problem]:
 )
 def meta_that_is_no_section(job: Subject) -> Iterator[Problem]:
     if job.config and job.trains and not isinstance(job.config.document.get("meta", {}), dict):
-        yield job.in_file(describe_value("meta", job.config.document["meta"]), "meta")
+        yield job.train_yml_problem(describe_value("meta", job.config.document["meta"]), "meta")
 
 
 @AREA.error(
@@ -182,7 +186,7 @@ def unknown_process_type(job: Subject) -> Iterator[Problem]:
     value = job.process.get("type")
     if job.trains and value not in TRAINERS:
         message = describe_value("the type of the process", value)
-        yield job.in_config(f"{message}{nearest(str(value), TRAINERS)}", "type")
+        yield job.process_problem(f"{message}{nearest(str(value), TRAINERS)}", "type")
 
 
 @AREA.error(
@@ -194,12 +198,14 @@ def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
     for number, entry in enumerate(job.config.datasets if job.config else ()):
         value = entry.get("caption_ext", "txt")
         if value not in ("txt", ".txt"):
-            yield job.in_config(describe_value("caption_ext", value), "datasets", str(number), "caption_ext")
+            yield job.process_problem(
+                describe_value("caption_ext", value), "datasets", str(number), "caption_ext"
+            )
         # `caption_type` is the older name of `caption_ext`. With it, ai-toolkit does not add the dot before
         # the suffix.
         older = entry.get("caption_type")
         if older and older != ".txt":
-            yield job.in_config(f"caption_type is {older!r}", "datasets", str(number), "caption_type")
+            yield job.process_problem(f"caption_type is {older!r}", "datasets", str(number), "caption_type")
 
 
 @AREA.error(

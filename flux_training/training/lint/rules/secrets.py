@@ -15,7 +15,7 @@ FIX = "remove it and revoke the key where it was issued: git's history keeps it"
 def secrets_in_captions(job: Subject) -> Iterator[Problem]:
     for caption in job.captions:
         for line, kind in find_secrets(caption.text):
-            yield job.in_dataset(caption.name, f"contains what looks like a {kind}", line)
+            yield job.dataset_problem(caption.name, f"contains what looks like a {kind}", line)
 
 
 @AREA.error("config-secret", "train.yml is uploaded to the bucket and to every node", FIX, always=ALWAYS)

@@ -51,7 +51,7 @@ def stack_rule(code: str) -> Rule:
     return next(rule for rule in AREA.rules if rule.code == code)
 
 
-def same_but_for_case(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+def find_names_that_differ_only_in_case(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each name that differs only in case from an earlier one, with that one."""
     first: dict[str, str] = {}
     for name in names:

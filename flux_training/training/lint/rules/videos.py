@@ -32,7 +32,7 @@ class VideoFolder(NamedTuple):
 def videos_of_other_formats(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
         if name.lower().endswith(OTHER_VIDEO_SUFFIXES):
-            yield job.in_dataset(name, "a video in a format that is not supported")
+            yield job.dataset_problem(name, "a video in a format that is not supported")
 
 
 @AREA.error(
@@ -45,9 +45,9 @@ def videos_that_are_not_trained(job: Subject) -> Iterator[Problem]:
         what = counted(len(videos), "video")
         place = ("datasets", str(number), "num_frames")
         if job.model and not job.model.datasets.videos:
-            yield job.in_config(f"{what} for {job.model.name}, which trains on images", *place)
+            yield job.process_problem(f"{what} for {job.model.name}, which trains on images", *place)
         elif frames == 1:
-            yield job.in_config(f"{what}, and num_frames is 1", *place)
+            yield job.process_problem(f"{what}, and num_frames is 1", *place)
 
 
 @AREA.error(
@@ -61,7 +61,7 @@ def options_that_videos_do_not_allow(job: Subject) -> Iterator[Problem]:
         wrong += ["buckets"] if entry.get("buckets", True) in (False, None) else []
         for key in wrong:
             message = f"datasets[{number}].{key} is {entry[key]!r:.60} with videos"
-            yield job.in_config(message, "datasets", str(number), key)
+            yield job.process_problem(message, "datasets", str(number), key)
 
 
 @AREA.warning(
@@ -73,7 +73,7 @@ def videos_with_too_few_frames(job: Subject) -> Iterator[Problem]:
     for _, _, videos, frames in _video_folders(job):
         for video in videos:
             if video.sound and frames and video.frames < frames:
-                yield job.in_dataset(
+                yield job.dataset_problem(
                     video.name, f"{counted(video.frames, 'frame')}, and num_frames is {frames}"
                 )
 
@@ -89,7 +89,7 @@ def frames_that_are_dropped(job: Subject) -> Iterator[Problem]:
         if frames and (left := (frames - 1) % joined):
             fits = f"{frames - left} and {frames - left + joined} fit {job.model.name if job.model else ''}"
             message = f"datasets[{number}].num_frames is {frames}; {fits}"
-            yield job.in_config(message, "datasets", str(number), "num_frames")
+            yield job.process_problem(message, "datasets", str(number), "num_frames")
 
 
 def _video_folders(job: Subject) -> Iterator[VideoFolder]:
