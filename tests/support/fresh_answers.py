@@ -9,6 +9,8 @@ Each of AROUND holds CAPTION at {}, none of WITHOUT can be used as a caption, an
 CAPTION = "A woman in a yellow raincoat stands on a wooden pier at dusk, her back to the camera, while gulls circle above the grey water."
 
 AROUND = (
+    "{} (trigger word omitted)",
+    "{} No text is visible in the image.",
     "Of course — {}",
     "As per the instructions, in under 100 words: {}",
     "{}\n\n— Caption by LLaVA-1.6",
@@ -160,7 +162,6 @@ WITHOUT = (
     "An elderly potter shapes a clay bowl on a spinning wheel, sunlight from a side window catching the wet rim. Or, more simply: A potter at work.",
     "[19 words] An elderly potter shapes a clay bowl on a spinning wheel, sunlight from a side window catching the wet rim.",
     "Apologies for the earlier mistake. Corrected caption: Side profile of a white horse drinking from a stone trough, muted palette, painterly brushwork.",
-    "An elderly potter shapes a clay bowl on a spinning wheel, sunlight from a side window catching the wet rim. (trigger word omitted)",
     "Q: Generate a short caption for this image.\nA: Side profile of a white horse drinking from a stone trough, muted palette, painterly brushwork.",
     "Generating a short caption for this image... Aerial view of a winding river through autumn forest, mist rising from the bends, a single canoe at the lower left.",
     "Aerial view of a winding river through autumn forest, mist rising from the bends, a single canoe at the lower left. Length: short. Focus: composition.",
@@ -242,7 +243,6 @@ WITHOUT = (
     "Here's the description. Wide shot of a lighthouse on a rocky headland, waves breaking below, storm clouds lit from behind.",
     "<p>Wide shot of a lighthouse on a rocky headland, waves breaking below, storm clouds lit from behind.</p><p>Anything else?</p>",
     "Sorry about that. A calico cat curls up inside a terracotta pot, whiskers catching the morning light, shallow depth of field.",
-    "A calico cat curls up inside a terracotta pot, whiskers catching the morning light, shallow depth of field. No text is visible in the image.",
     "<s>[INST] caption [/INST] A baker in a flour-dusted apron slides a tray of croissants into a glowing oven, seen from the side in a narrow kitchen.</s>",
     "Nice picture. Wide shot of a lighthouse on a rocky headland, waves breaking below, storm clouds lit from behind.",
 )

@@ -25,13 +25,13 @@ FINAL_CHANNEL = re.compile(
 # What follows one of these is another turn of the conversation.
 END_TOKEN = re.compile(
     r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|end_of_turn|return|endofanswer)\|>|</s>|<eos>|<end_of_turn>|<end_of_utterance>|(?<=</caption>)\s*<tags>"
-    r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction|q|question):|\[end of text\]|(?<=[.!?])assistant\b",
+    r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction|q|question):|(?-i:\sUSER:|\sHUMAN:)|(?<=[.!?])\s+#{2,}\s*\Z|(?<=[.!?])\s*\[INST\]|\[end of text\]|(?<=[.!?])assistant\b",
     _I,
 )
 SPECIAL_TOKEN = re.compile(
-    r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT|END|EOS|STOP|DONE)\]"
+    r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT|END|BOS|EOS|PAD|STOP|DONE|ASSISTANT)\]|\[(?:image|photo|picture|frame) ?#?\d{1,5}\]"
     r"|</?(?:bos|eos|pad|unk|image|img|start_of_turn|end_of_turn|start_of_image|end_of_image|grounding|phrase|ref|answer"
-    r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|p|br|b|i|em|strong|span|div)(?:\s[^<>]{0,200})?/?>|\[/?[biu]\]",
+    r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|end|p|br|b|i|ul|ol|li|em|strong|span|div)(?:\s[^<>]{0,200})?/?>|\[/?[biu]\]",
     _I,
 )
 ELEMENT = re.compile(r"<([a-z][\w-]*)(?:\s[^<>]*)?>(.*?)</\1>", _I | re.DOTALL)
@@ -40,13 +40,19 @@ CAPTION_ELEMENT = re.compile(r"\w*(?:caption|description)\w*", _I)
 TEXT_ELEMENT = re.compile(r"\w*(?:alt|summary|text|answer|response|output|result|final|prompt)\w*", _I)
 OTHER_ELEMENT = re.compile(r"s|u|center|h\d|body|html|box|object|quad|tool_call|function\w*", _I)
 # Places of objects in the image, as grounding models add them.
-REGIONS = re.compile(r"<(box|object|quad)>.{0,400}?</\1>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]", _I | re.DOTALL)
+REGIONS = re.compile(
+    r"<\|ref\|>.{0,400}?<\|/ref\|>|<(box|object|quad)>.{0,400}?</\1>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]",
+    _I | re.DOTALL,
+)
+PLACES = re.compile(r"<loc_\d+>|<\|?box|<\|?point|<poly>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]", _I)
 BOXED = re.compile(r"\$*\\(?:boxed|text|caption|textbf)\{(?:\\text\{)?([^{}]*)\}?\}\$*")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w{1,20}\}")
 # A line break as JSON writes it; after a colon or another backslash it belongs to a Windows path.
 WRITTEN_BREAK = re.compile(r"(?<![:\\])(?:\\r)?\\n")
 # A space between words, as sentencepiece stores it.
 STORED_SPACE = re.compile(r"(?:^|(?<=\w))▁")
+# The beginning of a turn without words.
+LAST_TURN = re.compile(r"\s(?:ASSISTANT|### ?(?:Assistant|Response)):\s*\Z")
 TURN = re.compile(r"(?:^|\s)(?:ASSISTANT|### ?(?:Assistant|Response|Answer)):\s*")
 ROLE = re.compile(
     r"^\s*(?:assistant|model|chatbot|ai|bot|(?:gpt|claude|gemini|gemma|llava|qwen|mistral|pixtral|internvl)[-.\w]*)\s*(?::|\n)\s*",
@@ -66,12 +72,12 @@ _IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|scre
 _NAME = r"(?:captions?|descriptions?|alt(?:[- ]?text)?)"
 _OTHER_LANGUAGES = rf"(?:bild)?(?:unterschrift|beschreibung)|légende|descripción|leyenda|didascalia|legenda|(?:图片|图像)?(?:描述|说明|标题)|キャプション|画像の説明|{languages.LABELS}"
 _LABEL = (
-    r"(?:(?:image|photo|picture|fig(?:ure|\.)?) #?\d{1,5}(?=\s*[:：—–])|(?:(?:my|final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){0,3}"
+    r"(?:(?:image|photo|picture|frame|fig(?:ure|\.)?) #?\d{1,5}(?=\s*[:：—–])|(?:(?:my|final|short|brief|image|photo|picture|suggested|detailed|generated|english|revised)\s+){0,3}"
     rf"(?:{_NAME}|answer|output|response|result|summary|prompt|final|tl;?dr|{_OTHER_LANGUAGES})(?:\s*\([^)\n]{{1,20}}\)| (?:for|of) (?:the |this )?{_IMAGE} ?#?\d{{0,5}})?)"
 )
 # With a colon, in brackets, or as a heading; YAML has a sign for text on the next lines.
 ANSWER_LABEL = re.compile(
-    rf"^(?:[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*[:：=]|\s+[—–-]\s)[\s*_]*(?:[>|][+-]?\s*(?:\n\s*|$))?|[\[(【]{_LABEL}[\])】]\s*[:：]?\s*|#{{1,6}}\s+{_LABEL}\W*$)",
+    rf"^(?:[^\w\n\[({{<]*{_LABEL}(?:[\s*_\"]*(?:[:：=→]|->)|\s+[—–-]\s)[\s*_]*(?:[>|][+-]?\s*(?:\n\s*|$))?|[\[(【]{_LABEL}[\])】]\s*[:：]?\s*|#{{1,6}}\s+{_LABEL}\W*$)",
     _I,
 )
 AFTER_LABEL = ":： "
@@ -94,7 +100,7 @@ INTRODUCTIONS = (
     ),
     re.compile(rf"[^\w|]*{_LABEL}[^\w|]*\n+", _I),
     # Words of the model before a label in the same line.
-    re.compile(rf"(?:I|We)\b[^\n.!:]{{1,80}}[.!]\s+(?i:{_LABEL})\s*:\s*"),
+    re.compile(rf"(?:I|We)\b[^\n.!:]{{1,80}}[.!]\s+(?i:(?:here(?:'s| is) )?(?:my |the |a )?{_LABEL})\s*:\s*"),
     re.compile(
         rf"(?:the |a |one )?(?:\w+ )?(?:{_NAME}|answer)[^.:\n]{{0,40}} (?:is|could be|would be|might be)\s*:?\s*(?=[\"“'])",
         _I,
@@ -109,6 +115,8 @@ INTRODUCTIONS = (
     ),
     re.compile(r"as (?:requested|instructed|asked)\s*[,:]\s*", _I),
     FIRST_SYMBOLS,
+    # A number, although there is no second one.
+    re.compile(rf"{_NAME} #?1\s*:\s*(?![\s\S]*\b2\s*:)", _I),
     TITLE,
     # A heading, and what a model plays: `*looks closely*`.
     re.compile(
@@ -122,7 +130,7 @@ INTRODUCTIONS = (
     re.compile(r"(?:[\w']+ ){0,1}[\w']+!\s+(?=[A-Z])|(?i:yes|understood|perfect|great)\.\s+(?=[A-Z])"),
     re.compile(r"I\b[^\n.:]{1,60}:\s+(?=\S)"),
     re.compile(rf"(?:here(?:'s| is)|below is|see) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,100}}\.\s*\n+", _I),
-    re.compile(r"[\w-]+\.(?:jpe?g|png|webp|txt)\s*:\s*", _I),
+    re.compile(r"(?:image )?[\w-]+\.(?:jpe?g|png|webp|txt)\s*[:\n]\s*", _I),
     re.compile(rf"the {_IMAGE} (?:shows|depicts) (?:the following|this)\s*:\s*", _I),
     re.compile(r"the (?:final )?answer is\s*:\s*", _I),
     re.compile(
@@ -155,6 +163,8 @@ INTRODUCTIONS = (
 # A few words before a new beginning: `Image (1 of 3): A cat`.
 FIRST_CLAUSE = re.compile(r"\A([^\n:.!?]{1,60})\s*(?::|->|→)\s+(?=[A-Z\"“])")
 FIRST_EXCLAMATION = re.compile(r"\A([^.!?\n:]{1,60}!)\s+(?=[A-Z])")
+# Praise for the picture.
+PRAISE = re.compile(r"\b(?:image|picture|photo|photograph|shot|composition|capture)!$", _I)
 FIRST_PARAGRAPH = re.compile(r"([^\n]+)\n\s*\n(?=\s*\S)")
 # A paragraph that is no part of a caption if there are others: in brackets, or a few words about captions.
 BESIDE_CAPTION = re.compile(
@@ -273,7 +283,7 @@ PLACEHOLDERS = re.compile(
     r"[\[({<]*no (?:caption|description)[\])}>]*|https?://\S+|data:image/\S*|[\w-]+\.(?:jpe?g|png|webp|gif)|[A-Za-z\d+/=]{60,}|no (?:caption|description)(?: is)?(?: available| provided| generated)?\W*"
     r"|[\[{<(]+\s*(?:insert|your|caption|description|image|add|write|short|a short|a brief|the caption)\b[^\]}>)]*[\]}>)]+\W*"
     rf"|(?:an? |the )?(?:short |brief |detailed )?{_NAME}(?: (?:of|for) (?:the|this|an?|your) {_IMAGE})?\W*"
-    rf"|(?:your |the |an? )?{_NAME} (?:goes )?here\W*",
+    rf"|(?:your |the |an? )?{_NAME} (?:goes )?here\W*|(?:figure|chapter|page|image|photo|picture|untitled|caption) ?#?\d+\W*",
     _I,
 )
 PLACEHOLDER_WORDS = frozenset(
@@ -314,7 +324,7 @@ MARKUP = re.compile(
     _I,
 )
 # Pieces of words as byte-level tokenizers store them, and UTF-8 that was read as another encoding.
-RAW_TOKENS = re.compile(r"[ĠĊ]{2}|\w[ĠĊ]\w|[ÃÂ][\u0080-\u00bf]|â€")
+RAW_TOKENS = re.compile(r"\AaddCriterion|[ĠĊ]{2}|\w[ĠĊ]\w|[ÃÂ][\u0080-\u00bf]|â€")
 NUMBER = re.compile(r"\d+")
 ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", _I)
 # Only in answers of models: a person may write a caption with such words.
@@ -339,6 +349,10 @@ SPEAKING = re.compile(
     r"|\bthanks for sharing\b|^user (?:says|asks|wants|said|asked)\b"
     r"|^(?:blocked|flagged|rejected|filtered|refused|denied)(?:\W*$|[:.] | (?:by|due|because|for)\b)|^lorem ipsum\b|\bthis assistant\b)",
 )
+# What the person in the picture, who may also have taken it, is doing. A model does nothing of this.
+FIRST_PERSON = re.compile(
+    r"^(?:I am|I'm|We are|We're) \w+ing\b|^(?:I|We) (?:hold|stand|sit|lean|walk|wear|carry|lie|ride|climb|swim|run)\b|\b(?:my|me)\b|^My\b",
+)
 # Unless the words stand in the picture. Names and titles have capitals.
 ADDRESSED = re.compile(
     r"\b(?:me|my|your|yours)\b|^(?:My|Your|We|Ask|Tell|Sorry|[Pp]lease|Welcome to)\b(?! [A-Z][a-z])|^Welcome to\b"
@@ -349,13 +363,29 @@ ADDRESSED = re.compile(
     rf"|(?i:\b{_IMAGE} (?:is|was|looks|seems) (?:[\w-]+ ){{1,4}}to (?:describe|caption|make out|see|tell|recogni[sz]e|identify))"
 )
 CODE = re.compile(
-    r"^[A-Za-z_][\w.]*\([^()]*[{=\[]|^(?:return ['\"\[{]|def \w+\(|curl -)|^(?:import|from) [\w.]+(?:$| import | \w+[.(])|^SELECT\b.+\bFROM\b|\w\(\)\W*$|[;}]$"
+    r"^\w+ = [\w^+*/ -]{1,20}$|^[A-Za-z_][\w.]*\([^()]*[{=\[]|^(?:return ['\"\[{]|def \w+\(|curl -)|^(?:import|from) [\w.]+(?:$| import | \w+[.(])|^SELECT\b.+\bFROM\b|\w\((?:\d+(?:, ?\d+)+)?\)\W*$|[;{}]$"
 )
 # Places in the picture are no labels of parts.
 LABELS = re.compile(
     r"(?:^|(?<=[.,;!?\s]))(?!(?:Left|Right|Cent(?:er|re)|Top|Bottom|Foreground|Midground|Background):)[A-Z][A-Za-z ]{0,20}:\s"
 )
 LOWER_LABELS = re.compile(r"(?:^|\s)[a-z_]{2,20}: ")
+# Two words to be filled in, in brackets.
+TEMPLATE = re.compile(r"[\[{<](?!trigger)[a-z][a-z /]{1,24}[\]}>].*[\[{<](?!trigger)[a-z][a-z /]{1,24}[\]}>]")
+# After two sentences with a full stop, the beginning of one without.
+UNFINISHED = re.compile(
+    r"(?<=[.!?])\s+(?:The|An?|His|Her|Its|Their|In|On|Behind|There|It|He|She|They|At|To|With|Two|Three|Several)\s[^.!?…\"”)]*[\w,-]\Z"
+)
+# What a detector says: scores, a table, or a list of what it found.
+DETECTIONS = re.compile(
+    r"(?:\b[a-z]+ \(?[01]\.\d+\b.*){2}|^(?:objects? detected|detected objects?|labels?|classes|classification)\s*:|^\|.*\|\s*:?-{3}",
+    _I,
+)
+# That an introduction says this of an image: what follows is made up.
+MADE_UP = re.compile(
+    r"\b(?:can't|cannot|can not|unable to|couldn't|no way to) (?:\w+ )?(?:see|view|open|access|load|look)\b|\bgeneric\b|\binvent",
+    _I,
+)
 # A word that no sentence ends with, or a bracket that does not end: the model stopped early. `:(` is a tag.
 ENDS_EARLY = re.compile(
     r"\s(?:an?|the|and|or|of|with|its|their|which|into|from|while|as|at|to|for|who|is|are|was|his|very|than|where|when|each|every|und|oder|der|eine[mnr]?|von|im|et|ou|du|des|les|une|avec|dans|del|los|las|con|una|di|della|il"

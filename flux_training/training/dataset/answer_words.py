@@ -13,6 +13,8 @@ MAX_WORDS_OF_AN_EXCLAMATION = 3
 MAX_CHARACTERS = 40
 # So many words of another language are no coincidence.
 MIN_OTHER_WORDS = 2
+MAX_WORDS_OF_A_JUDGEMENT = 12
+MIN_DESCRIBING = 3
 
 # Words of services and programs, of their states, and of the work of captioning. None of them alone says that a text is no caption.
 _SERVICE = re.compile(
@@ -20,7 +22,7 @@ _SERVICE = re.compile(
     r"|backend|upstream|limits?|context|deployment|gateway|subscription|billing|policy|cache|worker|instance|payload|memory|allocat\w+|plan|feature"
     r"|uploads?|downloads?|attachments?|attached|inputs?|outputs?|responses?|query|parameters?|schema|json|authenti\w+|authoriz\w+|permissions?|url|files?|model"
     r"|caption(?:s|ing)|describing|description|system|safety|guidelines?|timeout|database|runtime|config(?:uration)?|version|tokenizer|batch"
-    r"|errors?|failed|failure|exhausted|exceeded|expired|queued|rejected|missing|denied|declined|invalid|unavailable|overloaded|busy|timed out|not found|too large"
+    r"|errors?|failed|failure|exhausted|exceeded|expired|disconnected|queued|rejected|missing|denied|declined|invalid|unavailable|overloaded|busy|timed out|not found|too large"
     r"|retry|retrying|offline|reached|unsupported|supported|disabled|enabled|paused|suspended|violation|flagged|blocked|cancell?ed|aborted|requires?|required"
     r"|refused|starting|pending|permitted|prohibited|allowed|complete|completed|successful(?:ly)?|saved|processed|unable|nothing|upgrade|data|truncated|corrupt(?:ed)?|crashed|warning|loaded|warming|detected|aborting|disallowed|identification"
     r"|images?|pictures?|photos?|visual|information|info|details?|content|confidence|range|index|process|status|exit|again|received|generat\w+|assistant|privacy|reasons?|properly|found|trigger|dataset|instructions?|sentences?|usage|unexpected|words?)\b",
@@ -44,7 +46,7 @@ _IDENTIFIER = re.compile(r"(?<![\w/])(?:[A-Za-z]+_\w+|[A-Z]?[a-z]+[A-Z][a-z]{2,}
 # What an answer calls itself, what was asked for, and who made it.
 _TASK = re.compile(
     r"\bcaption(?:s|ed|ing|er)?\b(?! (?:at|on|below|above|under|across|over)\b)|\btrigger[- ]?(?:word|token|phrase)s?\b|\bword[- ](?:count|limit)\b"
-    r"|\b(?:be|been) written\b|\bplaceholder\b|\bdescriptions? (?:of|for) (?:the|this|that|your|any) (?:image|picture|photo)|\b(?:\d{1,4}|hundred)[- ](?:words?|tokens?|characters?)\b"
+    r"|\b(?:be|been) written\b|^\W*placeholder\b|\bis a placeholder\b|\bplaceholder (?:text|captions?|descriptions?)\b|\bdescriptions? (?:of|for) (?:the|this|that|your|any) (?:image|picture|photo)|\b(?:\d{1,4}|hundred)[- ](?:words?|tokens?|characters?)\b"
     r"|\b(?:this|my|your|no|above|provided|requested|generated) (?:image |short |brief )?(?:description|prompt|response|reply|request|conversation|task)\b"
     r"|\b(?:the|a) (?:above |short |brief )*(?:description|sentence|text) (?:is|was|should|must|could|will|\w+s)\b"
     r"|\b(?:as|per|following|follow\w*|according to|in line with|meets?|satisf\w+|based on) (?:you |were |was )?(?:requested|instructed|asked|specified|(?:the|your|these|all|my) (?:\w+ )?(?:prompt|requests?|instructions?|requirements?|guidelines?|criteria|constraints?))\b"
@@ -82,11 +84,38 @@ _SHOWS_A_THING = re.compile(
 )
 # What a service writes about also has an article: "An image was expected".
 _NO_THING = re.compile(
-    r"^(?:an?|one|no) (?:\w+ )?(?:image|picture|photo|file|error|server|request|caption|description|prompt|model|response)\b",
+    r"^(?:an?|one|no) (?:\w+ )?(?:image|picture|photo|file|attachment|error|server|request|caption|description|prompt|model|response)\b",
     _I,
 )
 _OTHER_LANGUAGE = re.compile(
     r"\b(?:el|la|los|las|del|de|y|que|en|una|il|di|che|le|les|des|et|und|der|das|ein|eine|het|een|van|os|um|uma|da|och|att|med)\b",
+    _I,
+)
+# Words that judge a picture, words for pictures and what is judged, and those that join them: together they describe nothing.
+_EMPTY = re.compile(
+    r"amazing|awesome|beautiful(?:ly)?|brilliant|clear|compelling|composed|cool|detailed|evocative|excellent|fantastic|fine|fun|generic|good|gorgeous|great|hard|high|impressive|incredible|interesting"
+    r"|lovely|low|nice(?:ly)?|ok(?:ay)?|perfect|poor|powerful|pretty|professional|random|simple|strong|stunning|superb|unclear|unknown|well|wonderful|wow|bad|best|better|short|brief|done|example"
+    r"|images?|pictures?|photos?|photographs?|photography|shots?|captures?|captions?|descriptions?|visuals?|stock|compositions?|quality|resolution|focus|lighting|light|colou?rs?|details?|framing|work|scene|subjects?"
+    r"|an?|the|this|that|it|its|is|are|was|looks?|seems?|with|and|but|of|for|to|in|so|very|really|quite|too|some|something|someone|there|here|me|i|like|love|all|or|either|tell|see|make|makes|feel|feels|calm|loaded|generated|successful(?:ly)?",
+    _I,
+)
+# What something is in general, or was: `Python is a programming language`, `The capital of France is Paris`.
+_FACT = re.compile(
+    r"^(?!(?:This|That|It|He|She|Here|There|One|Each|Why|Who|Where|When|How|Everyone|Everything|Nobody|Nothing|What|Another)\b)(?:[A-Z][\w-]+ (?:[A-Z][\w-]+ )?is (?:an?|the|one of)\b(?! (?:few|little|lot)\b)|The \w+ (?:of|in) (?:[A-Z]\w+|the \w+) (?:is|was) )"
+    r"|^(?:In \d{4}|Once upon a time|There (?:was|were) (?:once )?(?:an?|two|three|many)|According to)\b"
+    r"|^(?:This|The) (?:image|photo\w*|picture|scene) (?:evokes|conveys|captures|creates|exudes|tells|radiates) (?:an?|the) (?:\w+ )?(?:sense|feeling|mood|story|essence|moment)\b[^,:]*$"
+    r"|^An? (?:\w+ )?(?:example of|moment (?:captured|frozen))\b"
+)
+# Where something is in a picture, which no fact says.
+_BESIDE = re.compile(r"\b(?:behind|beside|under|against|near|beneath|above|next to)\b", _I)
+# Advice, and what a page or a service asks its readers to do.
+_ADVICE = re.compile(
+    r"^(?:imagine|consider|remember (?:that|to)|make sure|try (?:to|not|an?|the|using|moving|again)|avoid|subscribe|follow (?:me|us|these)|download (?:our|the|now)|click (?:here|on|below)|buy now|order now|sign up|visit (?:us|our|https?)|choose (?:an?|one|from|your)"
+    r"|to (?:\w+ )?(?:improve|enhance|analy[sz]e|describe|caption|understand|create|write) (?:an?|the|this|your)|(?:for|if) best results)\b",
+    _I,
+)
+_ABSENT = re.compile(
+    r"^(?:no\b|there (?:is|are) (?:no|neither)\b|the (?:image|photo|picture) (?:has|contains|includes|shows) no\b|text in the image: none)[^.]*\b(?:text|writing|watermarks?|signatures?|logos?|captions?|borders?|none)\b[^.]*\.?$",
     _I,
 )
 # Things that text is written on, and verbs for writing or reading it.
@@ -164,10 +193,28 @@ def _is_english(text: str) -> bool:
     return not has_other_letters and len(_OTHER_LANGUAGE.findall(text)) < MIN_OTHER_WORDS
 
 
+def only_judges(text: str) -> bool:
+    """Whether a text judges a picture, or says that there is one, but not what it shows: "Stunning shot, love the colors!"."""
+    words = re.findall(r"\w+", text)
+    return len(words) <= MAX_WORDS_OF_A_JUDGEMENT and all(map(_EMPTY.fullmatch, words))
+
+
+def states_a_fact(text: str) -> bool:
+    """Whether a text says what something is in general, tells a story, or gives advice."""
+    is_fact = _FACT.match(text) and not _BESIDE.search(text)
+    return bool(is_fact) or _ADVICE.match(text) is not None
+
+
 def count_words(text: str) -> tuple[int, int]:
     """How many words of a text discuss something, or belong to services and programs, and how many describe."""
     discussing = sum(len(words.findall(text)) for words in (_DISCUSSING, _SERVICE, _IDENTIFIER))
     return discussing, len(_DESCRIBING.findall(_SERVICE.sub(" ", text)))
+
+
+def describes_well(text: str) -> bool:
+    """Whether a text has several words that describe, and more than twice as many of them as others."""
+    discussing, describing = count_words(text)
+    return describing >= MIN_DESCRIBING and describing > 2 * discussing
 
 
 def is_remark(sentence: str) -> bool:
@@ -187,6 +234,11 @@ def is_remark(sentence: str) -> bool:
 def is_about_the_task(text: str) -> bool:
     """Whether a text is about the caption, or what was asked for, rather than about the image."""
     return _TASK.search(text) is not None and not names_writing(_TASK.sub(" ", text))
+
+
+def says_what_is_absent(sentence: str) -> bool:
+    """Whether a last sentence says that a picture has no text or watermark: nobody needs it in a caption."""
+    return _ABSENT.match(sentence) is not None
 
 
 def negates(text: str) -> bool:

@@ -12,6 +12,7 @@ from flux_training.training.dataset.model_answers import (
     is_loop,
     no_description,
     one_line,
+    without_unfinished_sentence,
 )
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
@@ -155,7 +156,9 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         fault = no_description(answer.text, is_edit=instruction == EDIT_INSTRUCTION)
     if fault:
         return GeneratedCaption(problem=fault.reason, hopeless=fault.hopeless)
-    return GeneratedCaption(answer.text, removed=answer.removed)
+    text = without_unfinished_sentence(answer.text) if instruction in PROMPTS else answer.text
+    removed = answer.removed if text == answer.text else (*answer.removed, "an unfinished sentence")
+    return GeneratedCaption(text, removed=removed)
 
 
 def _cut_off(response: ModelResponse, answer: CleanedAnswer) -> GeneratedCaption:

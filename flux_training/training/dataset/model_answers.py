@@ -3,39 +3,30 @@
 The forms come from public bug reports; docs/decisions/0032-real-inputs.md lists them.
 """
 
-import ast
 import html
-import json
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from flux_training.training.dataset import answer_patterns as patterns
+from flux_training.training.dataset.answer_documents import from_json, parsed
 from flux_training.training.dataset.answer_words import (
     begins_with_a_thing,
+    count_words,
+    describes_well,
     discusses_rather_than_describes,
     finds_the_image_too_poor,
     is_about_the_task,
     is_remark,
     names_writing,
     negates,
+    only_judges,
     says_that_there_is_no_image,
+    says_what_is_absent,
+    states_a_fact,
 )
 
-CAPTION_KEYS = (
-    "caption",
-    "short_caption",
-    "image_caption",
-    "description",
-    "answer",
-    "text",
-    "response",
-    "content",
-)
-# What servers name their errors by.
-ERROR_KEYS = ("error", "errors", "message", "detail", "reason", "status")
 QUOTES = "\"“”„«»「」'`* "
 # Documents and fenced blocks begin with these.
 PARSED = ("{", "[", '"', "`")
@@ -45,6 +36,8 @@ MAX_CHARACTERS = 10_000
 MAX_ANSWER = 30_000
 # A text with a smaller share of letters, among all but white space, is noise.
 MIN_LETTERS = 0.4
+# No language has more letters with accents among all.
+MAX_ACCENTED = 0.7
 MAX_REPEATED_WORDS = 40
 # A list such as `panel 1, panel 2` is no loop until it has so many words.
 MIN_COUNTED = 20
@@ -53,6 +46,9 @@ MAX_SHARE_OF_A_PHRASE = 0.4
 # Thai. The scripts from here on mostly put no spaces between words.
 FIRST_WITHOUT_SPACES = "\u0e00"
 MIN_LABELS = 2
+# Fewer words beside the places of objects are the names of these objects.
+MIN_WORDS_BESIDE_PLACES = 4
+MIN_SENTENCES = 2
 MIN_LOWER_LABELS = 3
 SHOWN = 80
 
@@ -130,8 +126,8 @@ def no_description(text: str, is_edit: bool = False) -> NotACaption | None:
         return NotACaption(f"the caption ends in the middle of a sentence: {_end(plain)}")
     unquoted = patterns.QUOTED.sub(" ", plain)
     for is_wrong, reason in NO_DESCRIPTIONS:
-        if is_wrong(unquoted) and not (is_edit and is_wrong is _discusses):
-            return NotACaption(f"{reason}: {_start(plain)}", hopeless=is_wrong is _discusses)
+        if is_wrong(unquoted) and not (is_edit and is_wrong in NO_EDITS):
+            return NotACaption(f"{reason}: {_start(plain)}", hopeless=is_wrong in NO_EDITS)
     return (
         NotACaption(f"the answer is program code: {_start(plain)}") if patterns.CODE.search(plain) else None
     )
@@ -159,6 +155,8 @@ def _is_beside_caption(paragraph: str) -> bool:
 def _speaks(text: str) -> bool:
     """Whether a model speaks of itself, or to the person who asked. What the picture's own writing says does not count."""
     unquoted = patterns.QUOTED.sub(" ", text)
+    if patterns.FIRST_PERSON.search(unquoted) and describes_well(text) and count_words(text)[0] == 0:
+        return False
     if patterns.SPEAKING.search(unquoted):
         return True
     is_scene = names_writing(text) or begins_with_a_thing(text)
@@ -238,76 +236,34 @@ def _is_known_element(name: str) -> bool:
 
 
 def _without_special_tokens(text: str) -> str:
-    text = patterns.REGIONS.sub("", text)
+    original, text = text, patterns.REGIONS.sub("", text)
     for part in patterns.END_TOKEN.split(text):
         found = patterns.SPECIAL_TOKEN.sub("", part).strip()
         if found and not patterns.ROLE.fullmatch(f"{found}\n"):
             text = part
             break
-    text = patterns.SPECIAL_TOKEN.sub("", text)
-    text = patterns.BOXED.sub(r"\1", patterns.ENVIRONMENT.sub("", text))
+    words = patterns.SPECIAL_TOKEN.sub("", text)
+    if (
+        words != original
+        and patterns.PLACES.search(original)
+        and len(words.split()) < MIN_WORDS_BESIDE_PLACES
+    ):
+        return original
+    text = patterns.BOXED.sub(r"\1", patterns.ENVIRONMENT.sub("", words))
     if len(patterns.STORED_SPACE.findall(text)) > 1:
         text = text.replace("▁", " ").strip()
-    return patterns.ROLE.sub("", patterns.TURN.split(text)[-1]).lstrip(patterns.AFTER_LABEL)
+    return patterns.ROLE.sub("", patterns.TURN.split(patterns.LAST_TURN.sub("", text))[-1]).lstrip(
+        patterns.AFTER_LABEL
+    )
 
 
 def _without_escapes(text: str) -> str:
     """With the characters that HTML's entities and written line breaks stand for."""
     if patterns.ENTITY.search(text):
         text = html.unescape(text)
-    if text[:1] == text[-1:] == '"' and "\\" in text and isinstance(document := _parsed(text), str):
+    if text[:1] == text[-1:] == '"' and "\\" in text and isinstance(document := parsed(text), str):
         return document
     return text if text[:1] in PARSED else patterns.WRITTEN_BREAK.sub("\n", text)
-
-
-def _from_json(text: str) -> str:
-    """The caption in a JSON document, perhaps in a fenced block; the text itself if it has none."""
-    fenced = patterns.FENCE.search(text)
-    inner = fenced[1].strip() if fenced else patterns.OPEN_FENCE.sub("", patterns.BEFORE_JSON.sub("", text))
-    if fenced and patterns.TEXT_FENCE.match(text):
-        return inner
-    if inner.startswith('"{') and isinstance(document := _parsed(inner), str):
-        inner = document
-    if inner[:1] in ("{", "["):
-        document = _parsed(inner) or _first_document(inner)
-        loose = patterns.LOOSE_CAPTION.search(inner) if document is None else None
-        found = loose[1] if loose else _caption_in(document)
-        return found if found is not None else text
-    return inner if fenced and not text.replace(fenced[0], "").strip() else text
-
-
-def _parsed(text: str) -> Any:
-    """JSON, or what Python writes for such values; None if it is neither."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
-
-
-def _first_document(text: str) -> Any:
-    """The JSON document that a text begins with; None if it begins with none."""
-    try:
-        return json.JSONDecoder().raw_decode(text)[0]
-    except (ValueError, RecursionError):
-        return None
-
-
-def _caption_in(document: Any) -> str | None:
-    if isinstance(document, str):
-        return document
-    if isinstance(document, list):
-        return _caption_in(document[0]) if len(document) == 1 else None
-    if not isinstance(document, dict):
-        return None
-    texts = {str(key).casefold(): value for key, value in document.items() if isinstance(value, str)}
-    named = next((texts[key] for key in CAPTION_KEYS if key in texts), None)
-    if named is not None or len(document) != 1:
-        return named
-    [(key, only)] = document.items()
-    is_error = isinstance(only, str) and str(key).casefold() in ERROR_KEYS
-    return None if is_error else _caption_in(only)
 
 
 def _from_labelled_parts(text: str) -> str:
@@ -339,10 +295,12 @@ def _end_of_introduction(text: str) -> int:
     for pattern in patterns.INTRODUCTIONS:
         match = pattern.match(text)
         if match and text[match.end() :].strip(QUOTES):
-            return match.end()
+            return len(text) if patterns.MADE_UP.search(match[0]) else match.end()
     for pattern in (patterns.FIRST_CLAUSE, patterns.FIRST_EXCLAMATION):
         match = pattern.match(text)
-        if match and discusses_rather_than_describes(match[1]) and not negates(match[1]):
+        if not match or negates(match[1]) or patterns.ERROR_TEXT.match(text):
+            continue
+        if discusses_rather_than_describes(match[1]) or patterns.PRAISE.search(match[1]):
             return match.end()
     return len(text)
 
@@ -361,6 +319,8 @@ def _without_closing(text: str) -> str:
     text = "\n\n".join(paragraphs)
     for pattern in patterns.AFTER_CAPTIONS:
         match = pattern.search(text)
+        if pattern is patterns.PARTS_AFTER and patterns.LABELS.match(text):
+            continue
         if match and text[: match.start()].strip(QUOTES):
             text = text[: match.start()]
     return _without_last_remarks(patterns.SEPARATOR.sub("\n", text))
@@ -376,10 +336,13 @@ def _without_last_remarks(text: str) -> str:
     for found in reversed(list(patterns.SENTENCE_BREAK.finditer(text))):
         last = patterns.QUOTED.sub(" ", text[found.end() :]).strip()
         is_part = "\n" in found[0] and patterns.LABELS.match(last) is not None
-        is_rest = is_part or (is_remark(last) and not negates(last))
-        if not is_rest or not text[: found.start()].strip(QUOTES):
+        before = text[: found.start()]
+        may_deny = describes_well(before) and not patterns.NO_IMAGE.search(last)
+        is_rest = is_part or says_what_is_absent(last) or (is_remark(last) and not negates(last))
+        is_rest = is_rest or (may_deny and (is_remark(last) or (negates(last) and _speaks(last))))
+        if not is_rest or not before.strip(QUOTES):
             break
-        text = text[: found.start()].rstrip()
+        text = before.rstrip()
     return text
 
 
@@ -396,6 +359,16 @@ def _without_repetition(text: str) -> str:
     """One of several equal paragraphs."""
     paragraphs = {paragraph.strip() for paragraph in text.split("\n") if paragraph.strip()}
     return paragraphs.pop() if len(paragraphs) == 1 else text
+
+
+def without_unfinished_sentence(text: str) -> str:
+    """Without a last sentence that was cut, perhaps within a word, if the ones before it are complete.
+
+    Not part of `clean_answer`, which also judges what people write: they leave out the last full stop.
+    """
+    match = patterns.UNFINISHED.search(text)
+    before = text[: match.start()] if match else text
+    return before if len(patterns.SENTENCE_BREAK.split(before)) >= MIN_SENTENCES else text
 
 
 def _without_quotes(text: str) -> str:
@@ -416,7 +389,10 @@ def _has_no_words(text: str) -> bool:
 
 def _is_garbled(text: str) -> bool:
     """Whether a text has broken characters or pieces of tokens, which no model writes that works as it should."""
-    return "\ufffd" in text or patterns.RAW_TOKENS.search(text) is not None
+    if "\ufffd" in text or patterns.RAW_TOKENS.search(text):
+        return True
+    accented = sum("\u00c0" <= letter < "\u0250" for letter in text)
+    return accented > MAX_ACCENTED * sum(letter.isalpha() for letter in text)
 
 
 def _has_few_letters(text: str) -> bool:
@@ -445,7 +421,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("reasoning", _without_reasoning),
     ("elements", _from_elements),
     ("special tokens", _without_special_tokens),
-    ("JSON", _from_json),
+    ("JSON", from_json),
     ("other parts", _from_labelled_parts),
     ("an introduction", _without_introduction),
     ("a closing remark", _without_closing),
@@ -455,24 +431,32 @@ STEPS: tuple[tuple[str, Step], ...] = (
 )
 ERROR_MESSAGE = "the answer is an error message"
 SEVERAL = "the answer has several alternatives"
+INTRODUCTION = "the answer is an introduction without a caption"
+NO_DESCRIPTION = "the answer does not describe an image"
 # Pictures may show writing with such words.
-OF_WRITING = (ERROR_MESSAGE, SEVERAL)
+OF_WRITING = (ERROR_MESSAGE, SEVERAL, INTRODUCTION)
 NO_DESCRIPTIONS: tuple[tuple[Callable[[str], bool], str], ...] = (
     (finds_the_image_too_poor, "the model says that it cannot tell what the image shows"),
     (is_about_the_task, "the answer is about the caption instead of the image"),
     (_speaks, "the model speaks to you instead of describing the image"),
     (_is_list_of_parts, "the answer is a list of labelled parts"),
-    (_discusses, "the answer does not describe an image"),
+    (_discusses, NO_DESCRIPTION),
+    (only_judges, NO_DESCRIPTION),
+    (states_a_fact, NO_DESCRIPTION),
 )
+# What the instruction for an edit may be, which need not describe.
+NO_EDITS = (_discusses, only_judges, states_a_fact)
 FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),
     (patterns.ERROR_TEXT.match, ERROR_MESSAGE),
     (_is_placeholder, "the answer is a placeholder"),
+    (patterns.TEMPLATE.search, "the answer is a placeholder"),
+    (patterns.DETECTIONS.search, "the answer is a list of objects"),
     (is_loop, "the answer repeats itself"),
     (_has_few_letters, "the answer is mostly characters that are no letters"),
     (patterns.REASONING.search, "the answer is reasoning, not a caption"),
     (patterns.ALTERNATIVES.search, SEVERAL),
-    (_is_introduction, "the answer is an introduction without a caption"),
+    (_is_introduction, INTRODUCTION),
     (patterns.QUESTION.search, "the answer is a question or an offer, not a caption"),
     (re.compile(r"<\|[^|>]{1,40}\|>|</?\w+>").search, "the answer has special tokens in it"),
     (lambda text: len(text) > MAX_CHARACTERS, "the answer is too long for a caption"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flux_training.training.dataset.captions import EDIT_INSTRUCTION, INSTRUCTION, ModelResponse, caption_from
 from flux_training.training.dataset.model_answers import clean_answer, find_fault, is_loop
-from tests.support import fresh_answers, odd_answers, reviewed_answers
+from tests.support import fresh_answers, odd_answers, reviewed_answers, unseen_answers
 from tests.support.model_answers import AROUND_A_CAPTION, CAT, GOOD_CAPTIONS, NO_CAPTION
 
 
@@ -49,18 +49,21 @@ def test_a_good_caption_that_looks_odd_is_kept(text: str) -> None:
 
 
 def test_a_caption_is_found_in_each_fresh_answer() -> None:
-    answers = [answer.replace("{}", fresh_answers.CAPTION) for answer in fresh_answers.AROUND]
+    answers = [
+        answer.replace("{}", fresh_answers.CAPTION)
+        for answer in (*fresh_answers.AROUND, *unseen_answers.AROUND)
+    ]
     wrong = [answer for answer in answers if _caption(answer) != fresh_answers.CAPTION]
     assert wrong == []
 
 
 def test_each_fresh_answer_without_a_caption_is_refused() -> None:
-    written = [answer for answer in fresh_answers.WITHOUT if _caption(answer)]
+    written = [answer for answer in (*fresh_answers.WITHOUT, *unseen_answers.WITHOUT) if _caption(answer)]
     assert written == []
 
 
 def test_each_fresh_caption_is_kept() -> None:
-    lost = [text for text in fresh_answers.GOOD if _caption(text) != text]
+    lost = [text for text in (*fresh_answers.GOOD, *unseen_answers.GOOD) if _caption(text) != text]
     assert lost == []
 
 
@@ -71,6 +74,30 @@ def test_the_instruction_for_an_edit_need_not_describe(text: str) -> None:
     response = ModelResponse(text, "stop")
     assert caption_from(response, EDIT_INSTRUCTION).text == text
     assert caption_from(response, INSTRUCTION).problem.startswith("the answer does not describe an image")
+
+
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        (
+            "A man planes a plank. His boots are dusty. The light from the left win",
+            "A man planes a plank. His boots are dusty.",
+        ),
+        (
+            "A man planes a plank. His boots are dusty! Behind him, a wall of tools, seve",
+            "A man planes a plank. His boots are dusty!",
+        ),
+        (
+            "A man planes a plank. His boots are dusty. Warm light, 35mm",
+            "A man planes a plank. His boots are dusty. Warm light, 35mm",
+        ),
+        ("A man planes a plank. The sky is grey", "A man planes a plank. The sky is grey"),
+    ],
+)
+def test_a_last_sentence_that_was_cut_is_removed(text: str, caption: str) -> None:
+    found = caption_from(ModelResponse(text, "stop"))
+    assert (found.text, "an unfinished sentence" in found.removed) == (caption, text != caption)
+    assert clean_answer(text).text == text
 
 
 @given(st.text(max_size=300))
