@@ -1,4 +1,4 @@
-"""The stack: read and check everything that its configuration declares, then register the resources."""
+"""The Pulumi program: reads and checks everything that the stack's configuration declares, then registers the resources."""
 
 import os
 import sys
@@ -10,11 +10,11 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, is_config_secret
 
 from components.aws import check_package
-from components.container_group import fingerprint, given_keys, node_environment, secret_values
+from components.container_group import configured_node_keys, fingerprint, node_environment, secret_values
 from components.migration import migrate
 from components.pinning import pin_finished
 from components.pipeline import PipelineContext, TrainingPipeline
-from components.preparation import check_existing, parent_mark, prepared_run
+from components.preparation import check_existing, parent_key_fingerprint, prepared_run
 from components.prepared_runs import write_prepared
 from components.provider import home
 from components.repair import repair_datasets
@@ -39,7 +39,7 @@ from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_ma
 from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
 from flux_training.training.words import make_command
 
-# Pulumi shows the logged errors, without a traceback, of a program that ends with this code (docs/pulumi.md).
+# If a program exits with this code, Pulumi shows the errors it logged and no traceback (docs/pulumi.md).
 REFUSED = 32
 PACKAGES = ("components", "flux_training")
 
@@ -50,11 +50,11 @@ def main() -> None:
     try:
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
-        refuse_shadows(Path(pulumi.get_root_directory()))
+        refuse_shadowing_folders(Path(pulumi.get_root_directory()))
         if settings.storage.kind == "aws":
             check_package()
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
-        survey, bill, stack = survey_of(settings, keys)
+        survey, bill, stack = survey_declared_jobs(settings, keys)
         existing = check_existing(stack, survey, owner)
         moved = tuple[str, ...]()
         if not pulumi.runtime.is_dry_run():
@@ -75,8 +75,8 @@ def main() -> None:
         )
         if REFRESH_VARIABLE in os.environ
         else "",
-        waiting_in_words(survey),
-        *changes_in_words(survey),
+        describe_waiting_jobs(survey),
+        *describe_changes(survey),
         *existing.notes,
     ]
     for warning in (*existing.warnings, *moved, *repaired, *findings, *survey.warnings):
@@ -92,21 +92,21 @@ def main() -> None:
     context = PipelineContext(
         owner=owner,
         home=home(connection),
-        credentials=credentials_of(connection, settings),
+        credentials=credential_fingerprints(connection, settings),
         unfinished=survey.unfinished_by_cluster(settings.all_clusters),
         region=connection.s3_region,
         keys_end=existing.keys_end,
-        parent=parent_mark(connection),
+        parent=parent_key_fingerprint(connection),
         retention=existing.retention,
     )
     export(TrainingPipeline("pipeline", settings, survey.jobs, context), settings)
 
 
-def survey_of(
+def survey_declared_jobs(
     settings: StackSettings, keys: dict[str, str | None]
 ) -> tuple[Survey, StackBill, StackServices]:
     """The declared jobs, checked and priced. Raises BadInput for mistakes and an exceeded budget, ServiceError."""
-    # Printed, because Pulumi shows log messages only after the program ends.
+    # Printed directly, because Pulumi shows log messages only after the program ends.
     examiner = Examiner.of(
         on_progress=report_each_thousand_images(lambda line: print(line, file=sys.stderr, flush=True))
     )
@@ -129,15 +129,15 @@ def survey_of(
 
 
 def note_long_trainings(survey: Survey) -> None:
-    """Printed before anything is queued."""
+    """Warn of long trainings. Printed before anything is queued."""
     unfinished = [job.folder for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
     fix = pulumi_command(f"config set maxSteps {SUGGESTED_STEPS}", pulumi.get_stack())
     if note := describe_long_trainings(unfinished, fix):
         print(note, file=sys.stderr, flush=True)
 
 
-def changes_in_words(survey: Survey) -> list[str]:
-    """`my-dog: 1 caption changed: 00003.txt`, for each job that is trained again."""
+def describe_changes(survey: Survey) -> list[str]:
+    """Lines such as `my-dog: 1 caption changed: 00003.txt`, one for each job that is trained again."""
     return [
         f"{name}: {'; '.join(found.changes.details)}"
         for name, found in survey.changes.items()
@@ -145,14 +145,14 @@ def changes_in_words(survey: Survey) -> list[str]:
     ]
 
 
-def waiting_in_words(survey: Survey) -> str:
-    """Empty if no job waits."""
+def describe_waiting_jobs(survey: Survey) -> str:
+    """A line for each job that waits, with the reason. Empty if no job waits."""
     return "\n".join(f"{job.name} waits: {job.why}" for job in survey.waiting)
 
 
-def credentials_of(connection: Connection, settings: StackSettings) -> dict[str, str]:
+def credential_fingerprints(connection: Connection, settings: StackSettings) -> dict[str, str]:
     """A fingerprint of the nodes' environment for each cluster."""
-    given = given_keys(connection) if settings.storage.kind == "s3" else {}
+    given = configured_node_keys(connection) if settings.storage.kind == "s3" else {}
     shared = {**node_environment(connection), **given}
     return {
         name: fingerprint({**secret_values(cluster.environment), **shared})
@@ -177,7 +177,7 @@ def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
 
 
 def report_mistakes(report: LintReport) -> None:
-    """Log lint's warnings; raise its errors together."""
+    """Log lint's warnings, and raise all of its errors together."""
     for group in group_findings(report.warnings, pulumi.get_stack()):
         pulumi.log.warn(str(group))
     if report.errors:
@@ -185,7 +185,7 @@ def report_mistakes(report: LintReport) -> None:
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
-    """A key in plain text would get into git with the stack's file, and into the state."""
+    """Refuse a key in plain text: it would get into git with the stack's file, and into the state."""
     plain = [
         key
         for key in SECRET_SETTINGS
@@ -200,13 +200,19 @@ def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
         )
 
 
-def refuse_shadows(root: Path) -> None:
-    """In a project of your own, providers run in its folder, and would import what lies there instead of the tool's packages."""
+def refuse_shadowing_folders(root: Path) -> None:
+    """Refuse folders named like the tool's packages in a user's own project.
+
+    Providers run in the project's folder and would import from there instead.
+    """
     tool = Path(__file__).parent.resolve()
     found = [name for name in PACKAGES if (root / name).exists() and root.resolve() != tool]
     if found:
         raise BadInput(
-            [f"{root / name}: the tool has a package of this name; rename the folder" for name in found]
+            [
+                f"{root / name}: flux-training has a package with this name; rename the file or folder"
+                for name in found
+            ]
         )
 
 

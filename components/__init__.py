@@ -1,4 +1,5 @@
-"""The Pulumi resources, one file each, and pipeline.py, which puts them together.
+"""The Pulumi resources, one file each. pipeline.py creates them all for a stack.
 
-Module names, and the names of providers and resources, are part of every stack's state (docs/pulumi.md): they are never renamed.
+Every stack's state contains the module names and the names of providers and resources (docs/pulumi.md), so they are never
+renamed.
 """

@@ -1,8 +1,8 @@
-"""AWS: settings that keep the bucket private and tidy, and a user for the nodes with as few rights as possible.
+"""AWS resources: settings that keep the bucket private and delete expired objects, and an IAM user for the nodes.
 
-components/bucket.py creates and marks the bucket as on every storage: unlike `aws.s3.Bucket`, it keeps the results through a `destroy`
-and adopts them at the next `up`. This needs the plugin pulumi-aws and so the Pulumi CLI. Its keys come from the environment, as for
-AWS's own tools, and do not get into the state.
+components/bucket.py creates the bucket and writes its owner mark, on AWS as on every other storage: unlike `aws.s3.Bucket`, it
+keeps the results when the stack is destroyed and adopts them at the next `up`. This module needs the plugin pulumi-aws and
+therefore the Pulumi CLI. The AWS keys come from the environment, as for AWS's own tools, and are not stored in the state.
 """
 
 import importlib.util
@@ -37,17 +37,20 @@ class AwsArgs:
 
 
 def check_package() -> None:
-    """Raise FluxError if pulumi-aws is not installed: `make` installs it only if a stack file uses AWS."""
+    """Raise FluxError if the package pulumi-aws is not installed. `make` installs it only if a stack file uses AWS."""
     if importlib.util.find_spec("pulumi_aws") is None:
         raise FluxError(
-            "storage.kind is aws, and the package pulumi-aws is not installed",
-            "it is large, and only stacks on AWS need it",
-            "run `make aws`, then this again",
+            "storage.kind is aws, but the package pulumi-aws is not installed",
+            "it is large, so it is installed only for stacks that use AWS",
+            "run `make aws`, then this command again",
         )
 
 
 class AwsStorage(pulumi.ComponentResource):
-    """`keys` is secret, with the keys of components/container_group.py's `issued_keys`."""
+    """The AWS resources of a stack.
+
+    `keys`, a secret output, has the nodes' keys in the form that `issued_keys` of components/container_group.py accepts.
+    """
 
     keys: pulumi.Output[dict[str, str]]
 
@@ -60,7 +63,7 @@ class AwsStorage(pulumi.ComponentResource):
         provider = aws.Provider("aws", region=args.region, opts=pulumi.ResourceOptions(parent=self))
         self._options = pulumi.ResourceOptions(parent=self, provider=provider, depends_on=[bucket])
         if args.whole:
-            # Results that remain after a `destroy` stay private and still expire.
+            # These settings stay when the stack is destroyed, so that the remaining results stay private and still expire.
             kept = pulumi.ResourceOptions.merge(self._options, pulumi.ResourceOptions(retain_on_delete=True))
             self._keep_private(aws, args, kept)
             self._expire(aws, args, kept)
@@ -68,7 +71,7 @@ class AwsStorage(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _keep_private(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
-        """No public access, no foreign owners, encryption at rest, and no plain HTTP."""
+        """Block public access, enforce bucket-owner ownership, encrypt at rest, and refuse plain HTTP."""
         aws.s3.BucketPublicAccessBlock(
             "private",
             bucket=args.bucket,
@@ -105,14 +108,18 @@ class AwsStorage(pulumi.ComponentResource):
             policy=json.dumps(node_policy(args.bucket, args.layout)),
             opts=self._options,
         )
-        # Another name makes it another resource: the new key is created first, and the old one deleted once the group has the new one.
+        # The access key's resource name contains the rotation number, so a rotation creates the new key first and deletes the
+        # old key only after the container group uses the new one.
         key = aws.iam.AccessKey(f"nodes-{args.rotate}", user=user.name, opts=self._options)
         keys = pulumi.Output.all(accessKeyId=key.id, secretAccessKey=key.secret)
         return pulumi.Output.secret(keys)
 
 
 def lifecycle(args: AwsArgs) -> list[dict[str, Any]]:
-    """The rules in pulumi-aws's form. Unfinished uploads always expire: they cost money and are not listed."""
+    """The lifecycle rules in pulumi-aws's form.
+
+    Unfinished multipart uploads always expire: they cost money and are not listed.
+    """
     rules: list[dict[str, Any]] = [
         {
             "id": "unfinished uploads",

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from components.messages import inform, make_for
+from components.messages import inform, make_command_for
 from components.properties import Properties
 from components.provider import FluxProvider, FluxResource
-from flux_training.clients.conditions import unheeded_conditions
+from flux_training.clients.conditions import ignored_conditions
 from flux_training.clients.errors import Conflict, UncertainOutcome
 from flux_training.clients.queue.recorded_runs import recorded_runs, run_folders
 from flux_training.clients.records import listed
@@ -43,7 +43,7 @@ class BucketArgs(Properties):
 
 class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
     args_class = state_class = BucketArgs
-    # Not `kind`: it only says how the bucket is reached; reaching the same bucket in another way does not change its contents.
+    # `kind` is not among them: it only says how the bucket is reached, not which bucket it is.
     replaced_by = ("bucket", "prefix")
 
     def check_change(self, old: BucketArgs, _new: BucketArgs, replaces: list[str]) -> None:
@@ -54,15 +54,15 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
         runs = known_runs(storage, layout) if owner_of(storage, layout) == old.owner else ()
         if any(objects_of(storage, layout, runs)):
             raise FluxError(
-                f"this stack's results are in s3://{old.bucket}/{layout.runs}",
-                "with `results: delete` a change of storage.bucket or storage.prefix would delete them",
-                f"restore these two settings and run {make_for(old.owner, 'up')} with `results: keep`; then change them, or use another stack for the new place",
+                f"the setting storage.bucket or storage.prefix has changed, and this stack's results are in s3://{old.bucket}/{layout.runs}",
+                "because of `results: delete`, this change would delete them",
+                f"restore both settings, set `results: keep` and run {make_command_for(old.owner, 'up')}; then change them again, or use another stack for the new bucket or prefix",
             )
 
     def create_or_adopt(self, args: BucketArgs) -> tuple[str, BucketArgs]:
         storage = self._storage(args)
         made = self._ensure(storage, args)
-        mark_as_ours(storage, args.layout, args.owner, adopt=args.adopt, made=made)
+        write_owner_mark(storage, args.layout, args.owner, adopt=args.adopt, made=made)
         refuse_without_conditions(storage, args.layout)
         if args.retention:
             set_retention(storage, args.owner, args.retention)
@@ -79,8 +79,8 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
     def change(self, _id: str, old: BucketArgs, new: BucketArgs) -> BucketArgs:
         storage = self._storage(new)
         if old.location != new.location:
-            inform(f"bucket {new.bucket} stays where it is: R2 uses a location only when it creates a bucket")
-        mark_as_ours(storage, new.layout, new.owner, adopt=new.adopt)
+            inform(f"bucket {new.bucket} is not moved: R2 uses the location only when it creates a bucket")
+        write_owner_mark(storage, new.layout, new.owner, adopt=new.adopt)
         if old.retention or new.retention:
             set_retention(storage, new.owner, new.retention or {})
         return new
@@ -91,14 +91,14 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
             return
         owner = owner_of(storage, layout)
         if owner != state.owner:
-            why = f"{owner} has adopted it" if owner else "it no longer carries this stack's mark"
-            inform(f"bucket {state.bucket} is not changed: {why}")
+            why = f"{owner} has adopted it" if owner else "its owner mark no longer names this stack"
+            inform(f"bucket {state.bucket} is neither emptied nor deleted: {why}")
             return
         if state.results == "delete":
             delete_results(storage, layout)
         kept = sum(not item.key.startswith(layout.own) for item in storage.list(layout.prefix))
         if kept:
-            inform(f"bucket {state.bucket} is kept, with {kept} objects; results are below {layout.runs}")
+            inform(f"bucket {state.bucket} is kept with its {kept} objects; the results are in {layout.runs}")
             return
         mark = read_mark(storage, layout)
         keep_entries_of_deleted_runs(storage, layout)
@@ -120,7 +120,7 @@ class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
         try:
             self.connection.cloudflare().create_bucket(args.bucket, args.location)
         except (Conflict, UncertainOutcome):
-            # Another update created it first, or the answer was lost: check what exists now.
+            # Creation failed: either another update created the bucket first, or the answer was lost. Check what exists now.
             if not storage.exists():
                 raise
             return False
@@ -140,28 +140,29 @@ def set_retention(storage: Storage, owner: str, retention: Mapping[str, int]) ->
         storage.put_lifecycle_rules(replace_own_rules(present, owner, retention))
 
 
-def mark_as_ours(storage: Storage, layout: Layout, owner: str, adopt: bool, made: bool = False) -> None:
-    """Write `.flux/owner.json` unless it is ours already. `made`: this stack created the bucket, and deletes it once it is empty.
+def write_owner_mark(storage: Storage, layout: Layout, owner: str, adopt: bool, made: bool = False) -> None:
+    """Write the owner mark `.flux/owner.json`, unless it already names this stack.
 
-    Raises FluxError if it names another owner or there are foreign objects, unless `adopt`.
+    `made`: this stack created the bucket, and deletes it once it is empty. Raises FluxError if the mark names another owner, or
+    if the bucket or prefix contains foreign objects, unless `adopt` is set.
     """
     present = owner_of(storage, layout)
     if present == owner:
         return
     mark = new_mark(owner, made).to_json()
     if not adopt:
-        refusal = foreign_bucket(storage, layout, owner)
+        refusal = foreign_bucket_error(storage, layout, owner)
         if refusal is not None:
             raise refusal
     try:
         storage.put_bytes(layout.owner, mark, if_none_match=not adopt)
     except Conflict:
-        mark_as_ours(storage, layout, owner, adopt, made)
+        write_owner_mark(storage, layout, owner, adopt, made)
 
 
 def refuse_without_conditions(storage: Storage, layout: Layout) -> None:
-    """Raise FluxError for a storage without conditional writes: two updates could both hold the claim to post a job."""
-    unheeded = unheeded_conditions(storage, layout.own)
+    """Raise FluxError for a storage without conditional writes, because two updates could then both post the same job."""
+    unheeded = ignored_conditions(storage, layout.own)
     if unheeded:
         raise FluxError(
             f"the storage of bucket {storage.bucket} ignores {' and '.join(unheeded)}",
@@ -170,8 +171,8 @@ def refuse_without_conditions(storage: Storage, layout: Layout) -> None:
         )
 
 
-def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
-    """Why a bucket must not be used; None if it has our mark or nothing is below the prefix."""
+def foreign_bucket_error(storage: Storage, layout: Layout, owner: str) -> FluxError | None:
+    """The error that explains why a bucket must not be used; None if it has our mark or nothing is below the prefix."""
     present = owner_of(storage, layout)
     where = f"{storage.bucket}/{layout.prefix}"
     if present not in (None, owner):
@@ -181,12 +182,12 @@ def foreign_bucket(storage: Storage, layout: Layout, owner: str) -> FluxError | 
             f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}{rename_back(owner, present)}",
         )
     is_empty = all(is_spending_entry(item.key) for item in storage.list(layout.prefix))
-    # Another update of this stack may have marked and filled it since the mark was read.
+    # Another update of this stack may have written the mark and objects since the mark was read.
     if is_empty or owner_of(storage, layout) == owner:
         return None
     return FluxError(
-        f"bucket {where} holds objects that are not this project's",
-        "a stack uses only an empty bucket or prefix, or its own",
+        f"bucket {where} holds objects of other programs",
+        "a stack may use only an empty bucket or prefix, or one that it created",
         f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}",
     )
 
@@ -195,7 +196,8 @@ def delete_results(storage: Storage, layout: Layout) -> None:
     """The objects of the runs, and what is recorded about them. An interrupted deletion continues the next time."""
     keep_entries_of_deleted_runs(storage, layout)
     runs = known_runs(storage, layout)
-    # First what lets a run count as finished: its results are going to be gone. The claims keep the runs known.
+    # Delete the records of verified weights first, so that no run counts as finished once its results are gone. Keep the claims
+    # until last: they show which runs the stack has had.
     records = (item.key for item in storage.list(layout.run_records))
     storage.delete_each(key for key in records if not key.endswith("/claim.json"))
     storage.delete_each(objects_of(storage, layout, runs))
@@ -203,14 +205,14 @@ def delete_results(storage: Storage, layout: Layout) -> None:
 
 
 def known_runs(storage: Storage, layout: Layout) -> frozenset[tuple[str, str]]:
-    """(job, run id) of the runs that have a record, or a run.json, which nodes can delete."""
+    """(job, run id) of the runs that have a record, or only a run.json (nodes can delete run.json)."""
     recorded = recorded_runs(storage, layout)
     others = set(run_folders(storage, layout)) - set(recorded)
     return frozenset([*recorded, *(one for one in others if listed(storage, layout.run(*one).record))])
 
 
 def objects_of(storage: Storage, layout: Layout, runs: Collection[tuple[str, str]]) -> Iterator[str]:
-    """The keys below the folders of these runs; an adopted bucket may hold other objects there. Each run's run.json comes last."""
+    """The keys in the folders of these runs, each run's run.json last. An adopted bucket may contain other objects too."""
 
     def place(item: ObjectInfo) -> tuple[str, str]:
         job, run, *_ = (*item.key.removeprefix(layout.runs).split("/"), "")

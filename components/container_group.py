@@ -1,6 +1,7 @@
 """The SaladCloud container group: the replicas that train.
 
-With a scaling rule, Kelpie starts and stops the group and sets its replicas (docs/services.md), so replicas are neither sent nor compared.
+With a scaling rule, Kelpie starts and stops the group and sets its number of replicas (docs/services.md), so that number is
+neither sent nor compared.
 """
 
 import hashlib
@@ -11,8 +12,8 @@ from typing import Any
 import pulumi
 from pydantic import SecretStr
 
-from components.messages import inform, make_for
-from components.properties import Properties, carry_over
+from components.messages import inform, make_command_for
+from components.properties import Properties, copy_shared_fields
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, UncertainOutcome
@@ -25,16 +26,17 @@ from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.words import adopt_setting, rename_back
 
-# Set in a group that existed before the stack adopted it: `destroy` does not delete such a group.
+# This variable marks a group that existed before the stack adopted it. `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
-# Default settings of the Kelpie worker; `cluster.environment` overrides them (docs/decisions/0031-node.md). After so many seconds without
-# work the worker asks for another machine, because Kelpie never gives a machine a job that has failed on it.
+# Default settings of the Kelpie worker, which `cluster.environment` can override (docs/decisions/0031-node.md). A worker asks
+# for another machine after this many seconds without work, because Kelpie never gives a failed job to the same machine again.
 WORKER_SETTINGS = {"MAX_TIME_WITH_NO_WORK_S": "300"}
-# The cluster that a group is, if the stack has several: its resource has the same name.
+# This variable has the name of the group's cluster. It is set only if the stack has several clusters.
 CLUSTER_VARIABLE = "FLUX_CLUSTER"
-# When the keys issued for the nodes expire. Like the keys, it is not part of the fingerprint of the environment.
+# This variable has the expiry time of the keys issued for the nodes. Like the keys, it is not part of the environment's
+# fingerprint.
 KEYS_END_VARIABLE = "FLUX_KEYS_END"
-# The environment variable of each key that is issued for the nodes, by its name in the state of NodeKeys or AwsStorage.
+# Maps the name of each issued key in the state of NodeKeys or AwsStorage to the environment variable that carries it.
 KEY_VARIABLES = {
     "accessKeyId": "AWS_ACCESS_KEY_ID",
     "secretAccessKey": "AWS_SECRET_ACCESS_KEY",
@@ -80,7 +82,8 @@ class ContainerGroupState(ContainerGroupArgs):
 class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupState]):
     args_class = ContainerGroupArgs
     state_class = ContainerGroupState
-    # PATCH has no `name` (docs/services.md). The restart policy is constant here; the autostart policy counts only at creation.
+    # A changed name replaces the group, because SaladCloud's PATCH has no `name` (docs/services.md). The restart policy is a
+    # constant, and the autostart policy only matters at creation.
     replaced_by = ("name",)
 
     def create_or_adopt(self, args: ContainerGroupArgs) -> tuple[str, ContainerGroupState]:
@@ -89,14 +92,14 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
         group = salad.get_group(spec.name) or _create(salad, spec)
         if is_foreign(group, args.owner):
             if not args.adopt:
-                raise foreign_group(group, args.owner)
-            spec = as_adopted(spec)
+                raise foreign_group_error(group, args.owner)
+            spec = marked_as_adopted(spec)
         group = apply_spec(salad, group, spec, autoscale=args.autoscale)
         return group.id, _state(args, group)
 
     def find(self, id_: str, state: ContainerGroupState) -> ContainerGroupState | None:
         group = self.connection.salad().get_group(state.name)
-        # A new group may have the same name. Its id differs, and jobs queued for the old id never run in it.
+        # A new group may have reused the name. It has another id, and jobs queued for the old id never run in it.
         if group is None or group.id != id_ or other_owner(group, state.owner):
             return None
         return with_drift(state, group)
@@ -108,7 +111,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
             raise FluxError(
                 f"container group {new.name} was deleted or replaced outside this stack",
                 "",
-                f"run {make_for(new.owner, 'refresh')}",
+                f"run {make_command_for(new.owner, 'refresh')}",
             )
         return _state(new, apply_spec(salad, group, self.spec(new, salad), autoscale=new.autoscale))
 
@@ -120,13 +123,14 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
         if group is not None and (other := other_owner(group, state.owner)):
             inform(f"container group {group.name} is not deleted: {other} has adopted it")
             return
-        # Kelpie's rule applies to any group of this name (docs/services.md), so a rule that is left behind would scale the next one.
+        # Delete Kelpie's scaling rule even if the group is gone: a rule applies to any group with this name (docs/services.md),
+        # so it would scale the next one.
         self.connection.kelpie().delete_rule(id_)
         if group is None:
             return
         if is_foreign(group, state.owner):
-            # Already released, by an attempt that was killed or by the stack that adopted it last.
-            inform(f"container group {group.name} is not deleted: it no longer carries this stack's mark")
+            # An earlier, interrupted `destroy` or the stack that adopted the group last has already released it.
+            inform(f"container group {group.name} is not deleted: its owner mark no longer names this stack")
         elif group.environment_value(ADOPTED_VARIABLE):
             release_group(salad, group, state.variables.split(", "))
         else:
@@ -142,7 +146,7 @@ class ContainerGroupProvider(FluxProvider[ContainerGroupArgs, ContainerGroupStat
             **WORKER_SETTINGS,
             **secret_values(self.cluster_environments.get(args.cluster or SINGLE_CLUSTER, {})),
             **node_environment(self.connection),
-            **(issued_keys(args.keys) if args.keys else given_keys(self.connection)),
+            **(issued_keys(args.keys) if args.keys else configured_node_keys(self.connection)),
             **({KEYS_END_VARIABLE: args.keys_end} if args.keys_end else {}),
             **({CLUSTER_VARIABLE: args.cluster} if args.cluster else {}),
         }
@@ -162,17 +166,18 @@ def group_spec(
         gpu_classes=[salad.gpu_class_id(name) for name in gpu_names_in_setting(args.gpu)],
         priority=args.priority,
         replicas=args.replicas,
-        # Kelpie starts a group with a scaling rule. Any other starts by itself once SaladCloud has prepared its image.
+        # Kelpie starts a group that has a scaling rule. Any other group starts by itself once SaladCloud has prepared its
+        # image.
         autostart=not args.autoscale and args.replicas > 0,
         environment={**environment, OWNER_VARIABLE: args.owner},
     )
 
 
 def apply_spec(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscale: bool) -> ContainerGroup:
-    """Send only what differs: sending the same environment again would restart every replica."""
+    """Send only the fields that differ: sending even an unchanged environment would restart every replica."""
     if group.environment_value(ADOPTED_VARIABLE):
-        spec = as_adopted(spec)
-    before = spec_of(group, spec)
+        spec = marked_as_adopted(spec)
+    before = actual_spec(group, spec)
     wanted = spec.model_copy(update={"replicas": group.replicas}) if autoscale else spec
     patch = wanted.patch_body(before)
     if patch:
@@ -186,15 +191,18 @@ def apply_spec(salad: Salad, group: ContainerGroup, spec: GroupSpec, autoscale: 
 
 
 def is_started(group: ContainerGroup) -> bool:
-    """Whether it runs or will start by itself: a new group is `pending` while its image is prepared, and may be `stopped` after that."""
+    """Whether the group runs or will start by itself.
+
+    A new group is `pending` while its image is prepared, and may be `stopped` after that.
+    """
     status = group.current_state.status
     return group.autostart_policy if status == "pending" else status != "stopped"
 
 
-def spec_of(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
-    """The group's actual values of the fields that we set; fields missing in the answer count as unchanged."""
+def actual_spec(group: ContainerGroup, wanted: GroupSpec) -> GroupSpec:
+    """The group's actual values of the fields that we set. Fields that are missing in the answer count as unchanged."""
     resources = group.container.resources
-    # Their order means nothing.
+    # The order of GPU classes does not matter.
     same_classes = {*resources.gpu_classes} == {*wanted.gpu_classes}
     found: dict[str, Any] = {
         "image": group.container.image,
@@ -219,11 +227,11 @@ def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGr
         "memory": resources.memory // MB_PER_GB,
         "priority": group.priority or state.priority,
         "owner": group.environment_value(OWNER_VARIABLE) or "",
-        "credentials": _fingerprint_of(group, state),
+        "credentials": _environment_fingerprint(group, state),
         "gpu_class": _gpu_class(group),
     }
     if state.keys:
-        found["keys"] = issued_keys_of(group)
+        found["keys"] = issued_keys_in_group(group)
     if resources.storage_amount is not None:
         found["storage"] = resources.storage_amount // GIB
     if {*resources.gpu_classes} != {*state.gpu_class.split(",")}:
@@ -233,18 +241,20 @@ def with_drift(state: ContainerGroupState, group: ContainerGroup) -> ContainerGr
     return replace(state, **found)
 
 
-def _fingerprint_of(group: ContainerGroup, state: ContainerGroupState) -> str:
-    """Of the variables that components/pipeline.py fingerprints: issued keys are compared by themselves."""
+def _environment_fingerprint(group: ContainerGroup, state: ContainerGroupState) -> str:
+    """The fingerprint of the environment variables that components/pipeline.py fingerprints, without the issued keys, which are
+    compared separately.
+    """
     keys = KEY_VARIABLES.values() if state.keys else ()
-    # Older groups lack them. They are set with the next change.
+    # Ignore the default worker settings: groups created by older versions lack them until their next change.
     settings = WORKER_SETTINGS.keys() - set(state.variables.split(", "))
     others = {OWNER_VARIABLE, ADOPTED_VARIABLE, KEYS_END_VARIABLE, CLUSTER_VARIABLE, *keys, *settings}
     variables = group.container.environment_variables.items()
     return fingerprint({name: value for name, value in variables if name not in others})
 
 
-def issued_keys_of(group: ContainerGroup) -> dict[str, str]:
-    """The bucket's keys in its containers' environment, in the form that `issued_keys` accepts."""
+def issued_keys_in_group(group: ContainerGroup) -> dict[str, str]:
+    """The issued bucket keys in the group's environment, in the form that `issued_keys` accepts."""
     found = {name: group.environment_value(variable) for name, variable in KEY_VARIABLES.items()}
     return {name: value for name, value in found.items() if value}
 
@@ -259,12 +269,15 @@ def other_owner(group: ContainerGroup, owner: str) -> str | None:
     return marked if marked and marked != owner else None
 
 
-def as_adopted(spec: GroupSpec) -> GroupSpec:
+def marked_as_adopted(spec: GroupSpec) -> GroupSpec:
     return spec.model_copy(update={"environment": {**spec.environment, ADOPTED_VARIABLE: "yes"}})
 
 
 def release_group(salad: Salad, group: ContainerGroup, variables: Collection[str]) -> None:
-    """Stop a group that existed before the stack, and remove our mark, keys and `variables`, which may be secret."""
+    """Stop an adopted group instead of deleting it.
+
+    Also removes our mark, the bucket keys and the user's `variables`, which may be secret.
+    """
     salad.stop_group(group.name)
     present = group.container.environment_variables
     ours = {*variables, *WORKER_SETTINGS}
@@ -279,7 +292,7 @@ def _create(salad: Salad, spec: GroupSpec) -> ContainerGroup:
     try:
         return salad.create_group(spec)
     except (Conflict, UncertainOutcome):
-        # Another update created it first, or the answer was lost: check what exists now.
+        # Creation failed: either another update created the group first, or the answer was lost. Check what exists now.
         group = salad.get_group(spec.name)
         if group is None:
             raise
@@ -287,25 +300,25 @@ def _create(salad: Salad, spec: GroupSpec) -> ContainerGroup:
 
 
 def _state(args: ContainerGroupArgs, group: ContainerGroup) -> ContainerGroupState:
-    return carry_over(ContainerGroupState, args, gpu_class=_gpu_class(group))
+    return copy_shared_fields(ContainerGroupState, args, gpu_class=_gpu_class(group))
 
 
 def _gpu_class(group: ContainerGroup) -> str:
     return ",".join(group.container.resources.gpu_classes)
 
 
-def foreign_group(group: ContainerGroup, owner: str) -> FluxError:
+def foreign_group_error(group: ContainerGroup, owner: str) -> FluxError:
     other = group.environment_value(OWNER_VARIABLE)
     return FluxError(
         f"container group {group.name} exists already and "
-        + (f"belongs to {other}" if other else "is not this project's"),
-        f"{owner} must not change a group that belongs to others",
+        + (f"belongs to {other}" if other else "was not created by this project"),
+        f"{owner} must not change a group that it does not own",
         f"choose another cluster.name, delete that group, or set {adopt_setting(owner)}{rename_back(owner, other)}",
     )
 
 
 def other_cluster(group: ContainerGroup, cluster: str) -> str | None:
-    """The other cluster of the same stack that the group is; None if it is this one."""
+    """The cluster of this stack that the group belongs to, if it is another one than `cluster`; else None."""
     marked = group.environment_value(CLUSTER_VARIABLE) or SINGLE_CLUSTER
     return marked if marked != cluster else None
 
@@ -314,9 +327,9 @@ def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
     """The Kelpie worker's variables without keys (docs/services.md). It authenticates to Kelpie with the node's own token, not a Salad key."""
     environment: dict[str, str | SecretStr] = {
         "AWS_REGION": connection.s3_region,
-        # Newer S3 clients send checksums by default, which R2 refuses.
+        # Newer S3 clients send checksums by default, and R2 refuses them.
         "AWS_REQUEST_CHECKSUM_CALCULATION": "WHEN_REQUIRED",
-        # Worker 0.6 reads the first name, 0.7 the second.
+        # Kelpie's worker 0.6 reads the first of these variables, worker 0.7 the second.
         "SALAD_PROJECT": connection.project,
         "SALAD_PROJECT_NAME": connection.project,
     }
@@ -325,7 +338,7 @@ def node_environment(connection: Connection) -> dict[str, str | SecretStr]:
     return environment
 
 
-def given_keys(connection: Connection) -> dict[str, str | SecretStr]:
+def configured_node_keys(connection: Connection) -> dict[str, str | SecretStr]:
     """With storage.kind s3: the keys configured for the nodes, else those of the stack itself."""
     if connection.node_access_key_id and connection.node_secret_access_key:
         key_id, secret, session = connection.node_access_key_id, connection.node_secret_access_key, None
@@ -339,17 +352,20 @@ def given_keys(connection: Connection) -> dict[str, str | SecretStr]:
 
 
 def issued_keys(keys: Mapping[str, str]) -> dict[str, str | SecretStr]:
-    """Keys issued for the nodes, as their resource stores them (accessKeyId, secretAccessKey, sessionToken)."""
+    """Keys issued for the nodes, named as their resource stores them (accessKeyId, secretAccessKey, sessionToken)."""
     return {variable: SecretStr(keys[name]) for name, variable in KEY_VARIABLES.items() if keys.get(name)}
 
 
 def secret_values(environment: Mapping[str, str]) -> dict[str, str | SecretStr]:
-    """All of the user's variables are treated as secret, since any of them may be."""
+    """All of the user's environment variables as secrets, since any of them may be one."""
     return {name: SecretStr(value) for name, value in environment.items()}
 
 
 def fingerprint(environment: Mapping[str, str | SecretStr]) -> str:
-    """12 hex digits, so that a preview shows a changed key and the state has no key. To be kept secret, because it has no salt."""
+    """12 hex digits that change with the environment, so that a preview shows a changed key without the state containing it.
+
+    The fingerprint itself must be stored as a secret, because it has no salt.
+    """
     plain = {
         name: value.get_secret_value() if isinstance(value, SecretStr) else value
         for name, value in environment.items()

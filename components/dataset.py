@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 
 from components.messages import TransferProgress, inform, show_progress
-from components.properties import Properties, carry_over, is_known
+from components.properties import Properties, copy_shared_fields, is_known
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.bulk import Outgoing
 from flux_training.clients.datasets import (
@@ -28,9 +28,9 @@ from flux_training.training.names import dataset_file
 from flux_training.training.runs.run import Layout
 from flux_training.training.words import counted
 
-# The type of the component that contains all datasets.
+# The resource type of the component that is the parent of all datasets.
 PIPELINE = "flux:index:TrainingPipeline"
-# Names in a message.
+# The maximum number of image names that one message lists.
 MAX_NAMES = 5
 
 
@@ -61,9 +61,10 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
     args_class = DatasetArgs
     state_class = DatasetState
     replaced_by = ("bucket", "prefix")
-    # Images are copied from the old dataset, and its jobs must be deleted before it is.
+    # Create the new dataset before deleting the old one: images are copied from the old one, and its jobs must be deleted
+    # first.
     deletes_before_replacing = False
-    # A complete dataset cannot differ from what was declared.
+    # A dataset is written only once it is complete, so `read` cannot find differences from the declared inputs.
     reads_inputs = False
 
     def changed(self, id_: str, old: DatasetState, new: DatasetArgs) -> list[str]:
@@ -72,18 +73,20 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
 
     def create_or_adopt(self, args: DatasetArgs) -> tuple[str, DatasetState]:
         storage, layout = self.connection.storage(args.bucket), args.layout
-        # Before the first image, so that an interrupted upload can be deleted.
+        # Write the reference before uploading the first image, so that `destroy` can delete an interrupted upload.
         storage.put_bytes(_reference(layout, args.digest, args.name), b"{}")
         if not is_complete(storage, layout, args.digest):
             images = Path(args.folder).parent
             image_set = read_images(images, images.parent / args.name)
             if image_set.digest != args.digest:
-                raise FluxError(f"{args.folder} changed while the update was running", "", "run it again")
+                raise FluxError(
+                    f"{args.folder} changed while the update was running", "", "run the same command again"
+                )
             urn = dataset_urn(args.owner, args.name)
             names = upload_images(storage, layout, image_set, lambda text: show_progress(text, urn))
             if names:
-                inform(sent_again(args.name, names))
-        return args.digest, carry_over(DatasetState, args)
+                inform(upload_again_message(args.name, names))
+        return args.digest, copy_shared_fields(DatasetState, args)
 
     def find(self, id_: str, state: DatasetState) -> DatasetState | None:
         storage = self.connection.storage(state.bucket)
@@ -99,20 +102,24 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         if self._is_in_use(state.bucket, layout.dataset(id_)):
             inform(f"the images of dataset {id_[:12]} are kept: an unfinished run still trains on them")
             return
-        # Delete the index first: what an interrupted deletion leaves is never taken for a complete dataset.
+        # Delete the index first, so that an interrupted deletion does not leave what looks like a complete dataset.
         storage.delete_many([layout.dataset_index(id_)])
         storage.delete_below(layout.dataset(id_))
 
     def _is_in_use(self, bucket: str, dataset: str) -> bool:
-        """By one listing of all jobs: a job that changes its status between two listings by status could be in neither."""
+        """Whether an unfinished job downloads the dataset.
+
+        Uses one listing of all jobs, because a job that changes its status between two listings by status could be missing from
+        both.
+        """
         jobs = self.connection.kelpie().list_jobs()
         return any((bucket, dataset.rstrip("/")) in downloads_of(job) for job in jobs if job.unfinished)
 
 
 def downloads_of(job: Job) -> set[tuple[str, str]]:
-    """What a job's node downloads, as (bucket, prefix without its last slash).
+    """The (bucket, prefix without trailing slash) pairs that a job's node downloads.
 
-    The launcher downloads the images; jobs that were queued before 0.2.0 leave that to the worker.
+    The launcher downloads the images. For jobs queued before version 0.2.0 the worker does.
     """
     images = job.environment.get("FLUX_BUCKET", ""), job.environment.get("FLUX_DATASET_PREFIX", "")
     places = [images, *((rule.bucket, rule.prefix) for rule in job.sync.before)]
@@ -122,10 +129,10 @@ def downloads_of(job: Job) -> set[tuple[str, str]]:
 def upload_images(
     storage: Storage, layout: Layout, image_set: ImageSet, on_progress: Callable[[str], None]
 ) -> list[str]:
-    """Bring every image into the bucket that is not there yet, copied inside it from another dataset where possible.
+    """Upload every missing image to the bucket, or copy it from another dataset there.
 
-    The record is written last, once all images are seen in the bucket. Returns the names of the images that had been recorded before,
-    but were missing or had been replaced.
+    The record is written last, once the bucket is seen to have all images. Returns the names of the images that had been
+    recorded before but were missing or had been replaced.
     """
     digest, images, folder = image_set.digest, image_set.images, image_set.folder
     record = read_dataset(storage, layout, digest) or {}
@@ -141,13 +148,13 @@ def upload_images(
     expected = {name: StoredImage(image, etags[name]) for name, image in images.items()}
     if absent := differing(expected, present):
         raise FluxError(
-            f"the bucket lacks {', '.join(absent)} after the upload, or has something else in their place",
-            "a dataset is used only if it is complete",
-            "run it again",
+            f"the bucket has no, or other, objects for {', '.join(absent)} after the upload",
+            "jobs can only train on a complete dataset",
+            "run the same command again",
         )
     finished = {name: StoredImage(image, present[name].etag) for name, image in images.items()}
     storage.put_bytes(layout.dataset_index(digest), dataset_record(finished))
-    image_index_of(storage, layout).add(digest, finished)
+    shared_image_index(storage, layout).add(digest, finished)
     return sorted(wanted.keys() & record.keys())
 
 
@@ -158,8 +165,11 @@ def _copy(
     wanted: Mapping[str, Image],
     on_progress: Callable[[str], None],
 ) -> dict[str, str]:
-    """The ETags of the images that could be copied: what their sources really are shows only then."""
-    index, folder = image_index_of(storage, layout), layout.dataset(image_set.digest)
+    """Copy images from other datasets in the bucket. Returns the ETags of the copies.
+
+    Some sources may turn out to be missing or different when they are copied; those images are left out.
+    """
+    index, folder = shared_image_index(storage, layout), layout.dataset(image_set.digest)
     found = {name: index.source_of(image) for name, image in wanted.items()}
     sources = {name: source for name, source in found.items() if source and source.key != folder + name}
     if not sources:
@@ -187,27 +197,30 @@ def _send(
     return {key.removeprefix(folder): etag for key, etag in sent.items()}
 
 
-def sent_again(job: str, names: Sequence[str]) -> str:
-    """For the user. `job` has the images; empty if there is nothing to say."""
+def upload_again_message(job: str, names: Sequence[str]) -> str:
+    """The message that a job's images are uploaded again; empty if `names` is empty. `job` is the job that has the images."""
     if not names:
         return ""
     shown = ", ".join(names[:MAX_NAMES]) + " …" * (len(names) > MAX_NAMES)
-    return f"{job}: {counted(len(names), 'image')} in the bucket missing or not what was uploaded; uploading again: {shown}"
+    return f"{job}: {counted(len(names), 'image')} missing or changed in the bucket; uploading again: {shown}"
 
 
 _indexes: dict[tuple[str, str, str], ImageIndex] = {}
 _indexes_lock = Lock()
 
 
-def image_index_of(storage: Storage, layout: Layout) -> ImageIndex:
-    """One for all datasets of a stack in this process, so that a thousand of them read the indexes once."""
+def shared_image_index(storage: Storage, layout: Layout) -> ImageIndex:
+    """The index of images in a bucket.
+
+    All datasets of a stack in this process share one, so that a thousand datasets read the records only once.
+    """
     with _indexes_lock:
         place = (storage.endpoint_url or "", storage.bucket, layout.prefix)
         return _indexes.setdefault(place, ImageIndex(storage, layout))
 
 
 def _reference(layout: Layout, digest: str, name: str) -> str:
-    """Records that the dataset resource of this name needs the images: several resources may need the same."""
+    """The key of the object that says that a dataset resource needs the images. Several resources may need the same images."""
     return f"{layout.dataset_references(digest)}{name}.json"
 
 

@@ -1,7 +1,7 @@
-"""The runs that this stack declares, recorded before anything is queued, so that jobs of removed runs can be found.
+"""The runs that a stack declares, recorded before anything is queued, so that jobs of removed runs can be found.
 
-An `up` that is killed after posting a job leaves a job that no state knows. If its folder is still declared, the next `up` adopts
-the job; if it was removed from the configuration meanwhile, only this record can stop it.
+If `up` is killed right after posting a job, that job is not in the stack's state. If its folder is still declared, the next
+`up` adopts the job. If it was removed from the configuration in the meantime, only this record allows the job to be canceled.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -30,13 +30,16 @@ class DeclaredRunsArgs(Properties):
 
 
 class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
-    """Cancels only jobs of runs that this state declared before: another checkout of the stack may declare others."""
+    """Cancels only jobs of runs that this state declared before, because another checkout of the stack may declare other runs."""
 
     args_class = state_class = DeclaredRunsArgs
     replaced_by = ("group_id", "bucket", "prefix")
 
     def check_change(self, old: DeclaredRunsArgs, new: DeclaredRunsArgs, replaces: list[str]) -> None:
-        """Refuse to train finished runs again in another place. `TrainingJob` refuses too, but after running jobs are canceled."""
+        """Refuse to train finished runs again in another bucket or prefix.
+
+        `TrainingJob` refuses this too, but only after running jobs have been canceled.
+        """
         if not {"bucket", "prefix"} & set(replaces):
             return
         unchanged = [job for job, run in old.runs.items() if new.runs.get(job) == run]
@@ -44,8 +47,8 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         if left:
             raise FluxError(
                 f"{', '.join(left)}: the results are in s3://{old.bucket}/{Layout(old.prefix).runs}",
-                "in another bucket or prefix they would be trained again",
-                "copy runs/ and .flux/runs/ there first, or set another `attempt` for these jobs to train them again",
+                "with another storage.bucket or storage.prefix these jobs would be trained again",
+                "to keep the results, first copy runs/ and .flux/runs/ to the new bucket or prefix; to train again, change `attempt` of these jobs",
             )
 
     def create_or_adopt(self, args: DeclaredRunsArgs) -> tuple[str, DeclaredRunsArgs]:
@@ -65,7 +68,10 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
     def _cancel(
         self, args: DeclaredRunsArgs, runs: Collection[tuple[str, str]], declared: Mapping[str, str] | None
     ) -> None:
-        """`runs`: (job, run id). `declared`: the runs from now on, None if the stack or its group is removed."""
+        """Cancel the unfinished jobs of `runs`, given as (job, run id).
+
+        `declared`: the run ids declared from now on, by job name; None if the stack or its group is removed.
+        """
         if not runs:
             return
         queue = queue_of(self.connection, args.group_id)
@@ -81,13 +87,16 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
             queue.forget()
 
     def _replace_if_hung(self, args: DeclaredRunsArgs, job: Job, keys: RunKeys) -> None:
-        # The run's own limit is not stored here.
+        # A run's own `stallMinutes` is not stored in this resource, so the default is used.
         if replace_hung_node(self.connection, job, args.bucket, keys, LaunchLimits.stall_minutes):
             inform(f"{keys.job}: {NODE_REPLACED}")
 
 
 def why_canceled(job: str, declared: Mapping[str, str] | None) -> str:
-    """`declared`: run ids by job name, None if the stack or its group is removed."""
+    """The reason for canceling a job, for the user.
+
+    `declared`: run ids by job name; None if the stack or its group is removed.
+    """
     if declared is None:
         return "the stack or its container group is removed"
     if job in declared:

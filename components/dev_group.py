@@ -1,4 +1,7 @@
-"""One replica for trying things on a real GPU, through a VS Code tunnel. It has no worker, keys, queue or scaling rule."""
+"""A container group with one replica for interactive work on a real GPU, through a VS Code tunnel.
+
+It has no Kelpie worker, bucket keys, job queue or scaling rule.
+"""
 
 from pydantic import SecretStr
 
@@ -6,7 +9,7 @@ from components.container_group import ContainerGroupArgs, ContainerGroupProvide
 from components.provider import FluxResource
 
 TUNNEL_VARIABLE = "FLUX_TUNNEL_NAME"
-# VS Code refuses longer names.
+# VS Code refuses longer tunnel names.
 MAX_TUNNEL_NAME = 20
 
 
@@ -20,7 +23,7 @@ def dev_environment(tunnel: str) -> dict[str, str | SecretStr]:
 
 
 def tunnel_name(group: str, configured: str | None) -> str:
-    """The configured name, or the end of the group's."""
+    """The configured tunnel name, or else the last characters of the group's name."""
     return configured or group[-MAX_TUNNEL_NAME:].strip("-")
 
 

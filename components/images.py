@@ -40,30 +40,33 @@ class TrainerImages(pulumi.ComponentResource):
             create=f"./{SCRIPT}",
             environment=build_environment(settings, model, with_dev),
             triggers=[folder_digest(root / FOLDER)],
-            # The output of the last build must not influence the next.
+            # By default the build would get the output of the previous build as environment variables.
             add_previous_output_in_env=False,
             logging=local.Logging.STDERR,
             opts=pulumi.ResourceOptions(parent=self),
         )
-        self.worker = command.stdout.apply(lambda text: built_image(text, "worker"))
-        self.dev = command.stdout.apply(lambda text: built_image(text, "dev")) if with_dev else None
+        self.worker = command.stdout.apply(lambda text: parse_built_image(text, "worker"))
+        self.dev = command.stdout.apply(lambda text: parse_built_image(text, "dev")) if with_dev else None
         self.register_outputs({})
 
 
-def images_name(settings: ImageSettings, model: str) -> str:
-    """The Pulumi name of the images with a model: with `image.model`, that of stacks before there were several."""
+def images_resource_name(settings: ImageSettings, model: str) -> str:
+    """The Pulumi name of the resource that builds the images with a model.
+
+    The model of `image.model` has the name that stacks used before they could have several models.
+    """
     return f"images{tag_suffix(settings, model)}"
 
 
 def tag_suffix(settings: ImageSettings, model: str) -> str:
-    """`-Qwen--Qwen-Image`: the end of the tags of the images with a model; empty with `image.model`."""
+    """The suffix of the tags of the images with a model, such as `-Qwen--Qwen-Image`; empty for the model of `image.model`."""
     return "" if model == settings.model else f"-{model.replace('/', '--')}"
 
 
 def build_environment(settings: ImageSettings, model: str, with_dev: bool) -> dict[str, str]:
     """The variables of docker/build.sh; it inherits HF_TOKEN."""
     suffix = tag_suffix(settings, model)
-    # A MODEL_REVISION in the shell is a commit of `image.model`.
+    # A MODEL_REVISION in the user's shell names a commit of `image.model`, so images with other models are built from `main`.
     return {
         **({"TAG_SUFFIX": suffix, "MODEL_REVISION": "main"} if suffix else {}),
         "REPOSITORY": settings.repository or "",
@@ -76,7 +79,7 @@ def build_environment(settings: ImageSettings, model: str, with_dev: bool) -> di
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over names, executable bits and contents, independent of order and times."""
+    """SHA-256 over file names, executable bits and contents, independent of file order and times."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix().encode()
@@ -86,9 +89,14 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def built_image(output: str, target: str) -> str:
-    """One image from the output of docker/build.sh (lines like `worker=repository@sha256:…`). Raises FluxError."""
+def parse_built_image(output: str, target: str) -> str:
+    """The reference of one image, from the output of docker/build.sh (lines such as `worker=repository@sha256:…`).
+
+    Raises FluxError.
+    """
     found = re.search(rf"^{target}=(\S+@sha256:[0-9a-f]{{64}})$", output, re.MULTILINE)
     if found is None:
-        raise FluxError(f"{SCRIPT} printed no digest of image {target}", "", "run it by hand to see why")
+        raise FluxError(
+            f"{SCRIPT} ended without printing the digest of image {target}", "", "run it by hand to see why"
+        )
     return found[1]

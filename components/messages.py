@@ -1,6 +1,6 @@
 """Messages from a provider to the user, shown in the row of their resource.
 
-A provider process cannot use pulumi.log, but it gets the engine's address as an argument (docs/pulumi.md).
+A provider process cannot use pulumi.log. It gets the engine's address as an argument (docs/pulumi.md).
 """
 
 import sys
@@ -21,9 +21,9 @@ _last_shown: dict[str, float] = {}
 
 
 def show_progress(text: str, urn: str) -> None:
-    """Show a passing message in the resource's row.
+    """Show a temporary message in the resource's row.
 
-    At most every two seconds, and not in the first two: without a terminal each message takes a line.
+    Shows at most one message every two seconds, and none in the first two: without a terminal each message takes a line.
     """
     now = time.monotonic()
     if now - _last_shown.get(urn, _started) < PROGRESS_SECONDS:
@@ -33,7 +33,10 @@ def show_progress(text: str, urn: str) -> None:
 
 
 class TransferProgress:
-    """The progress, rate and remaining time of a transfer of `count` files with `size` bytes in total (0: not known)."""
+    """Describes a running transfer: progress, rate and remaining time.
+
+    `count` is the number of files and `size` their total size in bytes (0 if unknown).
+    """
 
     def __init__(
         self,
@@ -49,26 +52,26 @@ class TransferProgress:
         self._files = self._bytes = 0
 
     def add(self, files: int, size: int) -> None:
-        """So many more files and bytes are done."""
+        """Count more files and bytes as transferred."""
         self._files += files
         self._bytes += size
         self._on_progress(self.text())
 
     def text(self) -> str:
-        """`uploading 120 of 2000, 12.3 MB/s, about 15 s left`."""
+        """The progress as text, such as `uploading 120 of 2000, 12.3 MB/s, about 15 s left`."""
         seconds = max(self._clock() - self._started, 1e-6)
         done, total = (self._bytes, self._size) if self._size else (self._files, self._count)
         left = (total - done) * seconds / done if done else 0.0
         rate = (
             f"{self._bytes / seconds / 1e6:.1f} MB/s"
             if self._size
-            else f"{self._files / seconds:.0f} a second"
+            else f"{self._files / seconds:.0f} files/s"
         )
         remaining = f", about {left:.0f} s left" if left >= 1 else ""
         return f"{self._verb} {self._files} of {self._count}, {rate}{remaining}"
 
 
-def make_for(owner: str, target: str) -> str:
+def make_command_for(owner: str, target: str) -> str:
     """The command for a stack (`<project>/<stack>`), as a user can type it: `make refresh STACK=prod`."""
     return make_command(target, owner.rpartition("/")[2])
 
@@ -86,7 +89,7 @@ def _log(text: str, urn: str, ephemeral: bool) -> None:
     try:
         engine.Log(request, timeout=5)
     except grpc.RpcError:
-        # Only the message is lost; the work goes on.
+        # A lost message must not stop the update, so errors are ignored.
         return
 
 

@@ -1,7 +1,7 @@
-"""Moves the records of a bucket with layout 1 to where nodes cannot write them.
+"""Moves the records of a bucket with layout 1 to keys that nodes cannot write.
 
-Safe if it is killed or runs several times at once: what it writes depends only on the job that was posted, it replaces nothing,
-and the mark changes last.
+Safe to interrupt and to run several times at once: what is written depends only on the posted job, nothing is replaced, and the
+bucket's layout version changes last.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from flux_training.training.runs.run import RunKeys
 
 
 def migrate(stack: StackServices, owner: str) -> tuple[str, ...]:
-    """Unless the bucket has the current layout: record every posted job below .flux/, then the layout in owner.json.
+    """Record every posted job below .flux/, then the current layout version in owner.json, unless the bucket has that already.
 
-    Runs whose job the queue has forgotten are marked, so that they stay known as runs of this stack, and their weights are recorded.
-    A bucket that is being adopted gets its mark from components/bucket.py. Returns warnings. Raises ServiceError.
+    Runs whose job the queue has forgotten are recorded as earlier runs of this stack, with their weights. A bucket that is
+    being adopted gets its owner mark from components/bucket.py. Returns warnings. Raises ServiceError.
     """
     storage, layout, mark = stack.storage, stack.layout, stack.mark
     if not stack.bucket_exists or (mark is not None and mark.is_current):
@@ -40,35 +40,43 @@ def migrate(stack: StackServices, owner: str) -> tuple[str, ...]:
     in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
     forgotten = [keys for keys in runs if keys not in posted]
     queue = Queue(stack.connection.kelpie(), None)
-    in_parallel(lambda keys: _keep_earlier(storage, queue, keys), forgotten)
+    in_parallel(lambda keys: _record_forgotten_run(storage, queue, keys), forgotten)
     if crowded := [prefix for prefix, found in folders.items() if found.is_cut]:
-        # Once the mark is set, runs that a cut listing leaves out would belong to nobody.
-        return tuple(_crowded(storage, prefix) for prefix in crowded)
+        # Do not record the new layout version after an incomplete listing: runs that were not listed would then belong to no
+        # stack.
+        return tuple(_incomplete_listing_warning(storage, prefix) for prefix in crowded)
     if mark is not None and mark.owner == owner:
-        with suppress(RateLimited):  # another update is writing the same
+        with suppress(RateLimited):  # Another update is writing the same mark.
             storage.put_bytes(layout.owner, new_mark(owner, mark.made).to_json())
     return ()
 
 
-def _crowded(storage: Storage, prefix: str) -> str:
+def _incomplete_listing_warning(storage: Storage, prefix: str) -> str:
     return (
-        f"bucket {storage.bucket}/{prefix} has more folders and objects than are listed, so some of its runs may not have been found; the "
-        "bucket keeps the layout of an earlier version; delete what is not of your runs, then run `up` again"
+        f"bucket {storage.bucket}/{prefix} has more folders and objects than one listing returns, so some runs may not have been found; the "
+        "bucket keeps its old layout; delete the objects there that do not belong to your runs, then run `up` again"
     )
 
 
-def _keep_earlier(storage: Storage, queue: Queue, keys: RunKeys) -> None:
-    """Nothing but the weights tells that such a run has finished. If a job has this run after all, somebody changed its posted.json."""
+def _record_forgotten_run(storage: Storage, queue: Queue, keys: RunKeys) -> None:
+    """Record an earlier run whose job the queue has forgotten, and its weights if it finished.
+
+    Only the weights show that such a run has finished. If the queue does have a job of the run, its posted.json was changed,
+    and the weights are not recorded.
+    """
     if not queue.own_jobs(RunPlace.at(storage.bucket, keys)):
-        steps = _steps_of(storage, keys)
+        steps = _trained_steps(storage, keys)
         found = stored_results(storage, keys, steps)
         if found.are_unproven and found.weights is not None:
             pin_weights(storage, keys, found.weights, steps)
     _write_once(storage, keys.earlier, b"{}")
 
 
-def _steps_of(storage: Storage, keys: RunKeys) -> int:
-    """Of a forgotten run: by run.json, or else by its weights, because a node can delete run.json. 0 if neither tells it."""
+def _trained_steps(storage: Storage, keys: RunKeys) -> int:
+    """The number of steps of a run whose job the queue has forgotten, from run.json or from the weights' header; 0 if unknown.
+
+    Nodes can delete run.json.
+    """
     record = read_record(storage, keys.record, RunRecord).value
     if record and record.steps:
         return record.steps
@@ -81,9 +89,12 @@ def _steps_of(storage: Storage, keys: RunKeys) -> int:
 
 
 def _record(storage: Storage, owner: str, keys: RunKeys, job: Job) -> None:
-    """The posted job comes before the claim: a claim without its job could be taken over, and the run queued again."""
+    """Record a posted job and its claim.
+
+    The job is written first: a claim without a job could be taken over, and the run would be queued twice.
+    """
     token = hashlib.sha256(f"layout 1 {job.id}".encode()).hexdigest()[:32]
-    # Nobody holds this claim: whoever finds that the claim's job is gone may take it over.
+    # The claim names no host or process, so another update may take it over once the job is gone.
     claim = Claim(owner=owner, host="", pid=0, claimed_at=0.0, token=token)
     _write_once(storage, keys.posted, posted_record(token, job.id))
     _write_once(storage, keys.claim, claim.to_json())
@@ -95,6 +106,6 @@ def _write_once(storage: Storage, key: str, data: bytes) -> None:
     except Conflict:
         return
     except RateLimited:
-        # Another update is writing the same at this moment.
+        # Another update is writing the same object.
         if storage.head(key) is None:
             raise

@@ -1,6 +1,7 @@
 """R2 keys for the nodes of one stack: for its prefix and a limited time, or for the whole bucket until they are revoked.
 
-New keys are created before the container group changes and old ones revoked after it: the engine deletes replaced resources last.
+New keys are created before the container group changes, and old keys are revoked after it, because the engine deletes replaced
+resources last.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 
 import pulumi
 
-from components.properties import Properties, carry_over
+from components.properties import Properties, copy_shared_fields
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.cloudflare import MAX_KEY_SECONDS, Keys
 from flux_training.clients.salad import MAX_VALUE_LENGTH
@@ -54,13 +55,13 @@ class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
         return args.end, _state(args, self._temporary(args))
 
     def find(self, id_: str, state: NodeKeysState) -> NodeKeysState | None:
-        # Cloudflare cannot be asked about temporary keys; their end is known.
+        # Cloudflare has no request to look up temporary keys, but their expiry time is in the state.
         if state.credentials == TOKEN and not self.connection.cloudflare().has_token(id_):
             return None
         return state
 
     def change(self, _id: str, old: NodeKeysState, new: NodeKeysArgs) -> NodeKeysState:
-        return carry_over(NodeKeysState, new, keys=old.keys)
+        return copy_shared_fields(NodeKeysState, new, keys=old.keys)
 
     def remove(self, id_: str, state: NodeKeysState) -> None:
         if state.credentials == TOKEN:
@@ -68,7 +69,7 @@ class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
 
     def _temporary(self, args: NodeKeysArgs) -> Keys:
         end = parse_time(args.end)
-        # An end in the past means that nothing is left to train; the group needs keys all the same.
+        # A time in the past means that no run is left to train, but the container group needs keys anyway.
         seconds = max(MIN_SECONDS, (end - datetime.now(UTC)).total_seconds() if end else 0.0)
         keys = self.connection.cloudflare().temporary_keys(
             self.connection.s3_access_key_id,
@@ -79,15 +80,18 @@ class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
         length = len(keys.session_token.get_secret_value()) if keys.session_token else 0
         if length > MAX_VALUE_LENGTH:
             raise FluxError(
-                f"Cloudflare's session token has {length} characters",
-                f"SaladCloud accepts values of at most {MAX_VALUE_LENGTH}",
+                f"the session token from Cloudflare has {length} characters",
+                f"SaladCloud accepts environment values of at most {MAX_VALUE_LENGTH}",
                 "set `storage.credentials: token`",
             )
         return keys
 
 
 def token_name(args: NodeKeysArgs) -> str:
-    """The name of one issued token: a retry after a lost answer finds the token by it, and never finds one that nodes still hold."""
+    """The name of an issued token.
+
+    It depends on the inputs, so that a retry after a lost answer finds the token, but never one that nodes still use.
+    """
     what = f"{args.bucket} {args.prefixes} {args.credentials} {args.parent} {args.rotate}"
     return f"{args.owner} nodes {hashlib.sha256(what.encode()).hexdigest()[:8]}"
 
@@ -99,7 +103,7 @@ def _state(args: NodeKeysArgs, keys: Keys) -> NodeKeysState:
         "sessionToken": keys.session_token.get_secret_value() if keys.session_token else None,
     }
     given = {name: value for name, value in values.items() if value is not None}
-    return carry_over(NodeKeysState, args, keys=given)
+    return copy_shared_fields(NodeKeysState, args, keys=given)
 
 
 class NodeKeys(FluxResource[NodeKeysArgs], module="flux", name="NodeKeys"):

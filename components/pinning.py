@@ -1,4 +1,6 @@
-"""Records which weights finished runs have, so that later updates need not look at them, and notice when they are replaced."""
+"""Records the verified weights of finished runs, so that later updates need not verify them again and notice if they are
+replaced.
+"""
 
 from flux_training.clients.pins import pin_weights
 from flux_training.clients.results import stored_results
@@ -10,12 +12,13 @@ from flux_training.training.runs.run_state import RunState
 
 
 def pin_finished(stack: StackServices, survey: Survey) -> None:
-    """Record the weights of the declared runs that have finished, unless that was done before. Raises ServiceError."""
+    """Record the weights of finished declared runs that have no such record yet. Raises ServiceError."""
     storage, layout = stack.storage, stack.layout
 
     def pin(job: DeclaredJob) -> None:
         keys, steps = layout.run(job.name, job.run_id), job.folder.steps
-        found = stored_results(storage, keys, steps)  # the survey has found who trained it
+        # The survey has already checked that the run's own node produced these weights.
+        found = stored_results(storage, keys, steps)
         if found.pin is None and found.finished and found.weights is not None:
             pin_weights(storage, keys, found.weights, steps)
 

@@ -13,9 +13,9 @@ from components.container_group import ContainerGroupArgs, TrainingGroup, finger
 from components.dataset import PIPELINE, Dataset, DatasetArgs
 from components.declared_runs import DeclaredRuns, DeclaredRunsArgs
 from components.dev_group import DevGroup, dev_environment, tunnel_name
-from components.images import TrainerImages, images_name
+from components.images import TrainerImages, images_resource_name
 from components.node_keys import NodeKeys, NodeKeysArgs
-from components.properties import as_field
+from components.properties import output_as_field
 from components.scaling_rule import ScalingRule, ScalingRuleArgs
 from components.training_job import TrainingJob, TrainingJobArgs
 from flux_training.training.cluster_settings import ClusterSettings
@@ -46,23 +46,26 @@ class PipelineContext:
 
 
 def cluster_size(cluster: ClusterSettings, declared: int) -> tuple[int, int]:
-    """(min, max) replicas: never more than jobs, because one more could only idle."""
+    """The (minimum, maximum) number of replicas. Never more than there are jobs, because an extra replica would only idle."""
     largest = min(cluster.max_replicas, declared)
     return min(cluster.min_replicas, largest), largest
 
 
 def resource_name(name: str, cluster: str) -> str:
-    """The Pulumi name of a cluster's resource: with a single cluster, that of stacks before there were several."""
+    """The Pulumi name of a cluster's resource.
+
+    In a stack with a single cluster, it is the name that stacks used before they could have several.
+    """
     return f"{name}-{cluster}" if cluster else name
 
 
-def in_cluster(summary: pulumi.Output[dict[str, Any]], cluster: str) -> pulumi.Output[dict[str, Any]]:
-    """A job's summary with the name of its cluster, if that has one."""
+def with_cluster_name(summary: pulumi.Output[dict[str, Any]], cluster: str) -> pulumi.Output[dict[str, Any]]:
+    """A job's summary, with the name of its cluster if the cluster has a name."""
     return summary.apply(lambda found: {**found, "cluster": cluster}) if cluster else summary
 
 
 def total_cost(jobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
-    """The jobs' costs and their totals, as far as they are known."""
+    """The cost of each job and the totals, as far as they are known."""
     known = {name: dict(cost) for name, cost in jobs.items() if cost}
     totals = {
         key: round(sum(cost.get(key, 0.0) for cost in known.values()), 4)
@@ -120,7 +123,7 @@ class TrainingPipeline(pulumi.ComponentResource):
 
     def summary(self) -> dict[str, pulumi.Output[dict[str, Any]]]:
         """The stack output `jobs`: from the resources alone, because the folders may have changed since."""
-        return {name: in_cluster(job.summary, self._places[name]) for name, job in self.jobs.items()}
+        return {name: with_cluster_name(job.summary, self._places[name]) for name, job in self.jobs.items()}
 
     def cost(self) -> pulumi.Output[dict[str, Any]]:
         """The stack output `cost`, in dollars and hours: each job's estimate when it was queued, and its use so far."""
@@ -128,7 +131,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         return pulumi.Output.from_input(costs).apply(total_cost)
 
     def dev_summary(self) -> dict[str, Any] | None:
-        """The stack output `dev`: where to open the dev container group in a browser, after signing in from its log."""
+        """The stack output `dev`: the URL of the dev container group in a browser. The user first signs in with a code from its log."""
         if self.dev is None:
             return None
         tunnel = tunnel_name(self._settings.dev_group_name, self._settings.dev.tunnel)
@@ -181,7 +184,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         image, dev_model = self._settings.image, self._settings.built_dev_model
         return {
             model: TrainerImages(
-                images_name(image, model), image, model, model == dev_model, opts=self._options()
+                images_resource_name(image, model), image, model, model == dev_model, opts=self._options()
             )
             for model in self._settings.built_models
         }
@@ -220,7 +223,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         return Cluster(name, self._settings.all_clusters[name], declared, group)
 
     def _dev(self, keys: pulumi.Output[dict[str, str]] | None) -> DevGroup | None:
-        """On the machine of the cluster's replicas, but with an image, GPU and environment of its own."""
+        """The dev container group: the same machine size as the cluster, but its own image, GPU and environment."""
         dev = self._settings.dev
         if not dev.enabled:
             return None
@@ -231,7 +234,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         args = replace(
             cluster,
             name=self._settings.dev_group_name,
-            image=dev.image or (as_field(built) if built else ""),
+            image=dev.image or (output_as_field(built) if built else ""),
             gpu=dev.gpu or cluster.gpu,
             replicas=1,
             autoscale=False,
@@ -255,7 +258,7 @@ class TrainingPipeline(pulumi.ComponentResource):
         return ContainerGroupArgs(
             home=context.home,
             name=cluster.name,
-            image=as_field(built) if built else cluster.image,
+            image=output_as_field(built) if built else cluster.image,
             gpu=cluster.gpu,
             priority=cluster.priority,
             cpu=cluster.cpu,
@@ -264,9 +267,9 @@ class TrainingPipeline(pulumi.ComponentResource):
             replicas=smallest if cluster.autoscale else min(largest, context.unfinished[name]),
             autoscale=cluster.autoscale,
             variables=", ".join(sorted(cluster.environment)),
-            # Secret: someone who knows the rest of the environment could test short passwords against it.
-            credentials=as_field(pulumi.Output.secret(context.credentials[name])),
-            keys=as_field(keys) if keys else None,
+            # The fingerprint is secret: someone who knows the rest of the environment could use it to guess short passwords.
+            credentials=output_as_field(pulumi.Output.secret(context.credentials[name])),
+            keys=output_as_field(keys) if keys else None,
             keys_end=context.keys_end or None,
             cluster=name or None,
             owner=context.owner,
@@ -276,12 +279,13 @@ class TrainingPipeline(pulumi.ComponentResource):
     def _declared_runs(self, cluster: str, jobs: Sequence[DeclaredJob]) -> DeclaredRuns:
         args = DeclaredRunsArgs(
             home=self._context.home,
-            group_id=as_field(self.clusters[cluster].group.id),
+            group_id=output_as_field(self.clusters[cluster].group.id),
             bucket=self._settings.storage.bucket,
             prefix=self._layout.prefix,
             runs={job.name: job.run_id for job in jobs},
         )
-        # After the bucket: if that refuses to move, no job must be canceled.
+        # The declared runs depend on the bucket: if the bucket refuses a change of its location, no job must have been
+        # canceled.
         return DeclaredRuns(resource_name("runs", cluster), args, self._options(self.bucket))
 
     def _job(self, job: DeclaredJob, needs: list[Resource]) -> TrainingJob:
@@ -296,13 +300,13 @@ class TrainingPipeline(pulumi.ComponentResource):
             attempt=job.settings.attempt,
             parent=job.parent,
             steps=job.folder.steps,
-            group_id=as_field(self.clusters[job.cluster].group.id),
+            group_id=output_as_field(self.clusters[job.cluster].group.id),
             group_name=self.clusters[job.cluster].settings.name,
             bucket=self._settings.storage.bucket,
             prefix=self._layout.prefix,
             max_hours=job.settings.max_hours,
             stall_minutes=job.settings.stall_minutes,
-            webhook=as_field(pulumi.Output.secret(webhook)) if webhook else None,
+            webhook=output_as_field(pulumi.Output.secret(webhook)) if webhook else None,
             owner=self._context.owner,
         )
         return TrainingJob(job.name, args, self._options(*needs))
@@ -312,12 +316,13 @@ class TrainingPipeline(pulumi.ComponentResource):
         smallest, largest = cluster_size(cluster, len(jobs))
         args = ScalingRuleArgs(
             home=self._context.home,
-            group_id=as_field(self.clusters[name].group.id),
+            group_id=output_as_field(self.clusters[name].group.id),
             group_name=cluster.name,
             owner=self._context.owner,
             min_replicas=smallest,
             max_replicas=largest,
             idle_threshold_seconds=cluster.idle_threshold_seconds,
         )
-        # After the jobs, so that it is deleted before them: a job canceled under a rule counts as active and would start a GPU.
+        # The rule depends on the jobs, so it is deleted first: with a rule, a job canceled later would count as active and
+        # start a GPU.
         return ScalingRule(resource_name("scaling", name), args, self._options(*jobs))

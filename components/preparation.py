@@ -1,12 +1,15 @@
-"""Checks of what exists already, before any resource is registered. Only reads, so that a preview shows all problems."""
+"""Checks of what exists already, before any resource is registered.
+
+Reads only, so that a preview shows all problems.
+"""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from components.bucket import foreign_bucket
-from components.container_group import KEYS_END_VARIABLE, foreign_group, is_foreign, other_cluster
+from components.bucket import foreign_bucket_error
+from components.container_group import KEYS_END_VARIABLE, foreign_group_error, is_foreign, other_cluster
 from components.prepared_runs import PreparedRun
 from flux_training.clients.connection import Connection
 from flux_training.clients.queue.recorded_runs import recorded_runs
@@ -52,7 +55,7 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
     salad = connection.salad()
     groups = {name: salad.get_group(cluster.name) for name, cluster in settings.all_clusters.items()}
     present = {name: group for name, group in groups.items() if group is not None}
-    refuse_renamed(present, owner)
+    refuse_groups_of_renamed_clusters(present, owner)
     notes = check_foreign(stack, present, owner)
     end, warnings = "", tuple[str, ...]()
     if stack.nodes_reach_records:
@@ -68,7 +71,7 @@ def check_existing(stack: StackServices, survey: Survey, owner: str) -> Existing
             )
             for name, cluster in settings.all_clusters.items()
         )
-        end, warnings = keys_end(settings, present.values(), needed, owner.rpartition("/")[2])
+        end, warnings = choose_keys_end(settings, present.values(), needed, owner.rpartition("/")[2])
     past = recorded_runs(storage, layout) if settings.keep.checkpoints_days and bucket_exists else []
     declared = [(job.name, job.run_id) for job in survey.jobs]
     return Existing(end, expiring_prefixes(settings.keep, layout, [*declared, *past]), warnings, notes)
@@ -89,10 +92,11 @@ def prepared_run(job: DeclaredJob, bill: StackBill, settings: StackSettings) -> 
     )
 
 
-def refuse_renamed(groups: Mapping[str, ContainerGroup], owner: str) -> None:
-    """Raise BadInput for a group that another cluster of this stack has: the update would delete it with that cluster.
+def refuse_groups_of_renamed_clusters(groups: Mapping[str, ContainerGroup], owner: str) -> None:
+    """Raise BadInput for a container group that belongs to another cluster of this stack.
 
-    `groups` are by cluster.
+    If that cluster was renamed, the update would delete its group after the new cluster has adopted it. `groups` are by
+    cluster.
     """
     found = []
     for name, group in groups.items():
@@ -102,8 +106,8 @@ def refuse_renamed(groups: Mapping[str, ContainerGroup], owner: str) -> None:
         has = f"this stack's cluster `{other}`" if other else "this stack's single `cluster`"
         own = f"clusters.{name}.name" if name else "cluster.name"
         found.append(
-            f"container group {group.name} belongs to {has}; a cluster under another name is a new one, and needs a group of "
-            f"its own; set another {own}: the jobs that have not ended then move to the new group"
+            f"container group {group.name} belongs to {has}; a renamed cluster is a new cluster and needs its own "
+            f"group; set another name in {own}: unfinished jobs then move to the new group"
         )
     if found:
         raise BadInput(found)
@@ -115,20 +119,22 @@ def check_foreign(stack: StackServices, groups: Mapping[str, ContainerGroup], ow
     notes: list[str] = []
     for name, group in groups.items():
         if is_foreign(group, owner):
-            found.append(foreign_group(group, owner))
+            found.append(foreign_group_error(group, owner))
             notes += adoption_notes(group, stack.settings, name)
     if stack.bucket_exists and (stack.mark is None or stack.mark.owner != owner):
-        error = foreign_bucket(stack.storage, stack.layout, owner)
+        error = foreign_bucket_error(stack.storage, stack.layout, owner)
         if error is not None:
             found.append(error)
-            notes.append(f"{error.what}: it is adopted; its objects are kept, also after `destroy`")
+            notes.append(
+                f"{error.what}: because of `adopt: true`, this stack takes it over; `destroy` will keep its objects"
+            )
     if found and not stack.settings.adopt:
         raise BadInput([str(error) for error in found])
     return tuple(notes)
 
 
 def adoption_notes(group: ContainerGroup, settings: StackSettings, name: str) -> list[str]:
-    """What adopting a container group changes, by the names of its settings. Values of its environment are never shown."""
+    """Messages about what adopting a container group changes, by setting name. Environment values are never shown."""
     cluster, resources = settings.all_clusters[name], group.container.resources
     image = "one built from docker/" if settings.is_built(name) else cluster.image
     changes = {
@@ -147,12 +153,13 @@ def adoption_notes(group: ContainerGroup, settings: StackSettings, name: str) ->
     return [f"container group {group.name} is adopted ({'; '.join(shown)}); `destroy` does not delete it"]
 
 
-def keys_end(
+def choose_keys_end(
     settings: StackSettings, groups: Iterable[ContainerGroup], needed: float, stack: str
 ) -> tuple[str, tuple[str, ...]]:
-    """When the nodes' temporary keys should end, and a warning if that is too soon. `needed`: for how many seconds.
+    """When the nodes' temporary keys should expire, and a warning if that is too soon.
 
-    The groups' environment has the end of the keys in use. All groups have the same keys.
+    `needed`: how many seconds the runs still need. The environment of each group has the expiry time of its present keys; all
+    groups have the same keys.
     """
     now = datetime.now(UTC)
     ends = [parse_time(group.environment_value(KEYS_END_VARIABLE)) for group in groups]
@@ -165,7 +172,7 @@ def keys_end(
 def remaining_times(
     storage: Storage, layout: Layout, to_train: Sequence[DeclaredJob], bucket_exists: bool
 ) -> list[UnfinishedRun]:
-    """The time that the runs still need, as their launchers report."""
+    """The time that the runs still need, as their launchers report it."""
     found = []
     for job in to_train:
         key = layout.run(job.name, job.run_id).progress
@@ -175,6 +182,9 @@ def remaining_times(
     return found
 
 
-def parent_mark(connection: Connection) -> str:
-    """Identifies the keys that the nodes' keys are derived from: derived keys end with them."""
+def parent_key_fingerprint(connection: Connection) -> str:
+    """A fingerprint of the keys that the nodes' keys are derived from.
+
+    If those keys are revoked, the derived keys stop working too.
+    """
     return hashlib.sha256(connection.s3_access_key_id.encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""The files of the declared runs, left by the program for the provider process of the same update.
+"""The files of the declared runs, passed from the Pulumi program to the provider process of the same update.
 
-The program has read, checked and priced every job folder already. It writes the result to
-`.flux-cache/runs/<project>/<stack>/<job>/<run id>/`; inputs of the resource would make the state large. Each update writes the folder
-anew, and a run's files are removed once it is queued.
+The program has already read, checked and priced every job folder. It writes the result to
+`.flux-cache/runs/<project>/<stack>/<job>/<run id>/`; as inputs of the resource, the files would make the state large. Each
+update writes the folder anew, and removes a run's files once the run is queued.
 """
 
 import json
@@ -74,7 +74,7 @@ def load_prepared(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"cannot be read ({error})") from error
     if run_id(manifest, raw_config, attempt, parent) != run:
-        raise _unusable(folder, f"does not belong to run {run}")
+        raise _unusable(folder, f"do not belong to run {run}")
     return PreparedRun(job, run, raw_config, manifest, save_every, estimate, reservation, weights)
 
 
@@ -84,7 +84,7 @@ def remove_prepared(owner: str, job: str, run: str, root: Path = Path()) -> None
 
 def _unusable(folder: Path, why: str) -> FluxError:
     return FluxError(
-        f"the prepared run in {folder} {why}",
-        "each update writes them before it queues a run",
-        "run it again",
+        f"the prepared files of the run in {folder} {why}",
+        "each update writes these files before it queues a run",
+        "run the same command again",
     )

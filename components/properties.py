@@ -24,17 +24,20 @@ class Properties:
 
 
 P = TypeVar("P", bound=Properties)
-# pulumi ships no type for this constructor.
+# pulumi ships no type for the constructor of Unknown.
 UNKNOWN: Any = Unknown()  # type: ignore[no-untyped-call,unused-ignore]  # see above
 
 
-def as_field(value: pulumi.Output[T]) -> T:
-    """An output as the value of a field: the provider receives what it resolves to."""
+def output_as_field(value: pulumi.Output[T]) -> T:
+    """Type an output as the value of a field. The provider receives the resolved value."""
     return cast(T, value)
 
 
 def known_or_none(value: pulumi.Output[T]) -> pulumi.Output[T | None]:
-    """None instead of an unknown value. A preview does not know properties that the states of older versions lack."""
+    """An output with None instead of an unknown value.
+
+    A preview does not know properties that are missing in states of older versions.
+    """
 
     async def always() -> bool:
         return True
@@ -43,13 +46,16 @@ def known_or_none(value: pulumi.Output[T]) -> pulumi.Output[T | None]:
 
 
 def is_known(value: object) -> bool:
-    """Whether the value is known: not in a preview before its resource exists, nor in a state that lacks it."""
+    """Whether the value is known.
+
+    In a preview, outputs of resources to be created are unknown, and so are properties that an older state lacks.
+    """
     return not isinstance(value, Unknown)
 
 
 def to_props(properties: Properties) -> Props:
-    """Without None values: Pulumi does not store them."""
-    found = {key: getattr(properties, name) for name, key in keys_of(type(properties)).items()}
+    """The property dict of a dataclass, without None values, which Pulumi does not store."""
+    found = {key: getattr(properties, name) for name, key in property_names(type(properties)).items()}
     return {
         key: value.value if isinstance(value, Enum) else value
         for key, value in found.items()
@@ -58,7 +64,10 @@ def to_props(properties: Properties) -> Props:
 
 
 def from_props(kind: type[P], props: Mapping[str, Any]) -> P:
-    """Properties without a field are ignored. A field that an older state lacks gets its default, or else is Unknown."""
+    """The dataclass made from a property dict.
+
+    Properties without a field are ignored. A field that an older state lacks gets its default, or else Unknown.
+    """
     values: dict[str, Any] = {}
     for name, key, convert, has_default in _fields_of(cast(Any, kind)):
         value = props.get(key)
@@ -69,19 +78,19 @@ def from_props(kind: type[P], props: Mapping[str, Any]) -> P:
     return kind(**values)
 
 
-def carry_over(kind: type[P], source: Properties, **values: Any) -> P:
-    """An object of `kind` with the fields that `source` has too, and with `values` for others."""
-    shared = keys_of(kind).keys() & keys_of(type(source)).keys() - values.keys()
+def copy_shared_fields(kind: type[P], source: Properties, **values: Any) -> P:
+    """A new object of `kind`, with the fields that it shares with `source`, and with `values` for other fields."""
+    shared = property_names(kind).keys() & property_names(type(source)).keys() - values.keys()
     return kind(**{name: getattr(source, name) for name in shared}, **values)
 
 
-def keys_of(kind: type[Properties]) -> dict[str, str]:
+def property_names(kind: type[Properties]) -> dict[str, str]:
     """Property names by field name."""
     return {name: key for name, key, _, _ in _fields_of(cast(Any, kind))}
 
 
 def changed_keys(names: tuple[str, ...], old: Properties, new: Properties) -> list[str]:
-    """The properties among the fields `names` that changed from a known to another known value."""
+    """The names of the properties, among the fields `names`, whose value changed. Unknown values do not count as changed."""
     pairs = {name: (getattr(old, name), getattr(new, name)) for name in names}
     return [
         _camel_case(name)
@@ -106,7 +115,10 @@ def _fields_of(kind: Any) -> tuple[tuple[str, str, Callable[[Any], Any], bool], 
 
 
 def _converter(hint: Any) -> Callable[[Any], Any]:
-    """Pulumi passes every number as a float, and an enum as its value."""
+    """The function that converts a property's value to the field's type:
+
+    Pulumi passes numbers as floats and enums as their values.
+    """
     if hint in (int, int | None):
         return int
     if hint == Mapping[str, int] | None:

@@ -21,11 +21,11 @@ from pulumi.dynamic import (
 from components.properties import (
     Properties,
     Props,
-    carry_over,
     changed_keys,
+    copy_shared_fields,
     from_props,
     is_known,
-    keys_of,
+    property_names,
     to_props,
 )
 from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, storage_kind, with_node_rights
@@ -72,11 +72,12 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
     serialize_as_secret_always = False
     args_class: type[A]
     state_class: type[S]
-    # Fields whose change replaces the resource.
+    # A change of one of these fields replaces the resource.
     replaced_by: tuple[str, ...] = ()
-    # Names are unique, and what is no longer wanted should stop costing money: the old resource is deleted first.
+    # Delete the old resource before creating its replacement: names must be unique, and an unwanted resource should stop
+    # costing money first.
     deletes_before_replacing = True
-    # Whether `read` also updates the inputs, so that the next preview shows drift and `up` repairs it.
+    # Whether `read` also updates the inputs. Then the next preview shows drift, and `up` repairs it.
     reads_inputs = True
     connection: Connection
     cluster_environments: dict[str, dict[str, str]]
@@ -85,13 +86,14 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         return None
 
     def configure(self, req: ConfigureRequest) -> None:
-        # Our errors need no traceback. With this limit the SDK shows only `Type: message`.
+        # Users need no traceback for our errors. With this limit the SDK shows only `Type: message`.
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
         storage = req.config.get("storage")
         found = connect_started(req.config.get("cloud"), settings, os.environ, storage_kind(storage))
         self.connection = with_node_rights(found, storage)
-        # Not an input: the values may be secrets, and the state keeps inputs in plain text.
+        # The environment is read from the configuration, not from the inputs: its values may be secrets, and the state keeps
+        # inputs in plain text.
         clusters = json.loads(req.config.get("clusters") or "{}")
         clusters = clusters or {SINGLE_CLUSTER: json.loads(req.config.get("cluster") or "{}")}
         self.cluster_environments = {
@@ -100,10 +102,10 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
 
     def diff(self, id_: str, olds: Props, news: Props) -> DiffResult:
         old, new = from_props(self.state_class, olds), from_props(self.args_class, news)
-        self.check_home(old)
+        self.check_same_place(old)
         replaces = self.changed(id_, old, new)
         self.check_change(old, new, replaces)
-        # `changes` stays None, so that the engine finds and shows changed fields (docs/pulumi.md).
+        # `changes` stays None, so that the engine itself finds and shows the changed fields (docs/pulumi.md).
         return DiffResult(replaces=replaces, delete_before_replace=self.deletes_before_replacing)
 
     def create(self, props: Props) -> CreateResult:
@@ -112,11 +114,11 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
 
     def read(self, id_: str, props: Props) -> ReadResult:
         state = from_props(self.state_class, props)
-        self.check_home(state)
+        self.check_same_place(state)
         found = self.find(id_, state)
         if found is None:
             return ReadResult("", {})
-        inputs = to_props(carry_over(self.args_class, found)) if self.reads_inputs else None
+        inputs = to_props(copy_shared_fields(self.args_class, found)) if self.reads_inputs else None
         return ReadResult(id_, to_props(found), inputs)
 
     def update(self, id_: str, olds: Props, news: Props) -> UpdateResult:
@@ -125,7 +127,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
 
     def delete(self, id_: str, props: Props) -> None:
         state = from_props(self.state_class, props)
-        self.check_home(state)
+        self.check_same_place(state)
         self.remove(id_, state)
 
     def changed(self, _id: str, old: S, new: A) -> list[str]:
@@ -133,7 +135,7 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         return changed_keys(self.replaced_by, old, new)
 
     def check_change(self, old: S, new: A, replaces: list[str]) -> None:
-        """Raise FluxError for a change that must not be made, already in the preview."""
+        """Raise FluxError for a change that must not be made. Runs in the preview too."""
 
     def create_or_adopt(self, args: A) -> tuple[str, S]:
         """Create the resource, or adopt our own existing one: its id and state."""
@@ -145,22 +147,22 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
 
     def change(self, _id: str, _old: S, new: A) -> S:
         """Update the resource in place."""
-        return carry_over(self.state_class, new)
+        return copy_shared_fields(self.state_class, new)
 
     def remove(self, _id: str, state: S) -> None:
         """Delete the resource."""
 
-    def check_home(self, properties: Properties) -> None:
-        """Raise FluxError if the resource lives with another organization, project or store than the given keys reach.
+    def check_same_place(self, properties: Properties) -> None:
+        """Raise FluxError if the given keys reach another organization, project or storage than the resource lives in.
 
-        Otherwise it would be "not found" there, dropped from the state, created again and paid for again.
+        Otherwise the resource would not be found there, would be dropped from the state, created again and paid for again.
         """
         here = home(self.connection)
         if is_known(properties.home) and properties.home != here:
             raise FluxError(
                 f"this stack lives in {properties.home}, but the given keys are for {here}",
-                "a stack cannot move",
-                "use the keys of the first place, or another stack for the second",
+                "a stack cannot move to another cloud, organization, project or storage",
+                f"use the keys for {properties.home}, or create another stack",
             )
 
 
@@ -171,9 +173,11 @@ class FluxResource(Resource, Generic[A]):
 
     def __init__(self, name: str, args: A, opts: pulumi.ResourceOptions | None = None) -> None:
         provider = self.provider_class()
-        # Pulumi creates outputs only for properties passed to the constructor; None is enough.
-        declared = keys_of(provider.args_class)
-        outputs = {key: None for name, key in keys_of(provider.state_class).items() if name not in declared}
+        # Pulumi creates outputs only for properties that are passed to the constructor, so each one is passed as None.
+        declared = property_names(provider.args_class)
+        outputs = {
+            key: None for name, key in property_names(provider.state_class).items() if name not in declared
+        }
         super().__init__(provider, name, {**outputs, **to_props(args)}, opts)
 
 
@@ -181,7 +185,7 @@ serialize_each_class_once()
 
 
 def home(connection: Connection) -> str:
-    """Where a stack's resources live. The local cloud is one place, whatever its ports."""
+    """Identifies where a stack's resources live. The local cloud is one place, whatever its ports."""
     if connection.cloud == "local":
         return "the cloud on this machine"
     store = connection.s3_endpoint or f"S3 in {connection.s3_region}"

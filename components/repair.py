@@ -1,8 +1,8 @@
-"""Uploads images again that were replaced in the bucket, before a job that needs them is queued or handed out again."""
+"""Uploads images again that were replaced or deleted in the bucket, before a job that needs them is queued or handed out again."""
 
 from collections.abc import Iterator
 
-from components.dataset import sent_again, upload_images
+from components.dataset import upload_again_message, upload_images
 from flux_training.clients.datasets import differing, read_dataset, stored_images
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
@@ -11,9 +11,10 @@ from flux_training.training.jobs.declare import DeclaredJob
 
 
 def repair_datasets(stack: StackServices, survey: Survey, dry_run: bool) -> list[str]:
-    """What was repaired, or with `dry_run` would be, one sentence for each dataset. Raises BadInput, ServiceError.
+    """Upload missing or changed images again; with `dry_run` only find them. Returns a sentence for each dataset concerned.
 
-    Two requests for each dataset of a job that is to be queued or whose node has failed; none for the others.
+    Sends two requests for each dataset of a job that is to be queued or whose node has failed, none for others. Raises
+    BadInput, ServiceError.
     """
     if not survey.bucket_exists:
         return []
@@ -22,18 +23,18 @@ def repair_datasets(stack: StackServices, survey: Survey, dry_run: bool) -> list
     def repair(job: DeclaredJob) -> str:
         record = read_dataset(storage, layout, job.image_set.digest)
         if record is None:
-            return ""  # its resource is going to upload it
+            return ""  # A dataset without a record is uploaded by its own resource.
         names = differing(record, stored_images(storage, layout, job.image_set.digest, record))
         has_etags = all(one.etag for one in record.values())
         if not dry_run and (names or not has_etags):
             names = upload_images(storage, layout, job.image_set, lambda _text: None)
-        return sent_again(job.dataset_of, names)
+        return upload_again_message(job.dataset_of, names)
 
-    return [found for found in in_parallel(repair, list(_at_risk(survey))) if found]
+    return [found for found in in_parallel(repair, list(_jobs_about_to_download(survey))) if found]
 
 
-def _at_risk(survey: Survey) -> Iterator[DeclaredJob]:
-    """One job for each dataset that a node is going to download."""
+def _jobs_about_to_download(survey: Survey) -> Iterator[DeclaredJob]:
+    """One job for each dataset that a node is about to download."""
     seen = set[str]()
     for job in survey.jobs:
         state, digest = survey.states[job.name], job.image_set.digest

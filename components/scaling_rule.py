@@ -1,4 +1,4 @@
-"""Kelpie's scaling rule: how many replicas of the container group run for how many queued jobs, down to none."""
+"""Kelpie's scaling rule: how many replicas of the container group run for how many queued jobs, down to zero."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from components.provider import FluxProvider, FluxResource
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingRuleArgs(Properties):
-    """`group_name` and `owner` tell whether another stack has adopted the group; older states lack them."""
+    """`group_name` and `owner` show whether another stack has adopted the group. States of older versions lack them."""
 
     group_id: str
     group_name: str = ""
@@ -44,7 +44,7 @@ class ScalingRuleProvider(FluxProvider[ScalingRuleArgs, ScalingRuleArgs]):
 
     def remove(self, _id: str, state: ScalingRuleArgs) -> None:
         group = self.connection.salad().get_group(state.group_name) if state.group_name else None
-        # A stack that has adopted the group has its own rule under the same id.
+        # A stack that has adopted the group has its own scaling rule under the same id, which must stay.
         if group is None or group.id != state.group_id or not other_owner(group, state.owner):
             self.connection.kelpie().delete_rule(state.group_id)
 

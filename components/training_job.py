@@ -1,4 +1,4 @@
-"""One run of one train.yml with captions on one dataset: its files in the bucket and its one job in the queue."""
+"""A run of one train.yml with captions on one dataset: its files in the bucket and its job in the queue."""
 
 import hashlib
 import time
@@ -11,9 +11,9 @@ from typing import Any
 
 import pulumi
 
-from components.messages import inform, make_for
+from components.messages import inform, make_command_for
 from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
-from components.properties import Properties, carry_over, known_or_none
+from components.properties import Properties, copy_shared_fields, known_or_none
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
@@ -54,14 +54,18 @@ from flux_training.training.words import counted
 
 IN_SUMMARY = ("kelpieId", "runId", "status", "reason", "steps", "stallMinutes", "weights")
 
-# Answers about groups and datasets are shared for so long: short enough that a change made during a long update is noticed.
+# The maximum age of cached answers about groups and datasets. Short enough to notice a change that is made during a long
+# update.
 MAX_ANSWER_AGE_SECONDS = 30.0
 _asking = Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunProperties(Properties):
-    """What is declared and stored. Not more than `read`, `update` and `delete` need: this is stored once per job."""
+    """What is declared and stored for a run.
+
+    Holds only what `read`, `update` and `delete` need, because it is stored once per job.
+    """
 
     job: str
     folder: str
@@ -95,7 +99,7 @@ class RunProperties(Properties):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJobArgs(RunProperties):
-    """`dataset` is the job folder with the images, None if it is the job's own; `digest` is that of the images."""
+    """`dataset` is the name of the job whose folder has the images, None if it is this job; `digest` identifies the images."""
 
     dataset: str | None = None
     digest: str
@@ -106,9 +110,9 @@ class TrainingJobArgs(RunProperties):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJobState(RunProperties):
-    """`status` is as last seen: `refresh` updates it. `reason` is empty unless the run failed.
+    """`status` is the status when it was last read; `refresh` updates it.
 
-    `weights`: sha256, size and step of those that were verified first.
+    `reason` is empty unless the run failed. `weights`: sha256, size and step of the weights that were verified first.
     """
 
     kelpie_id: str = ""
@@ -122,14 +126,14 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
     args_class = TrainingJobArgs
     state_class = TrainingJobState
     replaced_by = ("run_id", "group_id", "bucket", "prefix", "job")
-    # What is declared cannot drift, and the inputs may hold a secret webhook, which would be stored in plain text.
+    # The inputs cannot drift, and they may contain a secret webhook URL, which `read` would store in plain text.
     reads_inputs = False
 
     def check_change(self, old: TrainingJobState, new: TrainingJobArgs, replaces: list[str]) -> None:
         if (old.bucket, old.prefix) != (new.bucket, new.prefix):
             self._refuse_to_train_again(old, new)
         if not replaces and old.reason:
-            inform(next_step(old))
+            inform(failed_run_advice(old))
 
     def create_or_adopt(self, args: TrainingJobArgs) -> tuple[str, TrainingJobState]:
         storage, queue = self.connection.storage(args.bucket), queue_of(self.connection, args.group_id)
@@ -137,11 +141,13 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             inform(
                 f"{args.job}: run {args.run_id} is already finished; its results are adopted and nothing is trained"
             )
-            return args.run_id, _observed(storage, args, queue_of(self.connection, None).find(args.place))
-        refresh, now = make_for(args.owner, "refresh"), int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
+            return args.run_id, _current_state(
+                storage, args, queue_of(self.connection, None).find(args.place)
+            )
+        refresh, now = make_command_for(args.owner, "refresh"), int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
         with _asking:
-            refuse_without_group(self.connection, args.group_name, args.group_id, refresh, now)
-        refuse_without_dataset(storage, Layout(args.prefix), args.digest, refresh, now)
+            refuse_missing_group(self.connection, args.group_name, args.group_id, refresh, now)
+        refuse_incomplete_dataset(storage, Layout(args.prefix), args.digest, refresh, now)
         run = load_prepared(args.owner, args.job, args.run_id, args.attempt, args.parent)
         claims = ClaimFile(storage, args.keys, args.owner)
 
@@ -152,23 +158,24 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             new = None if was_queued(storage, args.keys, own) else NewRun(storage, args.keys)
             check_parent(storage, args, is_new=new is not None)
             if run.reservation:
-                last, again = last_posted(own), make_for(args.owner, "up")
+                last, again = last_posted(own), make_command_for(args.owner, "up")
                 replaced = last.id if last else ""
                 reserve(storage, args.prefix, args.keys, run.reservation, again, replaced)
             send_configuration(storage, args, run, is_new=new is not None)
-            # The last steps before the post: nodes can write until then, and an update that fails earlier moves nothing.
+            # Move or delete objects in the run's folder last, right before the post: nodes can write there until then, and an
+            # update that fails earlier leaves them alone.
             if new:
-                tell_set_aside(args, new.set_aside_results(args.steps, claims.renew))
-                tell_deleted(args, new.clear(claims.renew), "before the run was queued")
+                report_moved_weights(args, new.set_aside_results(args.steps, claims.renew))
+                report_deleted_objects(args, new.clear(claims.renew), "before the run was queued")
                 first_posts.append(new)
 
-        # A job that is in the queue already keeps the files that it was queued with.
+        # If the job is in the queue already, it keeps the files that it was queued with.
         job = queue.post_once(args.place, job_request(args, run), claims, prepare)
         for new in first_posts:
             count = new.clear_after_post(queue.kelpie, job)
-            tell_deleted(args, count, "while the run was being queued")
+            report_deleted_objects(args, count, "while the run was being queued")
         remove_prepared(args.owner, args.job, args.run_id)
-        return args.run_id, _observed(storage, args, job)
+        return args.run_id, _current_state(storage, args, job)
 
     def find(self, _id: str, state: TrainingJobState) -> TrainingJobState | None:
         storage = self.connection.storage(state.bucket)
@@ -177,23 +184,27 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             return None
         status = run_status(storage, state.keys, state.steps, job, state.stall_minutes)
         if status.state is RunState.LOST:
-            # Weights that were verified once and are gone are reported, and not paid for again.
+            # A run whose verified weights have disappeared is reported, but not trained and paid for again.
             return state if state.weights else None
         final = state.status is status.state and status.state.has_ended
-        return carry_over(
+        return copy_shared_fields(
             TrainingJobState,
             state,
             kelpie_id=job.id if job else state.kelpie_id,
             status=status.state,
             reason=status.reason,
             cost=state.cost if final and state.cost else _cost(storage, state.keys),
-            weights=_pinned(
+            weights=_verified_weights(
                 storage, state, status.results, state.weights, self.connection.nodes_reach_records
             ),
         )
 
     def change(self, _id: str, old: TrainingJobState, new: TrainingJobArgs) -> TrainingJobState:
-        """New limits apply when the queue next hands the run out. A queued job's webhook cannot be changed; a new one is for the next run."""
+        """Apply changed settings to the stored run.
+
+        New limits take effect when the queue next hands out the run. A queued job's webhook cannot be changed; a new one
+        applies to the next run.
+        """
         storage = self.connection.storage(new.bucket)
         if not inspect_run(storage, new.keys, new.steps).finished:
             key = f"{new.keys.config}{LIMITS_FILE}"
@@ -201,10 +212,10 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             storage.put_bytes(key, changed_limits(present, new.max_hours, new.stall_minutes))
             if old.max_hours is not None and (new.max_hours is None or new.max_hours > old.max_hours):
                 inform(
-                    f"{new.job}: a queued job keeps its maxHours as the upper limit: more hours apply to its next attempt "
+                    f"{new.job}: maxHours of a queued job cannot be raised; the new value applies to the next attempt "
                     f"(`attempt: {new.attempt + 1}`)"
                 )
-        return carry_over(
+        return copy_shared_fields(
             TrainingJobState,
             new,
             kelpie_id=old.kelpie_id,
@@ -215,7 +226,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         )
 
     def remove(self, _id: str, state: TrainingJobState) -> None:
-        """Its job is canceled if it is pending or running; a node that hangs is replaced; the objects stay."""
+        """Cancel the run's job if it is pending or running, and replace its node if it hangs. The objects stay."""
 
         def before_cancel(job: Job) -> None:
             if replace_hung_node(self.connection, job, state.bucket, state.keys, state.stall_minutes):
@@ -226,7 +237,10 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             queue_of(self.connection, state.group_id).forget()
 
     def _is_finished(self, storage: Storage, args: TrainingJobArgs, job: Job | None = None) -> bool:
-        """Whether the run has weights that a node can have made for it. No state says so yet."""
+        """Whether the run has weights that its node can have made.
+
+        Asks the services, because a run that is created has no state yet.
+        """
         found = stored_results(storage, args.keys, args.steps, job)
         if not found.finished or (found.pin is not None and not self.connection.nodes_reach_records):
             return found.finished
@@ -235,7 +249,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         return believed(found, own, is_posted).finished
 
     def _refuse_to_train_again(self, old: TrainingJobState, new: TrainingJobArgs) -> None:
-        """In another bucket or prefix a finished run is unknown, and would be trained and paid for again."""
+        """Refuse a change of bucket or prefix: a finished run would be unknown there, and trained and paid for again."""
         if old.status is not RunState.COMPLETED or old.run_id != new.run_id:
             return
         storage = self.connection.storage(new.bucket)
@@ -249,30 +263,33 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
 
 @cache
-def refuse_without_group(connection: Connection, name: str, group_id: str, refresh: str, _now: int) -> None:
-    """A job without its group would never run. `refresh`: the command to suggest. An earlier answer with the same `_now` is used again."""
+def refuse_missing_group(connection: Connection, name: str, group_id: str, refresh: str, _now: int) -> None:
+    """Raise FluxError if the container group is gone: a job queued for it would never run.
+
+    `refresh`: the command to suggest. `_now` is part of the cache key, so answers with the same `_now` are reused.
+    """
     group = connection.salad().get_group(name)
     if group is None or group.id != group_id:
         raise FluxError(
             f"container group {name} was deleted or replaced",
-            "a job queued for it would wait forever",
+            "a job queued for the old group would wait forever",
             f"run {refresh}, then this again",
         )
 
 
 @cache
-def refuse_without_dataset(storage: Storage, layout: Layout, digest: str, refresh: str, _now: int) -> None:
-    """A job without its images fails, and is paid for, as many times as the queue allows."""
+def refuse_incomplete_dataset(storage: Storage, layout: Layout, digest: str, refresh: str, _now: int) -> None:
+    """Raise FluxError if the images are incomplete: the job would fail, and be paid for, as often as the queue retries it."""
     if not is_complete(storage, layout, digest):
         raise FluxError(
-            f"images below {layout.dataset(digest)} are missing in the bucket",
-            "an incomplete dataset is not trained",
+            f"images are missing in the bucket below {layout.dataset(digest)}",
+            "a job cannot train on an incomplete dataset",
             f"run {refresh}, then this again",
         )
 
 
-def next_step(state: TrainingJobState) -> str:
-    """For a preview of a stack with a run that failed."""
+def failed_run_advice(state: TrainingJobState) -> str:
+    """What to do about a run that failed, for a preview."""
     return (
         f"{state.job}: run {state.run_id} {state.status}: {state.reason}. It is not queued again automatically, because that "
         f"costs money: fix the cause, or set `attempt: {state.attempt + 1}` for the job"
@@ -280,27 +297,30 @@ def next_step(state: TrainingJobState) -> str:
 
 
 def check_parent(storage: Storage, args: TrainingJobArgs, *, is_new: bool) -> None:
-    """The launcher downloads the parent's checkpoint, unless the run has one of its own. A new one has none: see NewRun."""
+    """Raise FluxError if the run resumes from a parent and neither it nor the parent has a checkpoint to continue from.
+
+    The launcher downloads the parent's checkpoint unless the run has its own. A run that was never queued has none: see NewRun.
+    """
     if args.parent_keys is None or (not is_new and newest_sound(storage, args.keys)):
         return
     found = newest_sound(storage, args.parent_keys, before=args.steps)
     if found is None:
         raise FluxError(
-            f"{args.job}: there is no valid checkpoint from before step {args.steps} below {args.parent_keys.output} any more",
-            "a resumed run continues from one",
-            "remove `resume` to train from the start",
+            f"{args.job}: run {args.parent} has no valid checkpoint from before step {args.steps} any more (searched in {args.parent_keys.output})",
+            "`resume: true` needs a checkpoint to continue from",
+            "remove `resume` from the job to train from the start",
         )
     inform(f"{args.job}: continues from step {found[1]} of run {args.parent}")
 
 
-def tell_deleted(args: TrainingJobArgs, count: int, when: str) -> None:
+def report_deleted_objects(args: TrainingJobArgs, count: int, when: str) -> None:
     if count:
         inform(
-            f"{args.job}: somebody wrote {counted(count, 'object')} below {args.keys.output} {when}; deleted"
+            f"{args.job}: {counted(count, 'unexpected object')} below {args.keys.output} deleted, written by someone else {when}"
         )
 
 
-def tell_set_aside(args: TrainingJobArgs, folder: str) -> None:
+def report_moved_weights(args: TrainingJobArgs, folder: str) -> None:
     if folder:
         inform(
             f"{args.job}: {args.keys.model} had finished weights, but there is no record that run {args.run_id} was ever queued; "
@@ -309,7 +329,10 @@ def tell_set_aside(args: TrainingJobArgs, folder: str) -> None:
 
 
 def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun, *, is_new: bool) -> None:
-    """config/, and run.json below output/, which the job downloads. A new run's run.json, if there is one, is not ours."""
+    """Write config/ and, below output/, run.json. The job downloads both.
+
+    A run.json that is already there for a run that was never queued is not ours, and is replaced.
+    """
     keys = args.keys
     storage.put_bytes(f"{keys.config}train.yml", run.raw_config)
     storage.put_bytes(f"{keys.config}manifest.json", run.manifest)
@@ -324,7 +347,7 @@ def send_configuration(storage: Storage, args: TrainingJobArgs, run: PreparedRun
 
 
 def run_record(args: TrainingJobArgs, run: PreparedRun) -> dict[str, Any]:
-    """The content of run.json. The estimate is kept to be compared with the actual cost."""
+    """The content of run.json. The estimate is stored so that it can be compared with the actual cost."""
     return {
         "version": 1,
         "job": args.job,
@@ -344,7 +367,7 @@ def run_record(args: TrainingJobArgs, run: PreparedRun) -> dict[str, Any]:
 
 
 def job_request(args: TrainingJobArgs, run: PreparedRun) -> JobRequest:
-    """The job for Kelpie. docs/node.md says what it carries, and why."""
+    """The request that queues the run's job in Kelpie. docs/node.md explains what it contains, and why."""
     bundle, node_job = launcher_bundle(), as_node_job(args, run)
     return JobRequest(
         container_group_id=args.group_id,
@@ -373,29 +396,32 @@ def as_node_job(args: TrainingJobArgs, run: PreparedRun) -> NodeJob:
     )
 
 
-def _observed(storage: Storage, args: TrainingJobArgs, job: Job | None) -> TrainingJobState:
+def _current_state(storage: Storage, args: TrainingJobArgs, job: Job | None) -> TrainingJobState:
     """The state of a run, from the queue and the bucket."""
     status = run_status(storage, args.keys, args.steps, job, args.stall_minutes)
-    return carry_over(
+    return copy_shared_fields(
         TrainingJobState,
         args,
-        # The queue may have forgotten the job of a finished run.
+        # The queue may have forgotten the job of a finished run, so the job can be None.
         kelpie_id=job.id if job else posted_id(storage, args.keys),
         status=status.state,
         reason=status.reason,
         cost=_cost(storage, args.keys),
-        weights=_pinned(storage, args, status.results),
+        weights=_verified_weights(storage, args, status.results),
     )
 
 
-def _pinned(
+def _verified_weights(
     storage: Storage,
     run: RunProperties,
     results: RunResults,
     stored: Mapping[str, Any] | None = None,
     nodes_reach_records: bool = False,
 ) -> Mapping[str, Any] | None:
-    """The weights that were verified first, recorded now if they were not before. `stored`: what the state has, which nodes cannot write."""
+    """The weights that were verified first. Records them now if they were not recorded before.
+
+    `stored`: the weights in the state, which nodes cannot write.
+    """
     pin = results.pin
     if pin is None and stored is None and results.finished and results.weights is not None:
         pin = pin_weights(storage, run.keys, results.weights, run.steps)
@@ -419,7 +445,7 @@ class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJo
 
     @property
     def summary(self) -> pulumi.Output[dict[str, Any]]:
-        """The job's entry in the stack output `jobs`. A preview does not know it for a job that has no id yet."""
+        """The job's entry in the stack output `jobs`. A preview does not know it for a run that does not exist yet."""
         names = {*IN_SUMMARY, "job", "bucket", "prefix"}
         values = {name: getattr(self, name) for name in names} | {"weights": known_or_none(self.weights)}
         return pulumi.Output.all(**values).apply(_summary)
@@ -427,7 +453,7 @@ class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJo
 
 def _summary(outputs: dict[str, Any]) -> dict[str, Any]:
     keys = Layout(outputs["prefix"]).run(outputs["job"], outputs["runId"])
-    # `weights` is left out until they are verified.
+    # `weights` is left out of the summary until the weights are verified.
     return {
         **{name: outputs[name] for name in IN_SUMMARY if name != "weights" or outputs[name] is not None},
         "folder": keys.base,

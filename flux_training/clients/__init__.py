@@ -1,4 +1,5 @@
 """Clients for SaladCloud, Kelpie, Cloudflare and object storage. No Pulumi.
 
-How services are called, and what their failures mean. What is wanted from them is decided in training/ and components/.
+This package knows how the services are called and what their failures mean. The decisions about what to request are in
+training/ and components/.
 """

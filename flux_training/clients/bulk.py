@@ -1,7 +1,7 @@
-"""Many objects at once: obstore (Rust), called from a fixed number of threads.
+"""Transfers of many objects at once, with obstore (Rust), called from a fixed number of threads.
 
-docs/decisions/0011-upload.md compares it with boto3, s5cmd and asyncio. Each file is hashed again from the bytes that are sent, and the
-signature of each request covers their SHA-256, so the storage refuses what changed on the way.
+docs/decisions/0011-upload.md compares it with boto3, s5cmd and asyncio. Each file is hashed again while it is read for sending,
+and the signature of each request covers the SHA-256 of its body, so the storage refuses bytes that changed on the way.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from flux_training.training.errors import BadInput
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Store
 
-# Larger files are sent in parts of exactly this size: R2 wants parts of one size.
+# Larger files are sent in parts of exactly this size, because R2 requires all parts of an upload to have the same size.
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 4
 CHUNK_BYTES = 1024 * 1024
-# Transfers at once, and the bytes of the files that are in flight. docs/decisions/0025-reorganisation.md has the measurements.
+# The maximum number of parallel transfers, and of file bytes in flight. docs/decisions/0025-reorganisation.md has the
+# measurements.
 MAX_WIDTH = 40
 MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 FIRST_WAIT = timedelta(seconds=0.2)
 LONGEST_WAIT = timedelta(seconds=10)
-# Enough to send MAX_BYTES_IN_FLIGHT at 0.6 Mbit/s.
+# The time-out allows sending MAX_BYTES_IN_FLIGHT at 0.6 Mbit/s.
 REQUEST_TIMEOUT = timedelta(minutes=30)
-# A request is signed once, and S3 accepts a signature for 15 minutes.
+# A request is signed once, including its retries, and S3 accepts a signature for 15 minutes.
 RETRY_TIMEOUT = timedelta(minutes=10)
-# For requests without a body only: while a body is being sent, no byte is received.
+# This read time-out is only for requests without a body: no byte is received while a body is being sent.
 READ_TIMEOUT = timedelta(seconds=60)
 
 T = TypeVar("T")
@@ -143,7 +144,10 @@ class Bulk:
         return missing
 
     def _each(self, items: Sequence[T], transfer: Callable[[T], int], on_progress: OnProgress) -> None:
-        """Call `transfer` for each item, many at once. BadInput is collected; any other failure stops the rest."""
+        """Call `transfer` for each item, many at once.
+
+        BadInput is collected and raised at the end; any other failure stops the remaining transfers.
+        """
         findings: list[str] = []
         lock = threading.Lock()
 
@@ -162,7 +166,7 @@ class Bulk:
                 for future in as_completed([pool.submit(guarded, item) for item in items]):
                     future.result()
             finally:
-                # Also after Ctrl-C: transfers in flight end, no other begins.
+                # After an error or Ctrl-C, too: finish the running transfers and start no others.
                 pool.shutdown(wait=False, cancel_futures=True)
         if findings:
             raise BadInput(sorted(findings))
@@ -214,9 +218,9 @@ class Bulk:
         digest, size = hashlib.sha256(), 0
         answer = obstore.get(self._store(), wanted.key)
         if wanted.size not in (None, answer.meta["size"]):
-            # Whoever replaced it may have made it as large as the disk.
+            # The object may have been replaced by one that would fill the disk, so check its size first.
             raise OSError(f"it was listed with {wanted.size} bytes and has {answer.meta['size']}")
-        # Streaming doubles the time that a small object takes.
+        # A small object is fetched in one piece: streaming it would take twice as long.
         small = answer.meta["size"] <= CHUNK_BYTES
         with part.open("wb") as file:
             for chunk in [answer.bytes()] if small else answer.stream(min_chunk_size=CHUNK_BYTES):
@@ -229,7 +233,10 @@ class Bulk:
 
     @contextmanager
     def _space(self, size: int) -> Iterator[None]:
-        """Wait until `size` more bytes may be in flight: they are held in memory, and share the line."""
+        """Wait until `size` more bytes may be in flight.
+
+        Bytes in flight are held in memory and share the network connection.
+        """
         with self._room:
             self._room.wait_for(
                 lambda: not self._bytes_in_flight or self._bytes_in_flight + size <= MAX_BYTES_IN_FLIGHT
@@ -250,7 +257,7 @@ class Bulk:
         try:
             yield
         except (BaseError, OSError, ValueError) as failure:
-            # An OSError with a number is about a local file, such as a full disk.
+            # An OSError with an errno is about a local file, such as a full disk, and not about the storage.
             if isinstance(failure, OSError) and failure.errno is not None:
                 raise
             raise from_obstore(self._access.service, self._access.bucket, operation, key, failure) from None
@@ -274,7 +281,10 @@ def _read(file: Outgoing) -> bytes:
 
 
 def _verified_parts(file: Outgoing) -> Iterator[bytes]:
-    """The file in parts of PART_BYTES. The last one is yielded only if the whole file is what was hashed: obstore then removes the others."""
+    """The file in parts of PART_BYTES.
+
+    The last part is yielded only if the file still has its expected SHA-256; otherwise obstore aborts the upload.
+    """
     digest = hashlib.sha256()
     try:
         with file.path.open("rb", buffering=0) as source:
@@ -311,7 +321,7 @@ def _make_store(access: Access, sends: bool) -> S3Store:
     }
     if not sends:
         options["read_timeout"] = READ_TIMEOUT
-    # boto3 honours it too: the certificates of a company's proxy.
+    # boto3 honours AWS_CA_BUNDLE too: a company's proxy may have its own certificates.
     bundle = os.environ.get("AWS_CA_BUNDLE")
     if bundle and url.scheme == "https":
         options["root_certificate"] = Path(bundle).read_bytes()

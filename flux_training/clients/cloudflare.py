@@ -17,9 +17,9 @@ from flux_training.clients.http import Answer, Http, RetryPolicy
 
 CLOUDFLARE_URL = "https://api.cloudflare.com/client/v4"
 MAX_KEY_SECONDS = 604800
-# Cloudflare allows 5 to 50.
+# Cloudflare allows 5 to 50 items per page.
 TOKENS_PER_PAGE = 50
-# A permission group: read, write and list the objects of given buckets.
+# The Cloudflare permission group that allows reading, writing and listing the objects of given buckets.
 ITEM_WRITE = "Workers R2 Storage Bucket Item Write"
 
 
@@ -166,7 +166,7 @@ class Cloudflare:
         try:
             return self.create_token(name, bucket)
         except UncertainOutcome:
-            # Its value is lost with the answer.
+            # The value of a token is shown only once, so a token whose answer was lost is useless.
             for left in self.tokens_named(name):
                 self.delete_token(left.id)
             raise

@@ -1,4 +1,7 @@
-"""Tests whether a storage honours If-None-Match and If-Match, on which queueing depends (docs/decisions/0003-one-job-for-a-run.md)."""
+"""Tests whether a storage honours If-None-Match and If-Match.
+
+Queueing depends on both (docs/decisions/0003-one-job-for-a-run.md).
+"""
 
 import uuid
 from collections.abc import Callable
@@ -10,15 +13,15 @@ from flux_training.clients.errors import Conflict, Invalid, RateLimited, Service
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import pause
 
-# R2 accepts one write a second for each key, and each key here is written twice.
+# R2 accepts one write per second for each key, and this test writes each key twice.
 WAIT_SECONDS = 1.1
 MAX_WRITES = 5
 ANOTHER_ETAG = "0" * 32
-# How a storage that does not know a header may refuse the request.
+# The status codes with which a storage that does not know the headers may refuse the request.
 NOT_IMPLEMENTED = (400, 501)
 
 
-def unheeded_conditions(storage: Storage, folder: str, sleep: Callable[[float], None] = pause) -> list[str]:
+def ignored_conditions(storage: Storage, folder: str, sleep: Callable[[float], None] = pause) -> list[str]:
     """The headers in spite of which the storage overwrites objects. Writes two objects below `folder` and deletes them.
 
     Raises ServiceError.
@@ -33,7 +36,7 @@ def unheeded_conditions(storage: Storage, folder: str, sleep: Callable[[float], 
             storage.put_bytes(key, b"1")
         return [name for name, (_, write) in tries.items() if not _is_refused(write, sleep)]
     finally:
-        # Training does not need the right to delete; destroying the stack removes what is left.
+        # A key may lack the right to delete, which training does not need. Destroying the stack deletes what is left.
         with suppress(ServiceError):
             storage.delete_many([once, read])
 

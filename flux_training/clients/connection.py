@@ -27,13 +27,13 @@ FEW_RETRIES = RetryPolicy(attempts=2, first=0.2, total=20)
 LOCAL_FILE = ".localcloud/connection.json"
 LOCAL_FILE_VARIABLE = "FLUX_LOCAL_CLOUD"
 LOCAL_VERSION = 1
-# In docs/Pulumi.prod.yaml.example, where a user's own value has to be.
+# The text in docs/Pulumi.prod.yaml.example that the user has to replace.
 PLACEHOLDER = "…"
 START_LOCAL = "start the local cloud with `make cloud`"
-# A local cloud on a full disk runs, but its services fail.
-IF_LOCAL_DOWN = f"{START_LOCAL}; if it runs already, see with `df -h` whether the disk is full"
+# If the disk is full, the local cloud may run while its services fail.
+IF_LOCAL_DOWN = f"{START_LOCAL}; if it is already running, check with `df -h` whether the disk is full"
 
-# Environment variable → setting of the stack. The environment takes precedence.
+# The environment variable for each setting of the stack. Environment variables take precedence over the stack's settings.
 VARIABLES = {
     "SALAD_API_KEY": "saladApiKey",
     "SALAD_ORGANIZATION": "saladOrganization",
@@ -49,14 +49,14 @@ VARIABLES = {
 }
 CONNECTION_SETTINGS = tuple(VARIABLES.values())
 SECRET_SETTINGS = ("saladApiKey", "s3SecretAccessKey", "nodeSecretAccessKey", "cloudflareApiToken")
-# AWS's own variables, read too if storage.kind is aws, so that one pair of keys serves both us and pulumi-aws.
+# If storage.kind is aws, AWS's own variables are read too, so that one pair of keys serves both this program and pulumi-aws.
 AWS_KEYS = {
     "FLUX_S3_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
     "FLUX_S3_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
 }
-# Cloudflare's console, and its public addresses of buckets, which only serve downloads.
+# The hosts of Cloudflare's console and of its public bucket addresses, which only serve downloads.
 PAGES = ("dash.cloudflare.com", ".r2.dev")
-# Services whose addresses have no path.
+# The hosts of services whose addresses have no path.
 WITHOUT_PATH = (
     ".r2.cloudflarestorage.com",
     ".amazonaws.com",
@@ -183,13 +183,13 @@ def _local(path: Path) -> Connection:
     if not isinstance(found, Mapping) or found.get("version") != LOCAL_VERSION:
         version = found.get("version") if isinstance(found, Mapping) else None
         raise FluxError(
-            f"{path} is of another version ({version})",
-            f"this program knows version {LOCAL_VERSION}",
+            f"{path} was written by a local cloud of another version ({version})",
+            f"this program supports version {LOCAL_VERSION}",
             "stop the local cloud and start it again with `make cloud`",
         )
     try:
         storage, salad = found["s3"], found["salad"]
-        # Older local clouds have no Cloudflare.
+        # Older local clouds have no fake Cloudflare API.
         cloudflare = found.get("cloudflare") or {"url": CLOUDFLARE_URL}
         return Connection(
             cloud="local",
@@ -208,7 +208,7 @@ def _local(path: Path) -> Connection:
             cloudflare_api_token=cloudflare.get("api_token"),
         )
     except (KeyError, TypeError, ValidationError) as failure:
-        # pydantic's text would quote the keys.
+        # Do not show pydantic's message: it would quote the keys.
         raise FluxError(
             f"{path} is incomplete ({type(failure).__name__})", "the local cloud writes it", START_LOCAL
         ) from None
@@ -245,7 +245,7 @@ def _salad_cloud(
     if kind == "aws":
         given["FLUX_S3_REGION"] = given["FLUX_S3_REGION"] or _text(environ.get("AWS_REGION"))
         given["FLUX_S3_ENDPOINT_URL"] = ""
-        # Never mix sets: a key with the secret or session token of another set is refused.
+        # Take all keys from one source only: a key is refused together with the secret or session token of another set.
         if not any(given[name] for name in AWS_KEYS):
             given |= {name: _text(environ.get(theirs)) for name, theirs in AWS_KEYS.items()}
             session = _text(environ.get("AWS_SESSION_TOKEN"))
@@ -295,14 +295,14 @@ def endpoint_finding(endpoint: str | None, bucket: str) -> str:
         return ""
     url = httpx.URL(endpoint)
     if url.userinfo:
-        # The address is not shown: it may hold a secret.
+        # Do not show the address: it may contain a secret.
         return (
             "FLUX_S3_ENDPOINT_URL contains a user name or password; keys have settings of their own, and an address is shown in messages; set it "
             f"to {url.scheme}://{url.netloc.decode()}, and the keys in FLUX_S3_ACCESS_KEY_ID and FLUX_S3_SECRET_ACCESS_KEY"
         )
     if url.host.endswith(PAGES):
         return (
-            f"FLUX_S3_ENDPOINT_URL ({endpoint}) is a page for people or for public downloads; uploads need the S3 API; set it to "
+            f"FLUX_S3_ENDPOINT_URL ({endpoint}) is a web page or serves only public downloads; uploads need the S3 API; set it to "
             "https://ACCOUNT.r2.cloudflarestorage.com with your account's id in place of ACCOUNT"
         )
     host, path = _without_bucket(url.host, url.path.strip("/"), bucket)
@@ -310,7 +310,7 @@ def endpoint_finding(endpoint: str | None, bucket: str) -> str:
         return ""
     right = str(url.copy_with(host=host, path=f"/{path}", query=None, fragment=None)).rstrip("/")
     return (
-        f"FLUX_S3_ENDPOINT_URL ({endpoint}) contains a bucket, a folder or parameters; it is the address of the service alone, and the bucket is "
+        f"FLUX_S3_ENDPOINT_URL ({endpoint}) contains a bucket, a folder or parameters; it must be the address of the service alone, since the bucket is "
         f"set in storage.bucket; set it to {right}"
     )
 
@@ -318,7 +318,7 @@ def endpoint_finding(endpoint: str | None, bucket: str) -> str:
 def _without_bucket(host: str, path: str, bucket: str) -> tuple[str, str]:
     """Host and path of a service, of those of a bucket or of a folder in it."""
     service = host.removeprefix(f"{bucket}.")
-    # A server of one's own may have the bucket's name.
+    # Only known services are called by the bucket's name: the host of a user's own server may begin with it by chance.
     if service.endswith(WITHOUT_PATH):
         return service, ""
     parts = path.split("/")
@@ -348,7 +348,7 @@ def _missing(given: Mapping[str, str], kind: str, stack: str) -> list[str]:
     pair = ("FLUX_NODE_ACCESS_KEY_ID", "FLUX_NODE_SECRET_ACCESS_KEY")
     if any(given[name] for name in pair):
         needed += pair
-    # In the documented order.
+    # Report missing settings in the order in which the documentation lists them.
     return [
         _is_missing(name, key, stack)
         for name, key in VARIABLES.items()
@@ -358,7 +358,7 @@ def _missing(given: Mapping[str, str], kind: str, stack: str) -> list[str]:
 
 def _is_missing(name: str, key: str, stack: str) -> str:
     if key in SECRET_SETTINGS:
-        # Neither command leaves the key in the shell's history.
+        # Neither of these commands leaves the key in the shell's history.
         fix, store = (
             f"`read -rs {name} && export {name}`",
             pulumi_command(f"config set --secret {key}", stack),

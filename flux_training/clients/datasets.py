@@ -1,7 +1,7 @@
-"""Which images are in the bucket: those of one dataset, and those of all.
+"""Which images are in the bucket: those of one dataset, and those of all datasets.
 
-Nodes can write datasets/ but not the records in `.flux/datasets/`. A record has the ETag of each object as the storage gave it when
-the image was uploaded, so that a listing shows whether an object was replaced (docs/services.md says what ETags are worth).
+Nodes can write datasets/, but not the records in `.flux/datasets/`. A record has each object's ETag from the upload of the
+image, so that a listing shows whether an object was replaced (docs/services.md explains how far ETags can be trusted).
 """
 
 import hashlib

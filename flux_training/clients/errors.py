@@ -13,7 +13,7 @@
 Their texts hold no secrets: no headers, no queries, and known secrets are removed from what a service says.
 """
 
-# ruff: noqa: N818 - named for what happened, like httpx's own errors
+# ruff: noqa: N818 - these exceptions are named for what happened, as in httpx
 import json
 import re
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ EXISTS = re.compile(r"already (exists|in use|taken)|UNIQUE constraint|name[_ ]co
 class TemporaryRefusal(StrEnum):
     """Why an answer that looks like a refusal may pass: shown if it stays."""
 
-    OUTAGE = "it could not check the key, which may be right"
-    UNCLEAR = "temporary failures look like this, and so do wrong keys"
+    OUTAGE = "the service could not check the key, which may be valid"
+    UNCLEAR = "both temporary failures and wrong keys cause this answer"
 
 
 class ServiceError(FluxError):
@@ -100,7 +100,7 @@ class Service:
     def clean(self, text: str) -> str:
         """`text` on one line, without the service's secrets, shortened."""
         values = (secret.get_secret_value() for secret in self.secrets)
-        # The longest first, since one may contain another.
+        # Remove the longest secrets first, since one secret may contain another.
         for value in sorted(values, key=len, reverse=True):
             if len(value) >= MIN_SECRET_LENGTH:
                 text = text.replace(value, "***")
@@ -174,7 +174,7 @@ def error_for_status(
     if status == 404:
         return NotFound(said)
     if status == 429:
-        return RateLimited(said, "", "wait a minute and run it again")
+        return RateLimited(said, "", "wait a minute and run the same command again")
     if status >= 500:
         return Unavailable(said, "", service.if_down)
     if status >= 400:

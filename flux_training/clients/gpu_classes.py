@@ -10,7 +10,7 @@ from pydantic import Field
 from flux_training.clients.http import Answer
 from flux_training.training.errors import BadInput
 
-# Words after which a name means another GPU than before them.
+# Suffixes such as `Ti`: a name with one of these words means another GPU than the name without.
 OTHER_GPUS = (["ti"], ["super"], ["laptop"])
 
 

@@ -31,8 +31,8 @@ from flux_training.clients.waiting import pause
 
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
 TIMEOUTS = httpx.Timeout(connect=10, read=60, write=60, pool=60)
-# Shorter than the servers' keep-alive (uvicorn: 5 s). If a server closes the connection while a POST is sent, its outcome is
-# unknown.
+# Idle connections are closed sooner than the servers do (uvicorn: after 5 s). If a server closes a connection while a POST is
+# being sent, nobody knows whether the POST took effect.
 LIMITS = httpx.Limits(max_connections=32, keepalive_expiry=2)
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -103,7 +103,7 @@ class RateLimiter:
 
 
 @functools.cache
-def shared_limiter(fingerprint: str, per_minute: int) -> RateLimiter:  # noqa: ARG001 - it is the key of the cache
+def shared_limiter(fingerprint: str, per_minute: int) -> RateLimiter:  # noqa: ARG001 - part of the cache's key
     """The limiter for one API key, shared by all its clients in this process."""
     return RateLimiter(per_minute)
 
@@ -138,7 +138,7 @@ class Http:
         self._limiter = limiter
         self._transient = transient
         self._retry_policy = retry_policy or RetryPolicy()
-        # The user's proxy does not reach the local cloud.
+        # The user's proxy cannot reach the local cloud, so it is bypassed.
         trust_env = httpx.URL(service.url).host not in LOOPBACK
         with checked_proxies(not trust_env):
             self._client = httpx.Client(
@@ -211,9 +211,9 @@ class Http:
             kind = UncertainOutcome if request.method == "POST" else ServiceError
             raise kind(
                 f"{request.method} {request.url.path} at {self.service.name} ({self.service.host}) "
-                f"was answered {response.status_code} with something that is no {model.__name__}",
+                f"was answered {response.status_code} with an unexpected body",
                 self.service.clean(_first_complaint(failure)),
-                f"check that {self.service.host} is {self.service.name}",
+                f"check that {self.service.host} is the address of {self.service.name}",
             ) from None
 
     def _once(self, service: Service, request: httpx.Request, safe: bool) -> httpx.Response:

@@ -43,9 +43,9 @@ def _folder(prefix: str) -> str:
     return prefix.rstrip("/") + "/"
 
 
-# Jobs have ISO times with Z, scaling rules `YYYY-MM-DD HH:MM:SS` in UTC.
+# Jobs have ISO times with Z. Scaling rules have `YYYY-MM-DD HH:MM:SS` in UTC.
 Time = Annotated[datetime, AfterValidator(_in_utc)]
-# Kelpie adds the trailing slash. Adding it here makes what is sent equal to what comes back.
+# Kelpie adds a trailing slash to folders. Adding it here makes sent and received values equal.
 Prefix = Annotated[str, AfterValidator(_folder)]
 
 
@@ -231,7 +231,8 @@ class Kelpie:
             "max_replicas": max_replicas,
             "idle_threshold_seconds": idle_threshold_seconds,
         }
-        # A group has at most one rule. If a POST without an answer took effect, Kelpie refuses the next one, which then becomes a PATCH.
+        # A group has at most one rule. If a POST took effect but its answer was lost, Kelpie refuses the repeated POST, and a
+        # PATCH follows.
         for attempt in _attempts(MAX_RULE_POSTS, Conflict, UncertainOutcome):
             with attempt:
                 if self.get_rule(group_id) is not None:

@@ -11,10 +11,11 @@ from flux_training.clients.connection import LOCAL_FILE_VARIABLE, Connection, Se
 from flux_training.clients.errors import Unavailable
 from flux_training.training.errors import FluxError
 
-# Options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
+# This environment variable has options for `python -m localcloud start`, such as "--port 9000 --step-seconds 0".
 OPTIONS_VARIABLE = "LOCALCLOUD"
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2] / "packages" / "localcloud"
-# A worker reports the end of a job with its next heartbeat. The usual 30 seconds are too long for jobs of a minute.
+# The heartbeat interval for nodes of the local cloud. A worker reports a job's end with its next heartbeat, and the usual 30
+# seconds are too long for jobs that take a minute.
 DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
 
 
@@ -50,8 +51,8 @@ def need_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | N
         connect("local", {}, environ).check_alive()
     except Unavailable:
         raise Unavailable(
-            f"the local cloud of {named} does not run",
-            f"{LOCAL_FILE_VARIABLE} names it",
+            f"the local cloud of {named} is not running",
+            f"the environment variable {LOCAL_FILE_VARIABLE} selects it",
             f"start it, or run `unset {LOCAL_FILE_VARIABLE}` to use that of this folder",
         ) from None
 
@@ -62,7 +63,7 @@ def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | 
     if not is_local_cloud_running():
         _call("start", *DEFAULT_OPTIONS, *options, output=output)
     elif options:
-        # Prints that a running cloud ignores options.
+        # Runs the command even if the cloud is running: it then warns that it ignores options.
         _call("start", *options, output=output)
 
 
@@ -80,8 +81,8 @@ def _call(*arguments: str, output: TextIO | None = None) -> None:
     line = [sys.executable, "-m", "localcloud", *arguments]
     code = subprocess.run(line, env=_environment(), check=False, stdout=output).returncode  # noqa: S603 - a fixed command
     if code != 0:
-        what = f"the local cloud could not {arguments[0]} (exit code {code})"
-        raise FluxError(what, "", "see its messages above")
+        what = f"`localcloud {arguments[0]}` failed (exit code {code})"
+        raise FluxError(what, "", "see the messages above")
 
 
 def _environment() -> dict[str, str]:

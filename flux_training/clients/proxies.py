@@ -41,7 +41,7 @@ def checked_proxies(is_local: bool, environ: Mapping[str, str] = os.environ) -> 
         raise BadInput(findings)
     try:
         yield
-    except Exception as error:  # each HTTP library raises exceptions of its own
+    except Exception as error:  # Each HTTP library raises its own exceptions for invalid proxy variables.
         # httpx does not read every form of no_proxy, such as IPv6 networks.
         if is_local or not any(name.lower() in (*PROXY_VARIABLES, "no_proxy") for name in environ):
             raise

@@ -22,11 +22,11 @@ def reach_step(problem: str) -> str:
     """What to do if a service cannot be reached, for these words of the TLS library or of the system."""
     if "CERTIFICATE_VERIFY_FAILED" in problem:
         return (
-            "behind a proxy with certificates of its own, set SSL_CERT_FILE to the file of its authority; "
+            "behind a proxy with its own certificates, set SSL_CERT_FILE to the file of its certificate authority; "
             "storage of your own needs a certificate that the nodes trust, too"
         )
     if "WRONG_VERSION_NUMBER" in problem:
-        return "what answers there does not use https; correct the address or its port"
+        return "the server there does not use https; correct the address or its port"
     return CHECK_NETWORK
 
 
@@ -57,14 +57,14 @@ def require_usable_proxies(urls: Iterable[str]) -> None:
 
 def probe_services(urls: Mapping[str, str], seconds: float = REACH_SECONDS) -> dict[str, ServiceProbe]:
     """Ask each address; any answer will do. Takes at most `seconds`. Raises BadInput for an unusable proxy."""
-    # Here, because an exception in a thread would be lost.
+    # Read the proxy variables here: an exception in a thread would be lost.
     require_usable_proxies(urls.values())
     found: dict[str, ServiceProbe] = {}
 
     def ask(name: str, url: str) -> None:
         found[name] = _probe(url, seconds)
 
-    # Looking up a name has no time limit, so that threads may have to be left behind.
+    # A DNS lookup has no time limit, so some threads may still be running at the end.
     threads = [threading.Thread(target=ask, args=item, daemon=True) for item in urls.items()]
     end = time.monotonic() + seconds
     for thread in threads:

@@ -52,17 +52,15 @@ from flux_training.training.runs.weights import (
 )
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_RECORD_BYTES, Parsed, parse_object
 
-# A train.yml has about a hundred lines.
+# The maximum size of train.yml, which usually has about a hundred lines.
 MAX_CONFIG_BYTES = 256 * 1024
-# One page; a model/ folder has two or three objects.
+# The maximum number of objects listed in model/ (one page). The folder normally has two or three.
 MAX_LISTED = 1000
 MAX_CHECKPOINTS = 100
 MAX_LISTED_CHECKPOINTS = 20 * MAX_LISTED
-# FLUX has 500 layers with two matrices each, described by 140 bytes.
+# The maximum size of a safetensors header. FLUX has 500 layers with two matrices each, described by 140 bytes.
 USUAL_HEADER_BYTES = 160 * 1024
-CHANGED_CONFIG = (
-    "train.yml or manifest.json in config/ are not those that the job was queued with: somebody changed them"
-)
+CHANGED_CONFIG = "train.yml or manifest.json in the bucket's config/ is not the one that the job was queued with: somebody changed it"
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,7 @@ def run_status(
     planted = planted_objects(storage, keys, job) if job else Planted()
     if planted.has_more:
         doubts.append(
-            f"{keys.output} has more than {MAX_PLANTED:,} objects, of which only the first were examined"
+            f"{keys.output} has more than {MAX_PLANTED:,} objects; only the first {MAX_PLANTED:,} were examined"
         )
     return RunStatus(state, reason, progress, (*found.faults, *doubts), hand_out, results, planted.count)
 
@@ -324,7 +322,7 @@ def newest_sound(storage: Storage, keys: RunKeys, before: int | None = None) -> 
         for item in listed
         if item.key.endswith(".safetensors") and "/" not in item.key.removeprefix(beginning)
     ]
-    # The final weights, whose name has no step, sort before all checkpoints.
+    # The file of the final weights has no step in its name and sorts before all checkpoints.
     final = {f"{beginning}.safetensors", *(f"{beginning}_{stage}.safetensors" for stage in NOISE_STAGES)}
     files.sort(key=lambda item: (item.key in final, item.key))
     sound = {
@@ -348,7 +346,7 @@ def _other_stage(key: str, beginning: str) -> str:
 def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
     try:
         header = weights_header(storage, item.key)
-    except (NotFound, ValueError):  # it may have been deleted since it was listed
+    except (NotFound, ValueError):  # The object may have been deleted since it was listed.
         return None
     return header if header.tensors and header.data_end == item.size else None
 

@@ -16,16 +16,16 @@ from flux_training.clients.errors import (
 )
 from flux_training.training.words import one_line
 
-# S3's codes for a wrong key, besides 401 and 403.
-# A signature is valid for 15 minutes.
+# S3's error codes for a wrong key, besides status 401 and 403. A signature is valid for 15 minutes.
 WRONG_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired", "AccessDeniedTimeSkew"})
-SET_CLOCK = "set the clock, such as with `sudo timedatectl set-ntp true`, and run it again"
+SET_CLOCK = "set the clock, such as with `sudo timedatectl set-ntp true`, and run the same command again"
 WRONG_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
-# Whoever writes an object can choose this: an archive as its storage class, or a key of their own for its encryption.
+# S3's error codes for an object that its writer made unreadable: with an archive as storage class, or with an encryption key of
+# the writer's own.
 UNREADABLE = frozenset({"InvalidObjectState", "InvalidRequest", "ObjectNotInActiveTierError"})
 ALREADY_THERE = frozenset({"BucketAlreadyExists", "BucketNotEmpty", "BucketAlreadyOwnedByYou"})
 
-# obstore 0.12.1 has no attributes for status and body. Both are in its text, before "Debug source".
+# obstore 0.12.1 has no attributes for status and body. Both are in the exception's text, before "Debug source".
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]*)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
@@ -38,7 +38,7 @@ def refused(
     """The error for an answer in boto3's form: `Error` {Code, Message}, `ResponseMetadata` {HTTPStatusCode, RetryAttempts}."""
     error, meta = answer.get("Error", {}), answer.get("ResponseMetadata", {})
     code, status = str(error.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-    # Without a body (HEAD), the code is the status.
+    # The answer to HEAD has no body, so boto3 gives the status as the error code.
     said = "" if code.isdigit() or not code else f"{code}: {error.get('Message', '')}"
     words = service.clean(said)
     what = f"{operation} {'/'.join(p for p in (bucket, one_line(key)) if p)} at {service.host}"

@@ -359,8 +359,8 @@ class Salad:
         self._wait_for(
             lambda: (there := self.get_group(name)) is None or there.id != group.id,
             wait_seconds,
-            f"the container group {name} is still being deleted after {wait_seconds:.0f} s",
-            "its name is taken until it is gone",
+            f"SaladCloud is still deleting the container group {name} after {wait_seconds:.0f} s",
+            "the name cannot be used again until then",
         )
 
     def prepared(self, group: ContainerGroup, wait_seconds: float = 300) -> ContainerGroup:
@@ -378,8 +378,8 @@ class Salad:
         return self._wait_for(
             once_prepared,
             wait_seconds,
-            f"the image of container group {group.name} is still being prepared after {wait_seconds:.0f} s",
-            "SaladCloud starts a group only after that",
+            f"SaladCloud is still preparing the image of container group {group.name} after {wait_seconds:.0f} s",
+            "it can start the group only after that",
         )
 
     def start_group(self, name: str) -> None:
@@ -402,7 +402,7 @@ class Salad:
 
     def reallocate_machine(self, name: str, machine_id: str) -> bool:
         """Replace the group's instance on this machine. Returns whether there is one. Raises NotFound for an unknown group."""
-        # An instance that still waits for a machine has no machine id.
+        # An instance that is still waiting for a machine has no machine id.
         there = self.instances(name) if machine_id else []
         found = [instance.id for instance in there if instance.machine_id == machine_id]
         for instance_id in found:
@@ -420,7 +420,7 @@ class Salad:
         try:
             return cast(T, retrying(poll))
         except tenacity.RetryError:
-            raise Unavailable(not_yet, why, "wait a few minutes and run it again") from None
+            raise Unavailable(not_yet, why, "wait a few minutes and run the same command again") from None
 
     def _group(self, name: str) -> str:
         """The path of the group. Escaped, so that an invalid name cannot lead elsewhere."""

@@ -27,11 +27,12 @@ AWS_URL = "https://s3.amazonaws.com"
 MAX_CONNECTIONS = 32
 MAX_KEYS_PER_DELETE = 1000
 MAX_READS = 3
-# Nodes can make folders. More than jobs in a stack, and than runs of a job.
+# The limits for listing folders, which nodes can create: more than the jobs of a stack, and than the runs of a job.
 MAX_FOLDERS = 10_000
-# Of a thousand folders and objects each: objects that nodes put beside the folders are on these pages too.
+# The maximum number of pages, each with a thousand folders and objects. Objects that nodes put beside the folders are on these
+# pages too.
 MAX_FOLDER_PAGES = 20
-# XML 1.0 has no notation for these characters, so such keys cannot stand in a list of keys to delete.
+# XML 1.0 cannot represent these characters, so keys that contain them cannot be in a list of keys to delete.
 NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 REGIONS_WITHOUT_LOCATION = frozenset({"auto", "us-east-1"})
 
@@ -114,7 +115,7 @@ class Storage:
         except Conflict as conflict:
             if conflict.code != "BucketAlreadyOwnedByYou":
                 raise
-            return False  # another update has just created it
+            return False  # Another update has just created the bucket.
         return True
 
     def create_bucket(self) -> None:
@@ -125,7 +126,8 @@ class Storage:
         try:
             self._call("create_bucket", **place)
         except Conflict as conflict:
-            # botocore repeats a request whose answer was lost, and the second request finds the bucket of the first.
+            # botocore repeats a request whose answer was lost, and the repeated request finds the bucket that the first one
+            # created.
             if not (conflict.repeated and conflict.code == "BucketAlreadyOwnedByYou"):
                 raise
 
@@ -175,7 +177,7 @@ class Storage:
         try:
             return self._read("get_object", Key=key, Range=f"bytes={start}-{start + length - 1}")
         except (Invalid, Unauthorized) as error:
-            # Beyond the end: 416 InvalidRange, from some storages 400 InvalidArgument.
+            # A range beyond the end of the object is answered with 416 InvalidRange, by some storages with 400 InvalidArgument.
             if error.status == 416 or error.code == "InvalidArgument" or error.code in UNREADABLE:
                 return b""
             raise
@@ -196,7 +198,8 @@ class Storage:
         try:
             return self._put(key, data, condition)
         except Conflict as conflict:
-            # botocore repeats a request whose answer was lost, and the second request finds the object of the first.
+            # botocore repeats a request whose answer was lost, and the repeated request finds the object that the first one
+            # wrote.
             if not conflict.repeated or self.get_bytes(key) != data:
                 raise
             if (found := self.head(key)) is None:
@@ -336,11 +339,12 @@ class Storage:
         from botocore.config import Config
         from botocore.handlers import add_expect_header
 
-        # Ignore the profile, files and endpoint of the user's AWS CLI.
+        # Ignore the user's AWS CLI configuration: profile, files and endpoint.
         nowhere = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
-        # (name in the file, environment variable, default, conversion): only the default.
+        # Each entry is (name in the file, environment variable, default, conversion). With the first two None, only the default
+        # counts.
         core = botocore.session.Session({name: (None, None, value, None) for name, value in nowhere.items()})
-        # Otherwise it looks into the folders of 400 services, which takes 60 ms.
+        # By default botocore looks into the folders of 400 services, which takes 60 ms.
         core.get_component("data_loader").list_available_services = lambda *_: ["s3"]
         local = httpx.URL(self._service.url).host in LOOPBACK
         config = Config(
@@ -352,10 +356,10 @@ class Storage:
             response_checksum_validation="when_required",
             ignore_configured_endpoint_urls=True,
             s3={"addressing_style": "path" if self.endpoint_url else "auto"},
-            # The user's proxy does not reach the local cloud.
+            # The user's proxy cannot reach the local cloud, so it is bypassed.
             proxies={} if local else None,
         )
-        # boto3's client without boto3, whose transfers and resources obstore replaces here.
+        # A botocore client is enough: boto3 adds transfers and resources, which obstore replaces here.
         client = core.create_client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -365,8 +369,8 @@ class Storage:
             aws_session_token=self._token.get_secret_value() if self._token else None,
             config=config,
         )
-        # Send bodies at once. A server that refuses before it has asked for the body would take the next request on this
-        # connection for that body.
+        # Send bodies at once, without waiting for "100 Continue". If a server refuses before asking for the body, it would take
+        # the next request on the same connection for that body.
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-call.s3.DeleteObjects", _send_md5)
         return client

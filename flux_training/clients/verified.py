@@ -15,9 +15,9 @@ from flux_training.training.dataset.image_cache import CACHE_FOLDER, is_cache_of
 from flux_training.training.runs import weights
 
 CACHE_FILE = "weights.json"
-# Changed rules make all entries invalid.
+# The version of the validity rules. Increase it when they change, so that all cached entries become invalid.
 VERSION = hashlib.sha256(Path(weights.__file__).read_bytes()).hexdigest()[:16]
-# Of a hundred bytes each.
+# The maximum number of entries, each of about a hundred bytes.
 MAX_ENTRIES = 10_000
 
 

@@ -11,7 +11,7 @@ A = TypeVar("A")
 
 THREADS = 16
 
-# Multiplies every wait: tests of whole commands set it to a fraction.
+# A factor for every waiting time. Tests of whole commands set it to a fraction.
 SCALE_VARIABLE = "FLUX_WAIT_SCALE"
 
 

@@ -1,4 +1,7 @@
-"""Starts the `flux` command. All other imports may fail where a full disk has damaged Python's compiled files, or at Ctrl-C."""
+"""Starts the `flux` command.
+
+Other imports come later: a full disk that has damaged Python's compiled files, or Ctrl-C, can make them fail.
+"""
 
 import sys
 

@@ -11,12 +11,13 @@ from flux_training.commands.completion import complete_stack
 from flux_training.training.dataset.image_cache import NO_CACHE_VARIABLE
 from flux_training.training.words import DEFAULT_STACK, wrapped
 
-# Below it a folder for each stack: outputs/<stack>/<job>/<run id>/.
+# The default folder for results. It has a folder for each stack: outputs/<stack>/<job>/<run id>/.
 OUTPUTS = "outputs"
 
-# For prose, which is not wrapped here: a terminal wraps long lines itself, and in a pipe each message stays on one line.
+# A console for prose, which it does not wrap: terminals wrap long lines themselves, and in a pipe each message stays on one
+# line.
 console = Console(soft_wrap=True)
-# For tables, which have to know the width of the terminal.
+# A console for tables, which have to fit the width of the terminal.
 screen = Console()
 stack_option = click.option(
     "--stack",

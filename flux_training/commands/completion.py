@@ -12,7 +12,8 @@ from flux_training.training.errors import BadInput
 from flux_training.training.jobs.declare import job_folder_names
 
 PROGRAM, VARIABLE = "flux", "_FLUX_COMPLETE"
-# Click's scripts for zsh and fish call the `flux` on the PATH. Here they call what was typed, which may be `./flux`.
+# Click's scripts for zsh and fish call the `flux` on the PATH. These replacements make them call the command as the user typed
+# it, such as `./flux`.
 AS_TYPED = {
     "bash": [],
     "zsh": [

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment. Standard library only: other imports may be what was interrupted."""
+"""Handles Ctrl-C at any moment. Imports only the standard library, because an import may be what was interrupted."""
 
 from collections.abc import Iterator
 

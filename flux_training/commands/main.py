@@ -21,7 +21,7 @@ from flux_training.training.errors import FluxError
 from flux_training.training.files import explain_file_error
 from flux_training.training.words import nearest, wrapped
 
-# Imported only when needed, so that no command waits for another's libraries.
+# Each command is imported only when it is used, so that no command waits for another one's libraries.
 COMMANDS = {
     "init": "flux_training.commands.init.command:init",
     "new": "flux_training.commands.jobs.new:new",
@@ -111,7 +111,7 @@ def run_command() -> None:
             raise
         _fail(known)
     except (KeyboardInterrupt, click.Abort) as stopped:
-        # Click takes the EOFError of a failed import for the end of the input.
+        # Click would take the EOFError of a failed import for the end of the input.
         if damage := describe_damaged_bytecode(stopped.__context__):
             sys.exit(f"error: {damage}")
         click.echo(STOPPED, err=True)

@@ -438,7 +438,7 @@ def test_a_context_that_is_too_short_is_explained() -> None:
 
 def test_a_parameter_that_is_refused_although_it_is_not_sent_is_explained() -> None:
     with asking("refuse always") as (client, server):
-        with pytest.raises(FluxError, match="left out or sent under its other name, too"):
+        with pytest.raises(FluxError, match="also tried without this parameter or with its other name"):
             client.ask(picture())
         assert [sorted(body) for body in server.bodies] == [
             ["max_completion_tokens", "model", "response_format"],
@@ -498,7 +498,7 @@ def test_parameters_refused_by_value_or_with_any_status_are_left_out(refusal: st
         ),
         (
             "answer 413|Content-Type|text/html|<html><title>413 Request Entity Too Large</title>",
-            "(status 413)); send smaller images, such as with --max-side 512",
+            "(status 413)); send smaller images, for example with --max-side 512",
         ),
         ("answer 405|X|y|Method Not Allowed", "Method Not Allowed (status 405)"),
         ("answer 405|X|y|", "status 405, without a message"),

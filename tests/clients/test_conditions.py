@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from components.bucket import BucketProvider
-from flux_training.clients.conditions import WAIT_SECONDS, unheeded_conditions
+from flux_training.clients.conditions import WAIT_SECONDS, ignored_conditions
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Unauthorized
 from flux_training.clients.storage import Storage
@@ -53,7 +53,7 @@ def test_ignored_conditions_are_detected(
     server: Server, answers: dict[str, int], unheeded: list[str]
 ) -> None:
     answer_conditions(server, answers)
-    assert unheeded_conditions(storage(server), "p/.flux/") == unheeded
+    assert ignored_conditions(storage(server), "p/.flux/") == unheeded
     written = {path for method, path in server.seen if method == "PUT"}
     assert len(written) == 2
     assert all(path.startswith("/bucket/p/.flux/probe-") for path in written)
@@ -65,7 +65,7 @@ def test_ignored_conditions_are_detected(
 def test_a_write_refused_with_429_is_retried(server: Server) -> None:
     answer_conditions(server, dict.fromkeys(HEADERS, 412), busy=2)
     waited: list[float] = []
-    assert unheeded_conditions(storage(server), "", waited.append) == []
+    assert ignored_conditions(storage(server), "", waited.append) == []
     assert waited == [WAIT_SECONDS] * 2
 
 
@@ -74,7 +74,7 @@ def test_a_key_without_write_permission_is_reported(server: Server) -> None:
         (403, error("AccessDenied")) if method == "PUT" else (200, b"")
     )
     with pytest.raises(Unauthorized):
-        unheeded_conditions(storage(server), "")
+        ignored_conditions(storage(server), "")
 
 
 def test_a_bucket_in_which_two_updates_can_both_win_is_refused(server: Server) -> None:

@@ -301,7 +301,7 @@ def test_a_stopped_local_cloud_is_reported_with_a_fix(tmp_path: Path) -> None:
     ("page", "next_step"),
     [
         (None, "connection.json); start the local cloud with `make cloud`"),
-        ("http://127.0.0.1:9/", "; start the local cloud with `make cloud`; if it runs already, see with `df -h` whether the disk is full"),
+        ("http://127.0.0.1:9/", "; start the local cloud with `make cloud`; if it is already running, check with `df -h` whether the disk is full"),
     ],
     ids=["no file", "no answer"],
 )  # fmt: skip

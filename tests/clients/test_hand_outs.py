@@ -111,7 +111,7 @@ def test_objects_of_a_job_that_no_node_got_are_planted(
 def test_objects_that_were_not_examined_are_a_finding() -> None:
     objects = {f"{KEYS.output}{number:05}": b"" for number in range(MAX_PLANTED + 1)}
     findings = run_status(as_storage(objects), KEYS, 20, job("pending", None), 10).findings
-    assert findings == (f"{KEYS.output} has more than 1,000 objects, of which only the first were examined",)
+    assert findings == (f"{KEYS.output} has more than 1,000 objects; only the first 1,000 were examined",)
 
 
 @pytest.mark.parametrize(

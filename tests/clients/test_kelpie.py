@@ -73,7 +73,7 @@ def test_a_lasting_outage_behind_kelpie_is_not_reported_as_a_wrong_key() -> None
 
     with pytest.raises(Unavailable) as caught:
         kelpie(handler).list_jobs()
-    assert "it could not check the key, which may be right" in str(caught.value)
+    assert "the service could not check the key, which may be valid" in str(caught.value)
     assert "check the SaladCloud API key" not in str(caught.value)
 
 
@@ -296,7 +296,7 @@ def test_an_unknown_job() -> None:
 
 
 def test_another_program_at_the_address_is_reported() -> None:
-    with pytest.raises(ServiceError, match=r"check that kelpie\.test is Kelpie"):
+    with pytest.raises(ServiceError, match=r"check that kelpie\.test is the address of Kelpie"):
         kelpie(lambda _: httpx.Response(200, text="<html>hello")).list_jobs()
 
 

@@ -257,7 +257,7 @@ def test_the_wait_for_an_image_is_limited() -> None:
     group = client.get_group("flux")
     assert group is not None
     assert client.prepared(group).current_state.status == "stopped"
-    with pytest.raises(Unavailable, match="still being prepared"):
+    with pytest.raises(Unavailable, match="still preparing"):
         client.prepared(group, wait_seconds=0)
 
 
@@ -277,7 +277,7 @@ def test_the_wait_for_a_deletion_is_limited() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         return httpx.Response(202) if request.method == "DELETE" else httpx.Response(200, json=GROUP)
 
-    with pytest.raises(Unavailable, match="still being deleted"):
+    with pytest.raises(Unavailable, match="still deleting"):
         salad(handler).delete_group("flux", wait_seconds=0)
 
 

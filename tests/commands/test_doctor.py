@@ -86,7 +86,7 @@ def group(replicas: int) -> ContainerGroup:
         ("p/prod", False, "ok", "g may be used by this stack"),
         ("p/dev", True, "ok", "g may be used by this stack"),
         ("p/dev", False, "bad", "g exists already and belongs to p/dev"),
-        (None, False, "bad", "g exists already and is not this project's"),
+        (None, False, "bad", "g exists already and was not created by this project"),
     ],
 )
 def test_a_container_group_of_others_is_found_before_the_preview_refuses_it(
@@ -119,9 +119,9 @@ RULE = KelpieRule(container_group_id="g", min_replicas=0, max_replicas=2, idle_t
         (group(0), None, [], "note", "before the scaling rule"),
         (group(1), RULE, [], "ok", "has started nodes"),
         (group(0), RULE, [job("completed", 90, started=True)], "ok", "has started nodes"),
-        (group(0), RULE, [job("pending", 5)], "note", "cannot be known yet"),
+        (group(0), RULE, [job("pending", 5)], "note", "cannot be checked yet"),
         (group(0), RULE, [job("pending", 16)], "bad", "never scaled up"),
-        (group(0), RULE, [], "note", "cannot be known yet"),
+        (group(0), RULE, [], "note", "cannot be checked yet"),
     ],
 )
 def test_whether_kelpies_user_is_invited_is_inferred_from_the_group_and_its_jobs(

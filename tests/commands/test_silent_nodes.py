@@ -387,7 +387,7 @@ def test_removing_a_stalled_run_replaces_the_node_that_hangs(
     run.let_pass(run.take_job(node.machine_id), UNREPORTED_SECONDS + 2)
     remove(run)
     assert [job.status for job in run.jobs()] == ["canceled"]
-    assert said[0] == "cat: the worker on its node hangs, so the node is replaced"
+    assert said[0] == "cat: the worker on the job's node hangs, so the node is replaced"
     wait_until(lambda: run.machines() and node.machine_id not in run.machines())
     run.connection.salad().patch_group(run.name, {"replicas": 0})
 

@@ -14,7 +14,7 @@ import pytest
 from pulumi.runtime import mocks
 
 from components.aws import AwsArgs, AwsStorage, check_package, lifecycle, only_https
-from components.images import TrainerImages, build_environment, built_image, folder_digest
+from components.images import TrainerImages, build_environment, folder_digest, parse_built_image
 from components.pipeline import PipelineContext, TrainingPipeline
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.node_rights import node_policy
@@ -337,8 +337,8 @@ def test_the_build_command_has_no_token_as_input(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("output", ["", "worker=r.io/me/x:latest\n", "dev=r@sha256:" + "1" * 64])
 def test_a_build_without_a_digest_is_an_error(output: str) -> None:
-    with pytest.raises(FluxError, match="printed no digest of image worker"):
-        built_image(output, "worker")
+    with pytest.raises(FluxError, match="without printing the digest of image worker"):
+        parse_built_image(output, "worker")
 
 
 def test_a_missing_aws_package_is_an_error_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

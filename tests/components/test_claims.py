@@ -118,7 +118,7 @@ def test_a_holder_that_never_posts_is_an_error(clock: FakeClock) -> None:
     with pytest.raises(FluxError) as caught:
         post_once(kelpie, storage)
     assert str(caught.value) == (
-        f"{KEY} is held by another update that does not post its job; wait for it, then run this again"
+        f"{KEY} is held by another update that has not posted its job yet; wait until that update has ended, then run the same command again"
     )
     assert (kelpie.posted, sum(clock.slept)) == (0, 1200.0)
 

@@ -14,17 +14,17 @@ from components.bucket import BucketProvider, objects_of
 from components.container_group import (
     ContainerGroupProvider,
     ContainerGroupState,
+    actual_spec,
     apply_spec,
-    as_adopted,
+    configured_node_keys,
     fingerprint,
-    foreign_group,
-    given_keys,
+    foreign_group_error,
     group_spec,
     issued_keys,
-    issued_keys_of,
+    issued_keys_in_group,
+    marked_as_adopted,
     node_environment,
     secret_values,
-    spec_of,
     with_drift,
 )
 from components.dataset import DatasetProvider
@@ -33,15 +33,15 @@ from components.dev_group import DevGroupProvider, tunnel_name
 from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
 from components.pipeline import cluster_size, total_cost
 from components.prepared_runs import PreparedRun
-from components.properties import from_props, keys_of, to_props
+from components.properties import from_props, property_names, to_props
 from components.provider import FluxProvider, home
 from components.scaling_rule import ScalingRuleArgs, ScalingRuleProvider
 from components.training_job import (
     TrainingJobArgs,
     TrainingJobProvider,
     TrainingJobState,
+    failed_run_advice,
     job_request,
-    next_step,
 )
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, Sync, SyncRule
@@ -99,7 +99,7 @@ def test_which_changed_properties_replace_a_resource(
     old, new = (
         {
             key: {} if key in ("runs", "retention", "keys") else value
-            for key in keys_of(made.args_class).values()
+            for key in property_names(made.args_class).values()
         }
         for value in ("1", "2")
     )
@@ -131,7 +131,7 @@ def test_a_state_without_a_home_is_accepted() -> None:
     made = ScalingRuleProvider()
     made.connection = connection()
     for properties in (ScalingRuleArgs, TrainingJobState):
-        made.check_home(from_props(properties, {}))
+        made.check_same_place(from_props(properties, {}))
 
 
 # ---- the cluster
@@ -241,14 +241,14 @@ def test_the_request_to_saladcloud() -> None:
 
 def test_missing_fields_of_an_answer_count_as_unchanged() -> None:
     seen = group(priority=None, display_name="", replicas=7, resources={"storage_amount": None})
-    assert spec_of(seen, spec()) == spec(replicas=7, environment={"FLUX_OWNER": SecretStr("p/s")})
+    assert actual_spec(seen, spec()) == spec(replicas=7, environment={"FLUX_OWNER": SecretStr("p/s")})
     other = group(
         priority="low",
         display_name="other",
         environment={},
         resources={"cpu": 1, "memory": 1024, "storage_amount": GIB, "gpu_classes": []},
     )
-    assert spec_of(other, spec()) == spec(
+    assert actual_spec(other, spec()) == spec(
         priority="low", display_name="other", environment={}, cpu=1, memory=1024, storage=GIB, gpu_classes=[]
     )
 
@@ -289,7 +289,7 @@ def test_only_differences_are_sent_to_a_group(
 
 
 def test_an_adopted_group_is_marked() -> None:
-    assert as_adopted(spec()).environment == {"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}
+    assert marked_as_adopted(spec()).environment == {"FLUX_OWNER": "p/s", "FLUX_ADOPTED": "yes"}
 
 
 # ---- drift
@@ -327,7 +327,7 @@ def test_issued_keys_are_compared_separately() -> None:
     assert with_drift(stored, group(environment=environment)) == stored
     other = with_drift(stored, group(environment=environment | {"AWS_ACCESS_KEY_ID": "z"}))
     assert other == replace(stored, keys=keys | {"accessKeyId": "z"})
-    assert issued_keys_of(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
+    assert issued_keys_in_group(group(environment={"AWS_ACCESS_KEY_ID": "k"})) == {"accessKeyId": "k"}
     assert issued_keys(keys) == {
         name: SecretStr(value) for name, value in environment.items() if name.startswith("AWS_")
     }
@@ -371,24 +371,24 @@ def test_the_owner_of_a_group() -> None:
     assert found == [False, True, True]
     assert [container_group.other_owner(one, "p/s") for one in (ours, theirs, nobodys)] == [None, "x/y", None]
     fix = "choose another cluster.name, delete that group, or set `p:adopt: true` under `config:` in Pulumi.s.yaml"
-    why = "p/s must not change a group that belongs to others"
+    why = "p/s must not change a group that it does not own"
     assert (
-        foreign_group(theirs, "p/s").args
-        == type(foreign_group(theirs, "p/s"))(
+        foreign_group_error(theirs, "p/s").args
+        == type(foreign_group_error(theirs, "p/s"))(
             "container group name exists already and belongs to x/y", why, fix
         ).args
     )
-    assert str(foreign_group(nobodys, "p/s")).startswith(
-        "container group name exists already and is not this project's"
+    assert str(foreign_group_error(nobodys, "p/s")).startswith(
+        "container group name exists already and was not created by this project"
     )
 
 
 def test_the_former_name_of_a_renamed_stack() -> None:
     former = group(environment={"FLUX_OWNER": "p/old"})
     assert f"; if this stack was renamed, {pulumi_command('stack rename old', 'new')} renames it back" in str(
-        foreign_group(former, "p/new")
+        foreign_group_error(former, "p/new")
     )
-    assert "renamed" not in str(foreign_group(former, "q/new"))
+    assert "renamed" not in str(foreign_group_error(former, "q/new"))
 
 
 # ---- the nodes' environment
@@ -422,7 +422,9 @@ def test_the_environment_of_a_node() -> None:
     ],
 )
 def test_which_keys_a_node_gets(given: dict[str, str], keys: dict[str, str]) -> None:
-    assert given_keys(connection(**given)) == {name: SecretStr(value) for name, value in keys.items()}
+    assert configured_node_keys(connection(**given)) == {
+        name: SecretStr(value) for name, value in keys.items()
+    }
 
 
 def test_fingerprints_and_token_names_never_change() -> None:
@@ -561,7 +563,7 @@ def test_the_place_of_a_run_in_the_queue() -> None:
 
 def test_the_next_step_after_a_failed_run() -> None:
     failed = from_props(TrainingJobState, JOB | {"status": "failed", "reason": "out of memory"})
-    assert next_step(failed) == (
+    assert failed_run_advice(failed) == (
         "cat: run 0a failed: out of memory. It is not queued again automatically, because that costs money: fix the cause, "
         "or set `attempt: 3` for the job"
     )
@@ -655,7 +657,7 @@ def test_which_job_of_the_queue_a_run_adopts(jobs: list[Job], chosen: str | None
 
 def test_the_salad_key_never_goes_to_a_node() -> None:
     secrets = connection(api_key="salad-key-canary", s3_secret_access_key=KEY)
-    environment = {**node_environment(secrets), **given_keys(secrets)}
+    environment = {**node_environment(secrets), **configured_node_keys(secrets)}
     plain = [
         value.get_secret_value() if isinstance(value, SecretStr) else value for value in environment.values()
     ]

@@ -164,7 +164,7 @@ def test_a_forgotten_run_keeps_its_weights_without_run_json(old: OldBucket, reco
 def test_a_listing_that_was_cut_moves_no_bucket(old: OldBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage_module, "MAX_FOLDERS", len(RUNS) - 1)
     (warning,) = migrate(old.stack(), OWNER)
-    assert f"{BUCKET}/{old.layout.runs} has more folders and objects than are listed" in warning
+    assert f"{BUCKET}/{old.layout.runs} has more folders and objects than one listing returns" in warning
     assert old.mark()["layout"] == 1
     monkeypatch.undo()
     assert migrate(old.stack(), OWNER) == ()

@@ -109,6 +109,6 @@ def test_a_mark_with_an_invalid_field_is_none_and_its_bucket_is_refused(
     props = bucket_props(connection, storage.bucket, prefix="", results="keep")
     with pytest.raises(
         FluxError,
-        match=r"holds objects that are not this project's.* or set `.*:adopt: true` under `config:`",
+        match=r"holds objects of other programs.* or set `.*:adopt: true` under `config:`",
     ):
         provider_of(BucketProvider, connection).create(props)

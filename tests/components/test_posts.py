@@ -166,7 +166,7 @@ def test_an_update_whose_claim_was_taken_over_does_not_post() -> None:
         post_once(kelpie, storage, prepare=lambda: held(storage))
     assert (
         str(caught.value)
-        == f"{KEY} was taken over by another update; only one update may post the job; run it again"
+        == f"{KEY} was taken over by another update; only one update may post the job; run the same command again"
     )
     assert kelpie.posted == 0
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from components.bucket import mark_as_ours
+from components.bucket import write_owner_mark
 from components.pinning import pin_finished
-from components.preparation import check_existing, parent_mark, prepared_run
+from components.preparation import check_existing, parent_key_fingerprint, prepared_run
 from flux_training.clients.connection import Connection
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack.services import StackServices
@@ -70,8 +70,8 @@ def test_a_foreign_group_and_bucket_are_refused_together(tmp_path: Path, connect
     with pytest.raises(BadInput) as refused:
         prepared.check()
     group, bucket = refused.value.findings
-    assert "exists already and is not this project's" in group
-    assert "holds objects that are not this project's" in bucket
+    assert "exists already and was not created by this project" in group
+    assert "holds objects of other programs" in bucket
 
 
 def test_what_an_adoption_changes_is_announced_without_secrets(
@@ -84,7 +84,7 @@ def test_what_an_adoption_changes_is_announced_without_secrets(
     assert "cpu: 2 -> 4" in group
     assert "environment: THEIRS removed or replaced" in group
     assert SECRET not in group
-    assert "it is adopted; its objects are kept" in bucket
+    assert "because of `adopt: true`, this stack takes it over; `destroy` will keep its objects" in bucket
 
 
 @pytest.mark.parametrize("fitting", range(4))
@@ -123,17 +123,17 @@ def test_temporary_keys_that_end_before_the_runs_cause_a_warning(
     tmp_path: Path, connection: Connection
 ) -> None:
     prepared = Prepared(tmp_path, connection, RunState.PENDING)
-    mark_as_ours(prepared.stack.storage, prepared.stack.layout, OWNER, adopt=False)
+    write_owner_mark(prepared.stack.storage, prepared.stack.layout, OWNER, adopt=False)
     existing = prepared.check()
     assert existing.keys_end
     assert "the unfinished runs need about 300 h" in existing.warnings[0]
     assert existing.retention == {}
-    assert len(parent_mark(connection)) == 12
+    assert len(parent_key_fingerprint(connection)) == 12
 
 
 def test_checkpoints_of_all_runs_expire(tmp_path: Path, connection: Connection) -> None:
     prepared = Prepared(tmp_path, connection, RunState.COMPLETED, keep={"checkpointsDays": 14})
-    mark_as_ours(prepared.stack.storage, prepared.stack.layout, OWNER, adopt=False)
+    write_owner_mark(prepared.stack.storage, prepared.stack.layout, OWNER, adopt=False)
     prepared.stack.storage.put_bytes(prepared.stack.layout.run("dog", "0123456789ab").claim, b"{}")
     days = prepared.check().retention
     assert set(days.values()) == {14}

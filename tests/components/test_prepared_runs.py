@@ -44,14 +44,14 @@ def test_each_update_replaces_the_runs_of_its_own_stack_only(tmp_path: Path) -> 
     assert left == [("dev", "cat"), ("prod", "dog")]
     remove_prepared(OWNER, "cat", RUN.run_id, tmp_path)
     remove_prepared(OWNER, "cat", RUN.run_id, tmp_path)
-    with pytest.raises(FluxError, match=r"cannot be read .*run it again"):
+    with pytest.raises(FluxError, match=r"cannot be read .*run the same command again"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        (MANIFEST, b'{"images":{"a.jpg":1}}', "does not belong to run"),
+        (MANIFEST, b'{"images":{"a.jpg":1}}', "do not belong to run"),
         (MANIFEST, None, "cannot be read"),
         (DETAILS, b"{", "cannot be read"),
         (DETAILS, b"[]", "cannot be read"),
@@ -71,5 +71,5 @@ def test_files_of_another_attempt_or_parent_are_refused(
     tmp_path: Path, attempt: int, parent: str | None
 ) -> None:
     write_prepared(OWNER, [RUN], tmp_path)
-    with pytest.raises(FluxError, match="does not belong to run"):
+    with pytest.raises(FluxError, match="do not belong to run"):
         load(tmp_path, attempt, parent)

@@ -9,8 +9,8 @@ import pytest
 from components.properties import (
     UNKNOWN,
     Properties,
-    carry_over,
     changed_keys,
+    copy_shared_fields,
     from_props,
     is_known,
     to_props,
@@ -83,7 +83,7 @@ def test_only_a_change_between_known_values_counts() -> None:
 
 
 def test_shared_fields_are_carried_over() -> None:
-    found = carry_over(ExampleState, from_props(ExampleProperties, PROPS), cost=0.5)
+    found = copy_shared_fields(ExampleState, from_props(ExampleProperties, PROPS), cost=0.5)
     assert found == ExampleState(home="here", count=3, cost=0.5)
     with pytest.raises(TypeError, match="cost"):
-        carry_over(ExampleState, from_props(ExampleProperties, PROPS))
+        copy_shared_fields(ExampleState, from_props(ExampleProperties, PROPS))

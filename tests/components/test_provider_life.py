@@ -84,7 +84,7 @@ def test_a_bucket_is_deleted_only_once_it_holds_no_results(
     assert buckets.read(args.bucket, props).outs == props
     storage.put_bytes("p/runs/cat/r/model/cat.safetensors", b"x")
     buckets.delete(args.bucket, props)
-    assert told == [f"bucket {args.bucket} is kept, with 1 objects; results are below p/runs/"]
+    assert told == [f"bucket {args.bucket} is kept with its 1 objects; the results are in p/runs/"]
     storage.delete_many(["p/runs/cat/r/model/cat.safetensors"])
     buckets.delete(args.bucket, props)
     assert not storage.exists()
@@ -119,7 +119,7 @@ def test_results_are_deleted_if_the_stack_says_so_and_never_by_a_changed_prefix(
     for name in ("output/run.json", "model/cat.safetensors"):
         storage.put_bytes(f"p/runs/cat/0123456789ab/{name}", b"x")
     moved = replace(args, prefix="q/")
-    with pytest.raises(FluxError, match=r"a change of storage\.bucket or storage\.prefix would delete them"):
+    with pytest.raises(FluxError, match=r"because of `results: delete`, this change would delete them"):
         buckets.diff("", to_props(args), to_props(moved))
     buckets.remove("", args)
     assert not storage.exists()
@@ -133,7 +133,7 @@ def test_a_bucket_of_others_is_neither_used_nor_deleted(
     storage = connection.storage(args.bucket)
     storage.ensure()
     storage.put_bytes("p/theirs", b"x")
-    with pytest.raises(FluxError, match="holds objects that are not this project's"):
+    with pytest.raises(FluxError, match="holds objects of other programs"):
         buckets.create_or_adopt(args)
     buckets.create_or_adopt(replace(args, adopt=True))
     storage.put_bytes(args.layout.owner, new_mark("x/y", made=False).to_json())
@@ -141,7 +141,7 @@ def test_a_bucket_of_others_is_neither_used_nor_deleted(
         buckets.create_or_adopt(args)
     assert buckets.find("", args) is None
     buckets.remove("", args)
-    assert told == [f"bucket {args.bucket} is not changed: x/y has adopted it"]
+    assert told == [f"bucket {args.bucket} is neither emptied nor deleted: x/y has adopted it"]
 
 
 def test_an_r2_bucket_is_created_in_its_location_and_stays_there(
@@ -154,7 +154,7 @@ def test_an_r2_bucket_is_created_in_its_location_and_stays_there(
     assert made.location == "APAC"
     buckets.create_or_adopt(args)
     buckets.change("", args, replace(args, location="weur"))
-    assert "stays where it is" in told[0]
+    assert "is not moved" in told[0]
     buckets.remove("", args)
     assert connection.cloudflare().get_bucket(args.bucket) is None
 
@@ -332,7 +332,7 @@ def test_no_job_is_queued_that_could_not_run(
 def test_a_resumed_run_needs_a_checkpoint_of_its_parent(declared: Declared) -> None:
     with pytest.raises(
         FluxError,
-        match="there is no valid checkpoint from before step 20 below p/runs/cat/0123/output/ any more",
+        match="run 0123 has no valid checkpoint from before step 20 any more",
     ):
         training_job.check_parent(declared.storage, declared.prepare(parent="0123"), is_new=True)
 
@@ -364,7 +364,7 @@ def test_only_what_a_node_would_continue_from_is_deleted(declared: Declared, tol
     assert all(is_there(declared, key) for key in others)
     assert declared.storage.get_bytes(args.keys.record) != b"x"
     assert told == [
-        f"cat: somebody wrote 4 objects below {args.keys.output} before the run was queued; deleted"
+        f"cat: 4 unexpected objects below {args.keys.output} deleted, written by someone else before the run was queued"
     ]
 
 
@@ -452,7 +452,7 @@ def test_weights_that_the_user_accepts_before_the_first_post_are_adopted(declare
 
 
 @pytest.mark.parametrize(
-    "step", ["check_parent", "load_prepared", "send_configuration", "tell_deleted", "post"]
+    "step", ["check_parent", "load_prepared", "send_configuration", "report_deleted_objects", "post"]
 )
 def test_what_is_planted_after_a_failed_update_is_deleted_by_the_next(
     declared: Declared, monkeypatch: pytest.MonkeyPatch, step: str
@@ -489,7 +489,10 @@ def test_what_is_planted_during_the_post_is_deleted_unless_a_node_may_have_writt
     _, state = declared.queue()
     assert planted
     assert not any(is_there(declared, key) for key in planted)
-    assert f"below {args.keys.output} while the run was being queued; deleted" in told[-1]
+    assert (
+        f"below {args.keys.output} deleted, written by someone else while the run was being queued"
+        in told[-1]
+    )
 
     new, job = NewRun(declared.storage, args.keys), declared.job_of(state)
     plant(declared, args)

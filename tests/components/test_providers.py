@@ -221,7 +221,7 @@ def test_a_foreign_group_is_adopted_only_with_adopt(owner: str) -> None:
     environment = {"FLUX_OWNER": owner} if owner else {}
     cloud = FakeServices(made(environment))
     provider = cloud.connect(ContainerGroupProvider())
-    with pytest.raises(FluxError, match=f"{OURS} must not change a group that belongs to others"):
+    with pytest.raises(FluxError, match=f"{OURS} must not change a group that it does not own"):
         provider.create(PROPS)
     assert cloud.changes == []
     provider.create(PROPS | {"adopt": True})
@@ -299,7 +299,7 @@ def test_a_group_that_is_gone_is_not_updated() -> None:
             made({}),
             "g",
             [("no rule", "g")],
-            "container group name is not deleted: it no longer carries this stack's mark",
+            "container group name is not deleted: its owner mark no longer names this stack",
         ),
         (
             made(
@@ -422,9 +422,9 @@ def test_a_session_token_that_is_too_long_is_an_error() -> None:
     provider = cloud.connect(NodeKeysProvider())
     provider.create(KEYS)
     cloud.session = "x" * 1001
-    with pytest.raises(FluxError, match="Cloudflare's session token has 1001 characters") as caught:
+    with pytest.raises(FluxError, match="the session token from Cloudflare has 1001 characters") as caught:
         provider.create(KEYS)
-    assert "SaladCloud accepts values of at most 1000" in str(caught.value)
+    assert "SaladCloud accepts environment values of at most 1000" in str(caught.value)
     assert "set `storage.credentials: token`" in str(caught.value)
 
 
@@ -539,8 +539,8 @@ def test_finished_runs_are_not_trained_again_in_another_place(
     with pytest.raises(FluxError) as caught:
         provider.diff("g", olds, news)
     assert str(caught.value) == (
-        f"{left}: the results are in s3://b/p/runs/; in another bucket or prefix they would be trained again; "
-        "copy runs/ and .flux/runs/ there first, or set another `attempt` for these jobs to train them again"
+        f"{left}: the results are in s3://b/p/runs/; with another storage.bucket or storage.prefix these jobs would be trained again; "
+        "to keep the results, first copy runs/ and .flux/runs/ to the new bucket or prefix; to train again, change `attempt` of these jobs"
     )
     # Another group does not move the results.
     assert provider.diff("g", olds, olds | {"groupId": "h"}).replaces == ["groupId"]
@@ -550,6 +550,6 @@ def test_keys_for_another_place_are_refused() -> None:
     with pytest.raises(FluxError) as caught:
         FakeServices().connect(NodeKeysProvider()).read("end", KEYS | {"home": "o/p at x"})
     assert str(caught.value) == (
-        f"this stack lives in o/p at x, but the given keys are for {HOME}; a stack cannot move; "
-        "use the keys of the first place, or another stack for the second"
+        f"this stack lives in o/p at x, but the given keys are for {HOME}; a stack cannot move to another cloud, organization, project or storage; "
+        "use the keys for o/p at x, or create another stack"
     )

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from components.dataset import sent_again, upload_images
+from components.dataset import upload_again_message, upload_images
 from components.repair import repair_datasets
 from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete, read_dataset
@@ -163,14 +163,14 @@ def test_images_are_repaired_before_a_node_downloads_them(
     )
     for dry_run in (True, False):
         told = repair_datasets(StackServices(connection, settings), survey, dry_run)
-        assert told == ([sent_again("cat", [VICTIM])] if repaired else [])
+        assert told == ([upload_again_message("cat", [VICTIM])] if repaired else [])
         assert is_right(storage, images) == (repaired and not dry_run)
 
 
 def test_what_is_sent_again_is_told() -> None:
-    assert sent_again("cat", []) == ""
+    assert upload_again_message("cat", []) == ""
     assert (
-        sent_again("cat", ["1.jpg"])
-        == "cat: 1 image in the bucket missing or not what was uploaded; uploading again: 1.jpg"
+        upload_again_message("cat", ["1.jpg"])
+        == "cat: 1 image missing or changed in the bucket; uploading again: 1.jpg"
     )
-    assert sent_again("cat", [*"abcdefg"]).endswith("uploading again: a, b, c, d, e …")
+    assert upload_again_message("cat", [*"abcdefg"]).endswith("uploading again: a, b, c, d, e …")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from components.bucket import BucketArgs, BucketProvider, mark_as_ours
+from components.bucket import BucketArgs, BucketProvider, write_owner_mark
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest
 from flux_training.clients.queue import posting
@@ -342,7 +342,7 @@ def test_a_run_that_is_queued_again_after_its_records_were_deleted_counts_twice(
         kind="s3", home="", bucket=BUCKET, prefix=prefix, owner="flux/me", adopt=False, results="delete"
     )
     for times in (1, 2, 3):
-        mark_as_ours(storage, layout, "flux/me", adopt=False)
+        write_owner_mark(storage, layout, "flux/me", adopt=False)
         reserve(storage, prefix, keys, Reservation(2.0, BudgetSettings()), "`make up`")
         storage.put_bytes(keys.posted, json.dumps({"kelpie_id": f"job-{times}"}).encode())
         assert spent_today(connection).day == 2.0 * times

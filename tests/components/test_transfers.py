@@ -11,7 +11,7 @@ from pulumi.dynamic import dynamic
 
 from components.dataset import DatasetProvider, upload_images
 from components.messages import TransferProgress
-from components.training_job import TrainingJobProvider, refuse_without_dataset
+from components.training_job import TrainingJobProvider, refuse_incomplete_dataset
 from flux_training.clients.bulk import Outgoing
 from flux_training.clients.connection import Connection
 from flux_training.clients.datasets import is_complete
@@ -117,11 +117,11 @@ def test_jobs_of_one_dataset_ask_once_whether_it_is_complete(
 ) -> None:
     layout, images = Layout(""), image_set(tmp_path / "one")
     with pytest.raises(FluxError, match="are missing in the bucket"):
-        refuse_without_dataset(storage, layout, images.digest, "`make refresh`", 0)
+        refuse_incomplete_dataset(storage, layout, images.digest, "`make refresh`", 0)
     upload_images(storage, layout, images, lambda _text: None)
     before = len(logged_requests(cloud))
     for now in (0, 0, 1):
-        refuse_without_dataset(storage, layout, images.digest, "`make refresh`", now)
+        refuse_incomplete_dataset(storage, layout, images.digest, "`make refresh`", now)
     # Two requests for each answer. An answer comes before its line in the log.
     wait_until(lambda: cost(cloud, before)["GET", "else"] >= 4)
     assert cost(cloud, before)["GET", "else"] == 4

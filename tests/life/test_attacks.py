@@ -260,7 +260,7 @@ def test_an_update_after_all_attacks_of_the_issue(scene_of: Attacked) -> None:
     # The run that was planted for is queued like any other, without what was planted.
     assert next_run in stack.live_runs()
     assert (
-        f"{OTHER}: somebody wrote 2 objects below {planted.output} before the run was queued; deleted"
+        f"{OTHER}: 2 unexpected objects below {planted.output} deleted, written by someone else before the run was queued"
         in printed
     )
     assert attacked.operator.head(checkpoint) is attacked.operator.head(final) is None
@@ -284,7 +284,7 @@ def test_checkpoints_below_a_run_that_waits_are_a_finding(
     attacked.node.put_bytes(
         f"{attacked.keys(OTHER).output}{OTHER}_000000010.safetensors", weights_file(step=10)
     )
-    assert f"{OTHER}: somebody wrote 1 object below" in attacked.look(FINISHED).text
+    assert f"{OTHER}: 1 unexpected object below" in attacked.look(FINISHED).text
 
 
 def spoil_configuration(attacked: Attacked, keys: RunKeys) -> None:

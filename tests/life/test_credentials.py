@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from localcloud.testing import running_cloud, wait_until
 
-from components.container_group import fingerprint, given_keys, node_environment, secret_values
+from components.container_group import configured_node_keys, fingerprint, node_environment, secret_values
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.storage import Storage
@@ -272,7 +272,7 @@ def test_the_fingerprint_of_the_environment_is_not_stored_in_plain_text(
     told = {
         **secret_values(environment),
         **node_environment(stack.connection),
-        **given_keys(stack.connection),
+        **configured_node_keys(stack.connection),
     }
     mark = fingerprint(told)
     (path,) = (stack.root / ".pulumi/stacks").rglob("dev.json")

@@ -48,8 +48,8 @@ def test_a_foreign_group_of_that_name_is_refused_before_anything_is_created(stac
     bucket_of(stack).put_bytes(f"{stack.place}/theirs", b"x")
     for command in (("preview",), ("up", "--yes", "--skip-preview")):
         printed = stack.run(*command, code=1)
-        assert f"container group {stack.place} exists already and is not this project's" in printed
-        assert f"bucket life/{stack.place}/ holds objects that are not this project's" in printed
+        assert f"container group {stack.place} exists already and was not created by this project" in printed
+        assert f"bucket life/{stack.place}/ holds objects of other programs" in printed
         assert printed.count(":adopt: true` under `config:` in Pulumi.") >= 2
     assert [item.key for item in bucket_of(stack).list(f"{stack.place}/")] == [f"{stack.place}/theirs"]
 
@@ -203,7 +203,7 @@ def test_an_r2_bucket_is_created_in_its_location(stack: Stack) -> None:
     assert made is not None
     assert made.location == "APAC"
     stack.configure({"cat": {}}, {"storage": {**storage, "location": "weur"}, "results": "delete"})
-    assert "stays where it is" in stack.up()
+    assert "is not moved" in stack.up()
     stack.destroy()
     assert stack.connection.cloudflare().get_bucket(name) is None
 

@@ -1,4 +1,4 @@
-"""An HTTP client whose answers have a largest size and must be complete in time, whatever the server does."""
+"""An HTTP client that limits the size of answers and the time until they are complete, whatever the server does."""
 
 import threading
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import httpx2
 from flux_training.clients.captioning.requests import NotACompletion
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-# From the request to the last byte. The library's own time-outs apply to each read, so a server that sends a byte now and then never exceeds them.
+# The maximum time from the request to the last byte of the answer. The HTTP library's own time-outs apply to each read, and a
+# server that sends single bytes slowly never exceeds them.
 ANSWER_SECONDS = 180.0
-SEE_LOG = "see the log of the server, or of a gateway before it"
+SEE_LOG = "see the log of the server, or of the gateway in front of it"
 
 
 class BoundedClient(httpx2.Client):
@@ -28,14 +29,17 @@ class BoundedClient(httpx2.Client):
             content = _read(response)
         finally:
             response.close()
-        # These headers describe the content as it was sent, before it was decompressed.
+        # These headers describe the body before it was decompressed, so they are removed.
         sent = ("content-encoding", "content-length", "transfer-encoding")
         headers = [(name, value) for name, value in response.headers.multi_items() if name not in sent]
         return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
 def _in_time(send: Callable[[], httpx2.Response]) -> httpx2.Response:
-    """The result of `send`, which runs in a thread of its own: nothing else ends the reading of headers that arrive one by one."""
+    """The result of `send`, within the time limit.
+
+    `send` runs in its own thread, because nothing else ends the reading of headers that arrive byte by byte.
+    """
     answer: Future[httpx2.Response] = Future()
 
     def run() -> None:

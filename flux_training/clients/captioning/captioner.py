@@ -41,25 +41,24 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_URL = "https://api.openai.com/v1"
-# Local servers need no key, but the SDK does.
+# The OpenAI SDK requires a key, but local servers do not, so they get this one.
 NO_KEY = "none"
 TIMEOUT_SECONDS = 120.0
 RETRY_POLICY = RetryPolicy(attempts=6, first=1, longest=30, total=180)
-# Until a server has answered once: a wrong model or address fails in the same way each time.
+# The number of attempts until a server has answered for the first time. A wrong model or address fails in the same way each
+# time.
 FIRST_ATTEMPTS = 3
-# The server is there, but busy or still loading the model.
+# Requests with these statuses are retried: the server is reachable, but busy or still loading the model.
 BUSY = (408, 429, 503)
-# The account has no credit left, so retrying is pointless.
+# The error code for an account without credit. Retrying is pointless.
 OUT_OF_CREDIT = "insufficient_quota"
-# The status for a request with too many bytes.
+# The HTTP status for a request body that is too large.
 TOO_LARGE = 413
 MAX_REFUSAL_LENGTH = 10_000
-SMALLER = (
-    "send less with a smaller --max-side, ask for less with --max-tokens, or give the model a longer context"
-)
-SMALLER_IMAGES = "send smaller images, such as with --max-side 512, or raise the limit of the server or of a proxy before it"
-OTHER_LIMIT = "ask for another number of tokens with --max-tokens"
-NOT_SENT = "this parameter was left out or sent under its other name, too; look for it in the settings of the server, or of a gateway before it"
+SMALLER = "reduce --max-side or --max-tokens, or configure a longer context for the model"
+SMALLER_IMAGES = "send smaller images, for example with --max-side 512, or raise the limit of the server or of the proxy in front of it"
+OTHER_LIMIT = "set another number of tokens with --max-tokens"
+NOT_SENT = "the request was also tried without this parameter or with its other name; check the settings of the server, or of the gateway in front of it"
 
 
 class Stopped(Exception):  # noqa: N818 - it is not an error
@@ -75,12 +74,12 @@ def host_of(base_url: str) -> str:
     try:
         address = urlsplit(base_url)
         host, port = address.hostname, address.port
-        # The SDK is stricter than urlsplit and would raise an exception of its own.
+        # The OpenAI SDK is stricter than urlsplit, and would raise its own exception for an invalid address.
         httpx.URL(base_url)
     except (ValueError, httpx.InvalidURL):
         host, port = None, None
     if not host or address.scheme not in ("http", "https"):
-        # The address is not shown: it may hold a password.
+        # Do not show the address: it may contain a password.
         raise BadInput(
             [
                 f"--base-url (or {URL_VARIABLE}) must begin with https:// or http:// and a host, such as {OPENAI_URL}"
@@ -89,7 +88,7 @@ def host_of(base_url: str) -> str:
     if address.query or address.fragment:
         raise BadInput(
             [
-                f"--base-url (or {URL_VARIABLE}) ends in ? or # and what follows; give the address without that, such as {OPENAI_URL}"
+                f"--base-url (or {URL_VARIABLE}) contains a query (?…) or fragment (#…); give the address without it, such as {OPENAI_URL}"
             ]
         )
     host = f"[{host}]" if ":" in host else host
@@ -118,13 +117,14 @@ def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
 
 def _http_client(base_url: str) -> BoundedClient:
     """A client with the user's proxy, if the address is not on this machine. Raises BadInput for a proxy that cannot be used."""
-    from flux_training.clients.captioning.bounded import BoundedClient  # brings the OpenAI package's library
+    # Imported here because it imports the OpenAI package's HTTP library.
+    from flux_training.clients.captioning.bounded import BoundedClient
 
     is_local = urlsplit(base_url).hostname in LOOPBACK
     with checked_proxies(is_local):
         if not is_local:
             return BoundedClient()
-        # Without the proxies of the environment, but with its SSL_CERT_FILE.
+        # Ignores the proxy variables of the environment, but honours SSL_CERT_FILE.
         return BoundedClient(trust_env=False, verify=ssl.create_default_context())
 
 
@@ -143,11 +143,11 @@ class Captioner:
         stop: threading.Event,
         retry_policy: RetryPolicy = RETRY_POLICY,
     ) -> None:
-        import openai  # takes half a second
+        import openai  # Imported here because it takes half a second.
 
         self.model, self.host = model, host_of(base_url)
         self._instruction, self._max_tokens, self._base_url = instruction, max_tokens, base_url
-        # Changed for the rest of the run when the server refuses or ignores a parameter.
+        # The form of requests changes for the rest of the run once the server refuses or ignores a parameter.
         self._form = RequestForm()
         self._has_answered = self._was_plain = False
         self._key, self._stop, self._retry_policy = key, stop, retry_policy
@@ -157,7 +157,7 @@ class Captioner:
             api_key=key.get_secret_value() if key else NO_KEY,
             base_url=base_url,
             timeout=TIMEOUT_SECONDS,
-            max_retries=0,  # `ask` retries: within the rate limit, and not after `stop`
+            max_retries=0,  # The method `ask` retries instead, within the rate limit and not after `stop`.
             http_client=_http_client(base_url),
         )
 
@@ -181,7 +181,9 @@ class Captioner:
             raise self._refused(failure, "; or ".join(filter(None, steps))) from failure
         except error.RateLimitError as failure:
             if failure.code == OUT_OF_CREDIT:
-                raise self._refused(failure, "the account has no credit left; add some") from failure
+                raise self._refused(
+                    failure, "the account has no credit left; add credit at the service"
+                ) from failure
             if (seconds := retry_after(failure.response)) > self._retry_policy.total:
                 step = f"run the command again in {show_duration(seconds)}"
                 raise self._refused(failure, step) from failure
@@ -210,24 +212,24 @@ class Captioner:
         return NOT_SENT if refuses_removed_limit(self._form, words) else ""
 
     def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
-        """Ask, without the parameters that the server has refused by name so far."""
+        """Ask the model, without the parameters that the server has refused by name so far."""
         while True:
             form = self._form
             try:
                 return self._once(picture, strict, form)
-            # Some servers refuse a parameter with status 200 or 500.
+            # Some servers answer 200 or 500 when they refuse a parameter.
             except (self._openai.APIStatusError, NotACompletion) as failure:
                 changed = adapted(form, self._whole_message(failure))
                 if changed is None:
                     if self._may_refuse_a_parameter(failure) and (answer := self._plainly(picture, strict)):
                         return answer
                     raise
-                # Other threads may have found more meanwhile.
+                # Another thread may have changed the form of requests in the meantime.
                 if self._form == form:
                     self._form = changed
 
     def _may_refuse_a_parameter(self, failure: openai.APIStatusError | NotACompletion) -> bool:
-        """Whether the first request was refused in words that say nothing known."""
+        """Whether the first request failed with an unknown message, so that a parameter may be the cause."""
         return (
             isinstance(failure, self._openai.APIStatusError)
             and failure.status_code in (400, 422)
@@ -235,7 +237,7 @@ class Captioner:
         )
 
     def _plainly(self, picture: bytes, strict: bool) -> ModelResponse | None:
-        """The answer to the plainest request, which is tried once; None if that is refused as well."""
+        """The answer to a request without optional parameters, which is tried once; None if that is refused as well."""
         self._was_plain = True
         try:
             answer = self._once(picture, strict, PLAINEST)
@@ -255,7 +257,7 @@ class Captioner:
                 "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"},
             },
         ]
-        # Read by ourselves: other servers' answers are not always of OpenAI's form.
+        # Parse the answer here instead of in the SDK: other servers' answers do not always have OpenAI's form.
         answer = self._client.chat.completions.with_raw_response.create(
             model=self.model,
             messages=[{"role": "user", "content": content}],
@@ -298,13 +300,13 @@ class Captioner:
         return FluxError(f"{what} ({self._words(failure)})")
 
     def _whole_message(self, failure: openai.APIStatusError | NotACompletion) -> str:
-        """The service's message with everything that belongs to it."""
+        """The service's message together with all related fields."""
         if isinstance(failure, NotACompletion):
             return failure.what
         return failure.response.text[:MAX_REFUSAL_LENGTH]
 
     def _words(self, failure: openai.APIError) -> str:
-        """The service's message, without the key, which some services repeat."""
+        """The service's message without the API key, which some services repeat."""
         body: Any = failure.body
         said = body.get("message") if isinstance(body, dict) else None
         if not said and isinstance(failure, self._openai.APIStatusError):

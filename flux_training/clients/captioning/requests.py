@@ -1,4 +1,7 @@
-"""The form of requests to captioning servers, which differ in what they accept, and the reading of what they answer. Pure."""
+"""How requests to captioning servers are built, since servers accept different parameters, and how their answers are read.
+
+Pure.
+"""
 
 import json
 import re
@@ -11,14 +14,14 @@ from flux_training.training.dataset.captions import ModelResponse
 from flux_training.training.errors import FluxError
 from flux_training.training.words import one_line
 
-# Documents nested deeper than this are no answers.
+# JSON documents nested deeper than this are not accepted as answers.
 MAX_LEVELS = 5
 API_PATH = "/v1"
-# What people copy behind the address from an example of a request.
+# The endpoint paths that users often copy along with the base URL from an example request.
 OPERATION = re.compile(r"/(?:(?:chat/)?completions|responses|models|embeddings|messages)$")
-# OpenAI's present name for the limit of tokens, and the one that most other servers know.
+# OpenAI's current name for the token limit, and the older name that most other servers know.
 LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
-# A server that says this about a parameter knows it, and refuses its value.
+# A server whose message matches this knows the parameter and refuses its value.
 VALUE = re.compile(
     r"too (?:large|big|high|long|small|low)|at most|at least|(?:less|greater|smaller|larger) than|between|maximum|minimum|exceed|out of range|<=|>=",
     re.IGNORECASE,
@@ -58,7 +61,9 @@ class RequestForm:
         return found | ({"response_format": CAPTION_SCHEMA} if self.structured else {})
 
     def with_other_limit(self) -> "RequestForm":
-        """The form to use after an answer with more tokens than asked for: some servers ignore the present name."""
+        """The form to use after an answer with more tokens than were allowed, because some servers ignore the current name of
+        the limit.
+        """
         return replace(self, limit=LIMIT_NAMES[-1]) if self.limit else self
 
 
@@ -72,7 +77,7 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
     return None
 
 
-# Only parameters that every server must know.
+# After this, the request has only parameters that every server must know.
 PLAINEST = RequestForm(limit=None, structured=False)
 
 
@@ -83,7 +88,7 @@ def refuses_removed_limit(form: RequestForm, refusal: str) -> bool:
 
 
 def refuses_value(refusal: str) -> bool:
-    """Whether a server finds the limit of tokens too large or too small."""
+    """Whether a server complains that the token limit is too large or too small."""
     return VALUE.search(refusal) is not None and any(_names(refusal, name) for name in LIMIT_NAMES)
 
 
@@ -94,7 +99,7 @@ def _names(refusal: str, parameter: str) -> bool:
 def words_of_refusal(status: int, headers: Mapping[str, str], text: str) -> str:
     """What a server says with an error status: its message, the title of a page, or where it redirects to; may be empty."""
     if 300 <= status < 400:
-        # A query may hold a token.
+        # Drop the query of the redirect address: it may contain a token.
         target = headers.get("location", "").partition("?")[0]
         return f"the server redirects to {target or 'no address'} (status {status})"
     try:
@@ -112,7 +117,7 @@ def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
     """The answer in a response's body. Servers omit, or set to null, what OpenAI always sends. Raises NotACompletion."""
     text = raw.decode("utf-8", "replace").strip()
     try:
-        # Of bytes it recognises UTF-16 and byte order marks.
+        # Given bytes, json.loads recognises UTF-16 and byte order marks.
         document = json.loads(raw)
     except (ValueError, RecursionError):
         raise _not_json(text, content_type, base_url) from None
@@ -153,7 +158,7 @@ def connection_step(words: str, base_url: str) -> str:
 
 def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
     counts = usage if isinstance(usage, dict) else {}
-    # Some servers answer with the only part of a stream. Completions in the older form have the text in the choice itself.
+    # Some servers answer like a stream that has only one part. In the older completions form, the choice itself has the text.
     found = choice.get("message") or choice.get("delta")
     message = found if isinstance(found, dict) else {"content": choice.get("text")}
     refusal, finish = message.get("refusal"), choice.get("finish_reason")
@@ -169,7 +174,7 @@ def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
 
 
 def _text_of(content: Any, levels: int = MAX_LEVELS) -> str | None:
-    """The text of a message, which may come in parts: texts, or mappings with a type and a text."""
+    """The text of a message. It may consist of parts: texts, or mappings with a type and a text."""
     if isinstance(content, dict):
         is_text = content.get("type") in (None, "text", "output_text")
         return (
@@ -189,13 +194,13 @@ def _without_choices(document: dict[str, Any], text: str, base_url: str) -> NotA
     what = (
         f"the server answered with an error: {_start(str(said))}"
         if said
-        else f"the answer has no `choices`: {_start(text)}"
+        else f"the answer has no field `choices`: {_start(text)}"
     )
     return NotACompletion(what, "", _hint(base_url))
 
 
 def _error_in(document: Any, levels: int = MAX_LEVELS) -> Any:
-    """What a document says went wrong, in the forms of different servers; empty if it says nothing."""
+    """The error that a JSON document contains, in any of the forms that servers use; empty if it contains none."""
     if isinstance(document, list):
         document = document[0] if document else ""
     if not isinstance(document, dict) or not levels:
@@ -209,7 +214,7 @@ def _error_in(document: Any, levels: int = MAX_LEVELS) -> Any:
 def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
     if "event-stream" in content_type or text.startswith(("data:", "event:")):
         what = "the answer is an event stream, although none was asked for"
-        return NotACompletion(what, "", "turn streaming off in the server or the gateway before it")
+        return NotACompletion(what, "", "turn streaming off in the server, or in the gateway in front of it")
     title = TITLE.search(text)
     if title or "html" in content_type or text[:200].lstrip().casefold().startswith(("<!doctype", "<html")):
         named = f" titled “{one_line(title[1])}”" if title else ""
@@ -220,7 +225,7 @@ def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
 
 
 def _hint(base_url: str) -> str:
-    return suggestion(base_url) or "check --base-url, and what runs there"
+    return suggestion(base_url) or "check --base-url and which program answers there"
 
 
 def _start(text: str) -> str:

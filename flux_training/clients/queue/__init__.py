@@ -1,1 +1,1 @@
-"""One job in Kelpie's queue for each run: which jobs are a run's, who may post, posting once, and posting again."""
+"""Exactly one job in Kelpie's queue for each run: which jobs belong to a run, who may post one, and how a run is queued again."""

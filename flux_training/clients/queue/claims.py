@@ -1,6 +1,7 @@
-"""A run's claim: the object in the bucket that says which update may post the run's job. It is never deleted.
+"""A run's claim: the object in the bucket that says which update may post the run's job.
 
-Whoever finds the claim of a job that has gone can see what became of the job, and takes it over or adopts the job.
+The claim is never deleted. If an update finds a claim whose job no longer exists, it can find out what became of the job, and
+then takes over the claim or adopts the job.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from flux_training.training.runs.records import PostedRecord, Token
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.untrusted import UntrustedRecord
 
-# Longer than a post with all its retries and time-outs (flux_training/clients/http.py: at worst 3.5 minutes), and than the clocks of
-# two machines differ. A holder renews its claim before each post.
+# A claim is valid for this long. This exceeds a post with all its retries and time-outs (at most 3.5 minutes,
+# flux_training/clients/http.py) and the clock difference between two machines. The holder renews its claim before each post.
 CLAIM_SECONDS = 600.0
 MAX_CLOCK_DIFFERENCE_SECONDS = 24 * 3600.0
-# R2 allows one write a second per key, and answers others with 429 (docs/services.md).
+# R2 allows one write per second for each key, and answers further writes with 429 (docs/services.md).
 WRITE_SECONDS = 1.0
-# Larger ones raise OverflowError when they are looked up.
+# Looking up a process id larger than this raises OverflowError.
 MAX_PID = 2**31 - 1
 Name = Annotated[str, Field(max_length=500)]
 
@@ -57,7 +58,7 @@ class Claim(UntrustedRecord):
 def this_host() -> str:
     """Identifies this machine, boot and pid namespace, within which a pid identifies a process."""
     parts = [socket.gethostname()]
-    # Without /proc (not Linux) the host's name has to do.
+    # Systems without /proc (not Linux) are identified by their host name.
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8])
         parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
@@ -112,7 +113,7 @@ class ClaimFile:
         try:
             return self._write(self._claim.model_copy(update={"claimed_at": _now()}), etag or "")
         except RateLimited:
-            # Several updates write at once; another one gets it.
+            # If several updates write at once, only one succeeds; this one did not.
             return False
 
     def renew(self) -> None:
@@ -130,7 +131,7 @@ class ClaimFile:
             raise FluxError(
                 f"{self.key} was taken over by another update",
                 "only one update may post the job",
-                "run it again",
+                "run the same command again",
             )
 
     def record(self, kelpie_id: str) -> None:
@@ -138,7 +139,7 @@ class ClaimFile:
         holder = self._claim if self._etag else self.read()[1]
         if holder is None or (not self._etag and self.posted(holder) == kelpie_id):
             return
-        with suppress(RateLimited):  # another update is writing the same at this moment
+        with suppress(RateLimited):  # RateLimited means that another update is writing the same record.
             self._storage.put_bytes(self._posted_key, posted_record(holder.token, kelpie_id))
 
     def holder_is_dead(self, holder: Claim) -> bool:

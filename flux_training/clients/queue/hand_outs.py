@@ -1,6 +1,7 @@
-"""Whether a run's objects can be from its own node. Nodes can write below every run, also before it is queued.
+"""Whether a run's objects can have been written by its own node.
 
-The witnesses are out of the nodes' reach: the queue, and the posted record below `.flux/`.
+Nodes can write below every run, even before the run is queued. So the evidence comes from where nodes cannot write: the queue,
+and the record of the posted job below `.flux/`.
 """
 
 import itertools
@@ -15,13 +16,14 @@ from flux_training.training.runs.handout import count_requeues
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
-# The queue and the storage have clocks of their own, and the storage counts whole seconds.
+# The tolerance when times of the queue and of the storage are compared: they have separate clocks, and the storage counts whole
+# seconds.
 CLOCK_DIFFERENCE = timedelta(seconds=10)
-# One page of a listing.
+# The maximum number of objects examined: one page of a listing.
 MAX_PLANTED = 1000
-# A node learns of the end of its job with its next heartbeat, so weights that it finishes uploading after that are in doubt too.
-TOO_LATE = "there are weights from after the run's job had failed or was canceled"
-TOO_EARLY = "there are weights from before the queue gave this run to a node"
+# A node learns that its job has ended with its next heartbeat. Weights uploaded after that are in doubt, too.
+TOO_LATE = "the weights were written after the run's job had failed or was canceled"
+TOO_EARLY = "the weights were written before the queue gave this run to a node"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _doubt_about(job: Job, weights: StoredWeights | None) -> str:
     written = [file.modified for file in weights.files if file.modified] if weights else []
     if not written:
         return ""
-    # The node that got the job last publishes weights again, also if an earlier node had finished them.
+    # The node that got the job last publishes the weights again, even if an earlier node had already finished them.
     since = job.started or job.created
     if since is not None and min(written) + CLOCK_DIFFERENCE < since:
         return TOO_EARLY

@@ -9,7 +9,7 @@ from flux_training.clients.storage import Storage
 from flux_training.training.runs.handout import HandOut, is_hung
 from flux_training.training.runs.run import RunKeys
 
-NODE_REPLACED = "the worker on its node hangs, so the node is replaced"
+NODE_REPLACED = "the worker on the job's node hangs, so the node is replaced"
 
 
 def hand_out_of(storage: Storage, keys: RunKeys, job: Job, has_failed: bool = False) -> HandOut:

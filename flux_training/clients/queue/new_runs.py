@@ -1,6 +1,7 @@
-"""A run that was never queued. Nodes can compute the id of a job's next attempt, and write below it: its node would continue from that.
+"""Prepares the folder of a run that was never queued.
 
-Only what a node would continue from is deleted. Everything else may be results that somebody copied or restored without `.flux/`.
+Nodes can compute the run id of a job's next attempt and write objects below it, from which the run's own node would continue.
+Only those objects are deleted. Everything else may be results that somebody copied or restored without `.flux/`.
 """
 
 import hashlib
@@ -16,10 +17,10 @@ from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
-# Deleting this many takes some ten minutes. The claim is renewed meanwhile.
+# Deleting this many objects takes about ten minutes. The claim is renewed in the meantime.
 MAX_OUTPUTS = 200_000
 OPTIMIZER = "optimizer.pt"
-# What a storage copies with one request. No LoRA has so many.
+# The maximum size that a storage copies with one request. No LoRA is that large.
 MAX_COPIED_BYTES = 5 * 10**9
 
 
@@ -49,9 +50,10 @@ class NewRun:
             return ""
         if weights_problems(self.storage, weights, steps):
             return ""
-        # If this machine slept, another update may have queued the run, and these are the results of its node.
+        # Renew the claim first. If this machine slept, another update may have queued the run, and the weights may come from
+        # its node.
         renew()
-        # Others may be set aside later, if this update fails before its post.
+        # If this update fails before its post, the next one may move other weights, so each update uses another folder.
         folder = f"{self.keys.set_aside}{hashlib.sha256(weights.etag.encode()).hexdigest()[:12]}/"
         found = [*(file.key for file in weights.files), self.keys.done]
         self.storage.copy_many([(key, f"{folder}{key.removeprefix(self.keys.model)}") for key in found])
@@ -73,7 +75,7 @@ class NewRun:
     def clear_after_post(self, kelpie: Kelpie, job: Job) -> int:
         """Delete what was written between `clear` and the post. Returns how many objects; 0 if a node may have written them."""
         planted = list(self._planted())
-        # The queue is asked after the listing: whatever was there before a node got the run is not from that node.
+        # Read the queue after listing the objects: if no node has got the run by then, none of the objects are from its node.
         if not planted or not _waits(kelpie.get_job(job.id)):
             return 0
         self.storage.delete_many(planted)
@@ -84,7 +86,7 @@ class NewRun:
             if number == MAX_OUTPUTS:
                 raise FluxError(
                     f"{self.keys.job}: more than {MAX_OUTPUTS:,} objects are below {self.keys.output}, although the run was never queued",
-                    "its node would continue from them, and they are too many to be deleted here",
+                    "the run's node would continue from them, and `up` does not delete so many",
                     "delete them with a tool of the storage, or give the job another `attempt`",
                 )
             if self._is_checkpoint(item.key):

@@ -1,6 +1,7 @@
-"""Exactly one job in the queue for each run, although the queue's API has no idempotency key.
+"""Posts exactly one job for each run, although the queue's API has no idempotency key.
 
-The claim in the bucket (flux_training/clients/queue/claims.py) decides who may post; the queue's list tells whether somebody has.
+The claim in the bucket (flux_training/clients/queue/claims.py) decides which update may post. The queue's list of jobs tells
+whether one has.
 """
 
 import time
@@ -16,7 +17,8 @@ from flux_training.clients.waiting import pause
 from flux_training.training.errors import FluxError
 
 CLAIM_POLL_SECONDS = 1.0
-# A post can arrive after its sender has died or given up: only a list made this much later proves that it was lost.
+# A post can take effect after its sender has died or given up. Only a list of jobs made at least this much later proves that
+# the post was lost.
 SETTLE_SECONDS = 5.0
 MAX_POSTS = 3
 
@@ -88,7 +90,8 @@ class Queue:
             etag, holder = claims.read()
             posted = claims.posted(holder) if holder else None
             settled = etag == dead_etag and time.monotonic() - dead_since > SETTLE_SECONDS
-            # Listed after the claim was read and, if its holder is dead, after its last post had time to arrive.
+            # The queue is listed after reading the claim and, if the claim's holder is dead, after its last post has had time
+            # to arrive.
             job = self.find(place, fresh=True) or (self._posted_job(place, posted) if posted else None)
             if job is not None:
                 return job
@@ -98,9 +101,9 @@ class Queue:
                 dead_etag, dead_since = etag, time.monotonic()
             pause(CLAIM_POLL_SECONDS)
         raise FluxError(
-            f"{claims.key} is held by another update that does not post its job",
+            f"{claims.key} is held by another update that has not posted its job yet",
             "",
-            "wait for it, then run this again",
+            "wait until that update has ended, then run the same command again",
         )
 
     def _posted_job(self, place: RunPlace, kelpie_id: str) -> Job | None:
@@ -122,7 +125,7 @@ class Queue:
             try:
                 job = self.kelpie.post_job(request)
             except UncertainOutcome:
-                # The request may still arrive: list the queue a while later to see whether it was lost.
+                # The post may still take effect, so list the queue a while later to see whether it was lost.
                 pause(SETTLE_SECONDS)
                 found = self.find(place, fresh=True)
                 if found is not None:

@@ -8,7 +8,7 @@ from flux_training.clients.storage import Folders, Storage
 from flux_training.training.names import JOB_NAME, RUN_ID
 from flux_training.training.runs.run import Layout
 
-# Three for each run. Keys for the whole bucket reach the records too.
+# Each run has three records. Keys that are valid for the whole bucket can write records too, so their number is limited.
 MAX_RECORDS = 100_000
 
 
@@ -17,7 +17,7 @@ def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple
 
     Until `up` has moved the records of an earlier version's bucket, some runs have none: folders count too.
     """
-    # Read first: it changes when all records are there.
+    # Read the owner mark first: its layout version changes only when all records have been written.
     mark = read_mark(storage, layout)
     below = f"{layout.run_records}{job}/" if job else layout.run_records
     keys = (item.key for item in itertools.islice(storage.list(below), MAX_RECORDS))

@@ -128,10 +128,10 @@ def cancel_run(
     job = job_of_run(kelpie, kelpie_id, place)
     if job is None or job.status in ("completed", "failed"):
         return False
-    # Without the bucket no watcher can post either, because it needs the run's claim.
+    # If the bucket is gone, no watcher can queue the run again, because that needs the run's claim.
     if storage.exists():
         storage.put_bytes(keys.requeue, canonical_json({"version": 1, "removed": job.id}))
-    # A watcher may have replaced the job just before.
+    # A watcher may have queued another job of the run just before.
     last = job_of_run(kelpie, kelpie_id, place)
     if last is None:
         return False

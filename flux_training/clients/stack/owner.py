@@ -13,7 +13,8 @@ from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 from flux_training.training.untrusted import UntrustedRecord
 
-# Raise it when older versions of this tool could no longer work in the bucket. 2: claims and posted jobs are below .flux/.
+# The version of the bucket's layout. Increase it when older versions of this tool can no longer work with the bucket. Version
+# 2: claims and posted jobs are below .flux/.
 LAYOUT_VERSION = 2
 FIRST_LAYOUT = 1
 MAX_LAYOUT = 1000

@@ -44,7 +44,7 @@ from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import flux_command
 
-# How many jobs, and how many runs of each, are read to learn the speed of training.
+# The maximum number of jobs, and of runs of each job, that are read to learn the speed of training.
 MAX_JOBS = 16
 MAX_RUNS_PER_JOB = 3
 
@@ -289,7 +289,7 @@ def finished_run(storage: Storage, keys: RunKeys) -> FinishedRun | None:
         return None
     record = read_record(storage, keys.record, RunRecord).value
     if progress.restarts and record and record.parent:
-        # progress.json does not say how many steps such a run made itself.
+        # If a resumed run was restarted, progress.json does not say how many steps it made itself, so its speed is unknown.
         return None
     return finished_run_of(
         progress, read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES) or b""

@@ -46,7 +46,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     if not stack.bucket_exists:
         return RunStates({job.name: RunState.NEW for job in jobs})
     verified = Verified.load()
-    # Where nodes can write the records too, a record alone proves nothing.
+    # If nodes can write the records too, a record alone proves nothing.
     pinned = frozenset[str]() if stack.nodes_reach_records else pinned_keys(storage, layout)
 
     everywhere = Queue(kelpie, None)
@@ -64,7 +64,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
         return believed(found, own, not stack.nodes_reach_records and was_queued(keys)).finished
 
     def was_queued(keys: RunKeys) -> bool:
-        # Earlier layouts have no record of a run whose job the queue has forgotten.
+        # In a bucket with an earlier layout, a run whose job the queue has forgotten has no record.
         return storage.head(keys.posted) is not None or stack.has_earlier_layout
 
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
@@ -77,7 +77,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     def state_of(job: DeclaredJob) -> RunState:
         listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
         if listed and listed.has_ended and is_finished(job, fresh=True):
-            # It finished after the bucket was read and before the queue was listed.
+            # The run finished after the bucket was read and before the queue was listed.
             return RunState.COMPLETED
         keys = layout.run(job.name, job.run_id)
         return listed or (_state(posted[keys]) if keys in posted else state_as_posted(storage, kelpie, keys))

@@ -29,7 +29,7 @@ from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout, RunKeys
 
-# Two threads of one update would see each other's entry, and both give up.
+# The threads of one update reserve one after the other: they would see each other's entries, and both would give up.
 _reserving = Lock()
 
 
@@ -102,10 +102,10 @@ def reserve(
         found = read_spending(storage, entry.day)
         why = _does_not_fit_beside(found, entry, reservation.budget)
         if not why:
-            # A killed update may have left entries of this job with an older estimate.
+            # An update that was killed may have left entries of this job with an older estimate, so they are deleted.
             storage.delete_many([one.key for one in found if one.is_same_job(entry) and one.key != entry.key])
             return
-        # An older entry stays: the update that wrote it may have posted the job before it was killed.
+        # Keep entries that existed before: the update that wrote one may have posted the job before it was killed.
         storage.delete_many([entry.key] if is_new else [])
     raise _no_longer_fits(keys, why, again)
 
@@ -119,7 +119,7 @@ def _no_longer_fits(keys: RunKeys, why: str, again: str) -> FluxError:
     return FluxError(
         f"{keys.job} no longer fits in the budget: other jobs have been queued in the meantime",
         why,
-        f"run {again} again: it queues what fits, and says what waits",
+        f"run {again} again: it queues the jobs that fit, and lists those that wait",
     )
 
 
@@ -146,7 +146,7 @@ def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, a
         return
     last = max(own, key=lambda entry: entry.day)
     reservation = Reservation(last.usd, _limits_of(storage, last))
-    # Before anything is written, because a watcher tries at each poll.
+    # Check the limits before writing anything, because a watcher tries again at each poll.
     entry = SpendingEntry(day, mark, hash_of_previous_job(replaced), last.usd)
     if why := _does_not_fit_beside(found, entry, reservation.budget):
         raise _no_longer_fits(keys, why, again)

@@ -82,7 +82,7 @@ def survey_stack(
     runs = run_states_of(stack, jobs)
     states = runs.by_job
     whole = price_stack(stack, jobs, states)
-    # A job that waits is left out of the stack, and would be trained again later.
+    # A job that waits for the budget is left out of the stack and trained later, so it must not be one that may have finished.
     may_wait = [job for job in jobs if job.name not in runs.maybe_finished]
     waiting = waiting_jobs(stack, may_wait, states, whole)
     names = {job.name for job in waiting}
@@ -157,7 +157,7 @@ def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | 
     if own.settings.resume:
         made, parent = find_past_run(_run_id_of(own), past_runs(stack.storage, stack.layout, own.name))
         return replace(own, parent=parent) if made else None
-    # A node can write run.json below this id, too.
+    # Nodes can write a run.json below this run id, too, so run.json alone is no proof.
     is_recorded = (own.name, own.run_id) in recorded_runs(stack.storage, stack.layout, own.name)
     return own if is_recorded else None
 

@@ -33,7 +33,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.words import counted, one_line
 
-# https://owasp.org/www-community/attacks/CSV_Injection
+# Spreadsheets run a cell that begins with one of these as a formula: https://owasp.org/www-community/attacks/CSV_Injection
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -77,7 +77,7 @@ def read_costs(stack: StackServices) -> list[RunCost]:
 
 def _print(runs: Sequence[RunCost], *, local: bool) -> None:
     if not runs:
-        say("No run in the bucket has begun.")
+        say("No run in the bucket has started.")
         return
     table = _table("Job", "Run", "Month", "Estimate", "Cost", "Error")
     for run in runs:
@@ -168,5 +168,8 @@ def _write_csv(runs: Sequence[RunCost]) -> None:
 
 
 def _cell(text: str) -> str:
-    """A text that a node wrote: spreadsheets take one that begins like a formula for one, and run it."""
+    """The text of a CSV cell.
+
+    A node wrote it, and a text that begins like a formula would be run by spreadsheets, so it is escaped.
+    """
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -42,13 +42,13 @@ class PrivateHandler(BaseHTTPRequestHandler):
 
     def authorized_path(self) -> str | None:
         """The path below the secret token; None if the request was refused."""
-        # Protects against DNS rebinding, where a foreign host name resolves to this address.
+        # Check the Host header. This protects against DNS rebinding, where a foreign host name resolves to this machine.
         if self.headers.get("Host") not in self.server.hosts:
-            self.refuse(403, "this page is for this machine only")
+            self.refuse(403, "this page can only be opened on the machine that serves it")
             return None
-        # Browsers name the origin of every request that another site's script makes.
+        # Check the Origin header, which browsers send with every request that another site's script makes.
         if self.headers.get("Origin") is not None and not self.is_own_origin:
-            self.refuse(403, "other sites may not use this page")
+            self.refuse(403, "requests from other web sites are refused")
             return None
         token, slash, path = self.path.split("?", 1)[0].removeprefix("/").partition("/")
         if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
@@ -61,7 +61,7 @@ class PrivateHandler(BaseHTTPRequestHandler):
         return self.headers.get("Origin") in {f"http://{host}" for host in self.server.hosts}
 
     def refuse(self, status: int, reason: str) -> None:
-        # The rest of the request is not read, so the connection cannot be used again.
+        # Close the connection: the rest of the request was not read.
         self.close_connection = True
         self.answer(status, "text/plain; charset=utf-8", f"{reason}\n".encode())
 

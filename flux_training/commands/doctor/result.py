@@ -47,5 +47,5 @@ def run_check(title: str, check: Callable[[], list[CheckResult]]) -> list[CheckR
     except FluxError as error:
         message = "; ".join(part for part in (error.what, error.rule) if part)
         return [bad(title, one_line(message), one_line(error.next_step).removeprefix("fix: "))]
-    except Exception as error:  # noqa: BLE001 - the doctor runs the other checks whatever fails
+    except Exception as error:  # noqa: BLE001 - the other checks must run whatever fails
         return [bad(title, one_line(f"{type(error).__name__}: {error}"), "this is a bug: please report it")]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from flux_training.clients.conditions import unheeded_conditions
+from flux_training.clients.conditions import ignored_conditions
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
@@ -31,9 +31,9 @@ from flux_training.training.runs.run_state import RunState, show_duration
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import adopt_setting, counted, rename_back
 
-# S3 refuses requests whose clock is off by 15 minutes.
+# S3 refuses requests if the clock is wrong by 15 minutes, so less is reported already.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
-# Any id will do to test the key.
+# An id that no group has. Asking for it tests the key.
 NO_GROUP = "00000000-0000-0000-0000-000000000000"
 
 
@@ -69,7 +69,7 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
     """`memory_gb`: GPU memory that the jobs need. Raises BadInput if no class fits `cluster.gpu`."""
     if not is_gpu_name(cluster.gpu):
         offers = [offer_of(gpu, cluster.priority) for gpu in classes if gpu.gpu_class_type == "community"]
-        # Without the jobs' hours: whether any class fits, and the price of the cheapest.
+        # Ignore the jobs' hours here: the check only finds out whether any GPU class matches, and the price of the cheapest.
         offer = choose_gpu(cluster.gpu, memory_gb, offers, lambda _offer: 1.0, kept=None)
         price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
         return [ok("GPU", f"`{cluster.gpu}` is available: {price_now}; `preview` shows which class is used")]
@@ -115,7 +115,7 @@ def check_group(group: ContainerGroup | None, owner: str, adopt: bool) -> list[C
     other = group.environment_value(OWNER_VARIABLE)
     if adopt or other == owner:
         return [ok("Group", f"{group.name} may be used by this stack")]
-    whose = f"belongs to {other}" if other else "is not this project's"
+    whose = f"belongs to {other}" if other else "was not created by this project"
     return [
         bad(
             "Group",
@@ -142,12 +142,12 @@ def check_invitation(
     """No API shows whether Kelpie's user is invited to the organization; only what it has done there."""
     title = "Kelpie's user"
     fix = "invite Kelpie's user to the organization (docs/production.md, section 2), then wait five minutes"
-    unknown = "whether it is in the organization cannot be known"
+    unknown = "whether Kelpie's user is in the organization cannot be checked"
     if group is None or rule is None:
         missing = "the container group" if group is None else "the scaling rule"
         return note(title, f"{unknown} before {missing} exists", f"run {up}")
     if group.replicas > rule.min_replicas or any(job.started for job in jobs):
-        return ok(title, "it has started nodes of this group before, so it is in the organization")
+        return ok(title, "Kelpie's user has started nodes of this group before, so it is in the organization")
     waiting = [seconds_since(job.created, now) for job in jobs if job.status == RunState.PENDING]
     longest = max(waiting, default=0.0)
     if longest > MAX_PENDING_SECONDS and rule.max_replicas > 0:
@@ -165,7 +165,9 @@ def check_cloudflare(connection: Connection, settings: StackSettings, up: str) -
     found = [ok(title, f"is accepted: bucket {name} {state}")]
     if settings.storage.credentials == "token":
         cloudflare.tokens_named("flux doctor")
-        found.append(ok(title, "may list the account's tokens, as needed to give the nodes one of their own"))
+        found.append(
+            ok(title, "may list the account's tokens, which is needed to create the nodes' own token")
+        )
     return found
 
 
@@ -189,7 +191,7 @@ def check_bucket(storage: Storage, settings: StackSettings, up: str) -> list[Che
     if not problems:
         attempt("read", lambda: storage.get_bytes(key) == b"flux doctor")
         attempt("list", lambda: [item.key for item in storage.list(key)] == [key])
-        attempt("claim (If-None-Match, If-Match)", lambda: not unheeded_conditions(storage, own))
+        attempt("claim (If-None-Match, If-Match)", lambda: not ignored_conditions(storage, own))
         attempt("delete", lambda: _delete(storage, key))
     if problems:
         fix = f"give the storage key read, write and delete rights on bucket {storage.bucket}"

@@ -12,14 +12,15 @@ from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
 from flux_training.training.words import one_line
 
-# The names of the licences that the Hugging Face Hub knows: https://huggingface.co/docs/hub/repositories-licenses.
+# Maps the licences of the models to the licence names of the Hugging Face Hub:
+# https://huggingface.co/docs/hub/repositories-licenses.
 HUB_LICENCES = {
     "Apache-2.0": "apache-2.0",
     "MIT": "mit",
     "OpenRAIL++-M": "openrail++",
     "CreativeML OpenRAIL-M": "creativeml-openrail-m",
 }
-# The name on the model cards of FLUX.1-dev and Kontext. Others get the licence's own name.
+# The licence name on the model cards of FLUX.1-dev and Kontext. Other models get the name of their licence.
 LICENCE_NAMES = dict.fromkeys(("flux1-dev", "flux1-kontext"), "flux-1-dev-non-commercial-license")
 TEXT_TO_IMAGE = "text-to-image"
 SETTINGS = {
@@ -70,7 +71,7 @@ def licence_fields(model: TrainableModel) -> dict[str, str]:
     """The fields of a model card for the base model's licence."""
     if known := HUB_LICENCES.get(model.licence):
         return {"license": known}
-    # Other owners name the file differently; each model's page links its licence.
+    # Only this owner's licence file has a known URL. For other models, link the model's page, which links the licence.
     path = "/blob/main/LICENSE.md" if model.weights.startswith("black-forest-labs/") else ""
     return {
         "license": "other",

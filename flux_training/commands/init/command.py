@@ -23,19 +23,21 @@ from flux_training.training.schemas import stack_schema, train_schema
 from flux_training.training.words import DEFAULT_STACK
 
 PACKAGE = "flux-training"
-# Stands for an address that only the user knows.
+# Stands in messages for the tool's address, which only the user knows.
 UNKNOWN = "ADDRESS"
-# What users change in a clone is no change of the tool.
+# The files of the tool in a clone. Job folders and stack files are excluded: they are the user's own.
 TOOL_FILES = (".", ":!jobs", ":!Pulumi*.yaml")
-# Arguments of `git rev-list` that leave out the commits that the server has.
+# Arguments of `git rev-list` that leave out commits that the server already has.
 NOT_PUBLISHED = ("--not", "--remotes=origin")
 TEMPLATES = Path(__file__).parent / "templates"
-# The name of a template, where it differs from that of the file: linters, git and the test of links would read these.
+# Template files whose name differs from that of the file that they become, because linters, git or the link test would
+# otherwise read them.
 RENAMED = {"README.template": "README.md", "__main__.py.txt": "__main__.py", "gitignore": ".gitignore"}
 EXECUTABLE = "flux"
-# Pulumi allows more, but the name is also the namespace of the settings.
+# Pulumi allows longer names, but the project's name is also the namespace of its settings.
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,49}", re.ASCII)
-# In a checkout of the tool, workflows need no submodule; in the project they do.
+# The workflows check out the tool itself without submodules. In a user's project the tool is a submodule, so the step needs
+# this option.
 CHECKOUT_OPTION, WITH_TOOL = "persist-credentials: false\n", "submodules: true\n"
 
 
@@ -77,7 +79,8 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
             setup.copy_to(folder)
     _git(folder, "init", "--quiet")
     _add_tool(folder, tool, commit)
-    # Before the move, so that a failure here leaves the clone as it was. Git ignores what is moved.
+    # Write the project before moving anything, so that a failure leaves the clone as it was. Git ignores the files that are
+    # moved later.
     _git(folder, "add", "--all")
     moved = setup.move_to(folder) if setup else []
     say(
@@ -141,13 +144,13 @@ def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
         command = f"git clone {source} {TOOL_FOLDER} && {TOOL_FOLDER}/flux init {shlex.quote(str(folder))}"
         where = f", with the address of the tool's repository for {UNKNOWN}" if source == UNKNOWN else ""
         findings.append(
-            f"this flux runs from {tool}, which is no git repository, and a project has the tool as a submodule; run `{command}`{where}"
+            f"this flux runs from {tool}, which is not a git repository, but a project contains the tool as a git submodule; run `{command}`{where}"
         )
     if folder.exists() and (not folder.is_dir() or any(path.name != ".git" for path in folder.iterdir())):
         findings.append(f"{folder}: exists and is not empty; give the name of a new folder")
     if not NAME.fullmatch(name):
         findings.append(
-            f"{name!r} is no name of a project: it begins with a letter and has up to 50 letters, digits, hyphens and "
+            f"{name!r} is not a valid project name: a name begins with a letter and has up to 50 letters, digits, hyphens and "
             "underscores; choose one with `--name my-loras`"
         )
     if findings:
@@ -226,7 +229,7 @@ def _git(folder: Path, *arguments: str) -> str:
         what = f"`git {' '.join(arguments)}` failed in {folder}: {done.stderr.strip()}"
         raise FluxError(
             what,
-            "the tool is taken from a git checkout",
+            "flux-training is cloned from its git checkout",
             "fix the cause and delete the new folder, then try again",
         )
     return done.stdout.strip()

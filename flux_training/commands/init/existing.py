@@ -32,7 +32,7 @@ from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.train_yml.yaml_text import set_value
 
 STATE = Path(".pulumi")
-# The state comes last: until then, the clone has all that it needs.
+# Move the state last: until then, the clone still has everything that it needs.
 MOVED = (Path(".localcloud"), Path(OUTPUTS), STATE)
 BACKEND_VARIABLE = "PULUMI_BACKEND_URL"
 BACKEND_HERE = "file://."
@@ -51,7 +51,7 @@ class ExistingSetup:
         return stack_names(self.root)
 
     def check(self) -> None:
-        """Raises BadInput with everything that speaks against a move, FluxError if a state cannot be read."""
+        """Raise BadInput with every reason against a move, FluxError if a state cannot be read."""
         with chdir(self.root):
             findings = list(self._findings())
             if findings:
@@ -115,7 +115,7 @@ class ExistingSetup:
 
     def _findings(self) -> Iterator[str]:
         if not is_project(self.root):
-            yield f"{self.root} is no clone of this version of the tool: it lacks {PROJECT_FILE} or flux_training/; update it"
+            yield f"{self.root} is not a clone of this version of flux-training: it lacks {PROJECT_FILE} or flux_training/; update it"
             return
         if project_root() != self.root:
             yield f"FLUX_PROJECT names {project_root()}, not {self.root}; unset it"
@@ -126,7 +126,7 @@ class ExistingSetup:
         for stack in self.stacks:
             if has_journal(self.root, stack) or is_locked(self.root, stack):
                 yield (
-                    f"stack {stack} is in the middle of an update; wait for its end, or run "
+                    f"stack {stack} is in the middle of an update; wait until the update has ended, or run "
                     f"`make -C {self.root} refresh STACK={stack}`"
                 )
         if self.renaming.is_needed:
@@ -138,9 +138,9 @@ class ExistingSetup:
             f"keep the name: leave out --name, or give `--name {self.renaming.old}`",
         )
         if elsewhere := self._backend_elsewhere():
-            yield f"the states of project {old} lie in {elsewhere}, and only states in {STATE}/ can be renamed; {keep}"
+            yield f"the states of project {old} are in {elsewhere}, but only states in {STATE}/ can be renamed; {keep}"
         for stack in self.stacks:
-            # Their names are arguments of resources that only pulumi-aws can change.
+            # The names of AWS resources are inputs that only pulumi-aws can change.
             if stack_settings(self.root, stack).storage.kind == "aws":
                 yield f"stack {stack}: AWS resources carry the project's name, which cannot be changed; {keep}"
 

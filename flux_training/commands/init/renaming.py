@@ -15,7 +15,7 @@ from flux_training.training.files import write_atomically
 from flux_training.training.runs.retention import own_rules, replace_own_rules
 from flux_training.training.runs.run import OWNER_VARIABLE
 
-# In the state.
+# The resource types of container groups in Pulumi's state.
 GROUP_TYPES = ("flux:ContainerGroup", "flux:DevGroup")
 
 

@@ -59,9 +59,9 @@ if TYPE_CHECKING:
     from flux_training.clients.captioning.captioner import Captioner
 
 JPEG_QUALITY = 85
-# So many images are sent one by one before the others, to find out whether the model reads images at all.
+# The first images are sent one by one, up to this number, to find out whether the model reads images at all.
 PROBES = 3
-# Photos of one subject may be described alike; a model that describes so many alike does not see them.
+# A model may describe similar photos of one subject alike. If it describes this many alike, it does not see the images.
 EQUAL_PROBES = 6
 
 
@@ -407,7 +407,7 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
     except Refused:
         raise
     except FluxError as error:
-        # The image is named beside the problem.
+        # Do not name the image in the error: the caller shows it beside the problem.
         problem = str(error).removeprefix(f"{image.name}: ")
         return CaptionOutcome(image, problem=problem, hopeless=isinstance(error, NotACompletion))
     text = place_trigger(found.text, options.trigger, options.position) if found.text else ""
@@ -459,7 +459,7 @@ def _run_parallel(
             try:
                 pool.shutdown(cancel_futures=True)
             except KeyboardInterrupt:
-                # A normal exit would wait for the threads.
+                # Exit at once: a normal exit would wait for the threads.
                 os._exit(EXIT_INTERRUPTED)
             raise
     pool.shutdown()
@@ -488,4 +488,4 @@ def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -
             images = [image for image, why in failed if why == problem]
             say(f"  {with_escapes(first_of(images))}: {problem}")
         what = f"{len(failed)} of {count} images got no caption"
-        raise FluxError(what, "", f"run it again for these, or write them by hand: {review}")
+        raise FluxError(what, "", f"run the same command again for these, or write them by hand: {review}")

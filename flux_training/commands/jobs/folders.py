@@ -16,7 +16,7 @@ from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.words import nearest
 
-# `flux` changes to the checkout before it runs a command.
+# The folder in which the user called `flux`. The command itself then changes to the checkout.
 HERE = Path()
 
 

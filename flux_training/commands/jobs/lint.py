@@ -100,7 +100,7 @@ def _targets(stacks: Sequence[str], jobs: Sequence[str], every: bool, called_fro
         except BadInput as bad:
             findings += bad.findings
             continue
-        # An argument that names no job is a stack file, which stands for all jobs.
+        # An argument that is not a job is a stack file, which stands for all of the stack's jobs.
         declared = not every and len(names) < max(len(jobs), 1)
         targets.append(LintTarget(stack, settings, folders, sorted(set(names)), declared))
     if findings:

@@ -138,7 +138,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for index, title in enumerate(titles):
-        # In a narrow terminal, names stay whole and other columns wrap.
+        # In a narrow terminal, other columns wrap so that job names stay whole.
         table.add_column(title, no_wrap=index == 0)
     return table
 

@@ -294,7 +294,7 @@ def _move(photos: PhotoSource, intake: Intake, dataset: Path, first: int) -> lis
     import_control_images(numbered, folders, photos.max_side)
     for number, taken in zip(numbers, intake.taken, strict=True):
         stem = NUMBERED.format(number)
-        # The image first: if this is interrupted, an image without a caption can still be captioned.
+        # Move the image before its caption: if the command is interrupted, an image without a caption can still be captioned.
         taken.file.rename(dataset / f"{stem}{IMPORTED_SUFFIX}")
         if taken.caption:
             write_atomically(dataset / f"{stem}{CAPTION_SUFFIX}", taken.caption + "\n")

@@ -68,7 +68,7 @@ def gpu_time(bill: Bill) -> Range | None:
 def _table(found: Sequence[ClassOffer]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for title in COLUMNS:
-        # In a narrow terminal the name of the class wraps, and no range of times or dollars.
+        # In a narrow terminal, the names of GPU classes wrap, but not ranges of times or dollars.
         is_name = title == COLUMNS[0]
         table.add_column(title, justify="left" if is_name else "right", no_wrap=not is_name)
     for offer in found:

@@ -34,7 +34,7 @@ STATIC = {
     "review_all.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-# Lint's code for an empty caption, which may be overwritten.
+# Lint's code for an empty caption file, which may be overwritten.
 EMPTY = "caption-empty"
 MAX_BODY_BYTES = 64 * 1024
 
@@ -211,7 +211,7 @@ class ReviewHandler(PrivateHandler):
         if not isinstance(before, str) or not isinstance(caption, str):
             self.refuse(400, "send the caption and what it was before")
         elif not caption.strip():
-            self.refuse(400, "an empty caption is not saved: the trainer would use an empty prompt")
+            self.refuse(400, "an empty caption is not saved, because the trainer would use an empty prompt")
         elif conflict := self.server.save(image, before.strip(), caption.strip()):
             self._answer_json(409, conflict)
         else:

@@ -62,7 +62,7 @@ def _move(files: list[Path], source: Path, target: Path) -> None:
     ]
     if findings:
         raise BadInput(findings)
-    # The image last: until then it is still listed, and the rest can be moved again.
+    # Move the image last: until then it is still listed, so an interrupted move can be completed.
     for file, place in reversed(places.items()):
         place.parent.mkdir(parents=True, exist_ok=True)
         file.rename(place)

@@ -26,7 +26,7 @@ from flux_training.training.opening import read_regular_file
 from flux_training.training.train_yml.trainer_config import CONFIG_NAMES
 from flux_training.training.words import counted, make_command
 
-# Settings of the base job that its variants get too.
+# The settings of the base job that its variants get, too.
 SHARED_SETTINGS = ("dataset", "maxHours", "stallMinutes", "webhook", "lint")
 
 

@@ -29,7 +29,7 @@ from flux_training.training.runs.plan import JobPlan, Plan, PlannedAction, plan_
 from flux_training.training.runs.variants import Variants
 from flux_training.training.words import counted, flux_command
 
-# GitHub refuses comments of more than 65,536 characters.
+# GitHub refuses comments of more than 65,536 characters, so comments are limited to less.
 MAX_LENGTH = 60_000
 MAX_PICTURES = 12
 PICTURES_PER_ROW = 6

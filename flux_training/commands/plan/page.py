@@ -15,10 +15,10 @@ STYLE = Path(__file__).with_name("plan.css")
 def as_page(plan: Plan, pictures: Pictures) -> str:
     """A whole document. HTML in the Markdown is kept: it is our own, and texts from others are escaped."""
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(as_markdown(plan, pictures))
-    # A table may scroll, and the keyboard has to reach what scrolls.
+    # Make tables focusable, so that wide ones can be scrolled with the keyboard.
     body = body.replace("<table>", '<table tabindex="0">')
     style = style_with(STYLE)
-    # Tables align their columns by attributes.
+    # The Markdown renderer aligns table columns with style attributes, so the policy must allow these.
     policy = (
         f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; style-src-attr 'unsafe-inline'; "
         "base-uri 'none'; form-action 'none'"

@@ -20,7 +20,7 @@ from flux_training.training.runs.plan import JobPlan
 from flux_training.training.runs.run import Layout
 
 SIDE = 96
-# A node may have replaced the image in the bucket.
+# The maximum size of an image: a node may have replaced the image in the bucket.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
 

@@ -11,7 +11,8 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.samples import spread_evenly
 from flux_training.training.train_yml.document import first_process
 
-# More than a chart has pixels; a page stays small however long the training was.
+# The maximum number of points of a curve: more than a chart has pixels, but few enough to keep the page small after a long
+# training.
 MAX_POINTS = 3000
 MAX_MARKS = 60
 
@@ -36,7 +37,7 @@ def marks_of(config: Mapping[str, Any], progress: RunProgress) -> dict[str, list
     """The steps after which a checkpoint was saved, by train.yml, and those from which the run was continued after a restart."""
     last, process = progress.step or 0, first_process(config)
     every = save_every_of(process)
-    # Of more checkpoints than the chart can show, every second, third and so on: marks at regular distances.
+    # If there are too many checkpoints for the chart, mark every second, third and so on, at regular distances.
     apart = every * max(1, math.ceil(last / every / MAX_MARKS))
     return {
         "checkpoint": list(range(apart, last + 1, apart)) if process else [],

@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 QUALITY = 82
 FORMATS = ("JPEG", "PNG", "WEBP")
-# A camera makes 60 million pixels, a trainer one or two million. Larger images could exhaust the memory: decoding takes 12 bytes for each.
+# The maximum number of pixels of an image. Cameras make 60 million, trainers one or two million. Decoding takes 12 bytes per
+# pixel, so larger images could exhaust the memory.
 MAX_PIXELS = 120_000_000
 MAX_SAMPLE_PIXELS = 4096 * 4096
 

@@ -30,10 +30,10 @@ from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, one_line, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
-# The samples before and after the training are shown side by side; those between them are smaller to keep the file small.
+# The sizes of samples. The first and last are shown side by side; those between are smaller to keep the file small.
 LARGE_SIDE, SAMPLE_SIDE, THUMBNAIL_SIDE = 1024, 768, 256
 MAX_STEPS, MAX_PROMPTS, MAX_IMAGES = 12, 24, 200
-# Twelve runs side by side, each with all of these, are a file of some 20 MB.
+# The maximum number of samples per run in a comparison. With this many, twelve runs make a file of about 20 MB.
 MAX_COMPARED_STEPS, MAX_COMPARED_PROMPTS, COMPARED_SIDE = 6, 8, 512
 MAX_TEXT = 200_000
 Facts = list[tuple[str, str]]
@@ -244,7 +244,7 @@ def _weights_of(run: ReportedRun) -> list[PageWeights]:
         return []
     stages = run.stage_digests
     digests = [stages.get(stage) for stage in NOISE_STAGES] if stages else [run.done.get("sha256")]
-    # done.json has one size for all files.
+    # done.json has the total size of all files, so the size of each one is unknown.
     size = None if stages else run.done.get("size")
     return [
         PageWeights(

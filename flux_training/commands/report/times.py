@@ -13,7 +13,7 @@ from flux_training.training.runs.run_state import show_duration
 from flux_training.training.values import mapping, number, read_time
 from flux_training.training.words import one_line
 
-# The timestamps of a Kelpie job, and their labels.
+# The labels of a Kelpie job's timestamps.
 TIMES = {
     "created": "Queued",
     "started": "Started",
@@ -22,7 +22,7 @@ TIMES = {
     "canceled": "Canceled",
 }
 MAX_RESTARTS_SHOWN = 20
-# Fields of Waste that `gpu_seconds` does not include.
+# The labels of paid times that `gpu_seconds` does not include, by the field of Waste.
 NOT_INCLUDED = {
     "downloads": "downloads of the last start, not included above",
     "idle": "idle after the last job (estimated), not included above",

@@ -10,7 +10,7 @@ from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.errors import FluxError
 from flux_training.training.files import try_lock
 
-# Bytes per request. A smaller file is downloaded at once and cannot be continued.
+# The bytes per request. A smaller file is downloaded with one request, so its download cannot be continued.
 CHUNK_BYTES = 8 * 1024 * 1024
 
 OnBytes = Callable[[int], None]

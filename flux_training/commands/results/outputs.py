@@ -32,12 +32,13 @@ from flux_training.training.values import mapping
 from flux_training.training.words import DEFAULT_STACK, flux_command, one_line
 
 RECORD = "run.json"
-# Whose results the folder holds; ETag, size and SHA-256 of each fetched file. A file that still matches may be replaced.
+# The index file in each folder: whose results the folder has, and the ETag, size and SHA-256 of each fetched file. A file that
+# still matches its entry may be replaced.
 INDEX = ".fetched.json"
-# The launcher and this command rewrite these while a run lasts; users do not edit them.
+# The launcher and this command rewrite these files during a run, and users do not edit them.
 GENERATED = frozenset({"progress.json", "done.json", "loss.csv", RECORD})
 MAX_PARALLEL_DOWNLOADS = 8
-# Limits for what a node can make us store. A sample of 2048 pixels has 5 MB; the launcher limits loss.csv to 16 MB.
+# Limits for what a node can make this program store. A sample of 2048 pixels has 5 MB; the launcher limits loss.csv to 16 MB.
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 MAX_SAMPLE_BYTES = 64 * 1024 * 1024
 MAX_SAMPLES_BYTES = 8 * 1024**3
@@ -118,9 +119,9 @@ def _max_size(name: str) -> int:
 
 
 class Decision(Enum):
-    KEEP = auto()  # up to date
+    KEEP = auto()  # The local file is up to date.
     FETCH = auto()
-    DIFFERS = auto()  # changed by the user, so replaced only with --force
+    DIFFERS = auto()  # The user changed the local file, so it is replaced only with --force.
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def fetch_results(
         return FetchResult(folder, 0, 0, [], [refusal])
     trusted = choose_weights(status, storage, options.accept_changed, options.stack)
     remote = _remote_files(storage, keys, options.checkpoints)
-    # Weights that were verified should be there, so their absence is reported; an unfinished run has none yet.
+    # Verified weights must be there, so report if they are missing. An unfinished run has none yet.
     if trusted.problem and (status.pin or any(file.is_weights for file in remote.files)):
         remote.refuse_weights(trusted.problem)
     remote.trust_weights(trusted.digests)
@@ -212,7 +213,7 @@ def fetch_results(
 
 def _refuse_other_owner(folder: Path, options: FetchOptions) -> str:
     """Why nothing is fetched into this folder; empty if it holds nothing of another stack."""
-    # Earlier versions noted the owner only in run.json.
+    # Earlier versions recorded the owner only in run.json.
     owner = read_mapping(folder / INDEX).get("owner") or read_mapping(folder / RECORD).get("owner")
     if not options.owner or not owner or owner == options.owner:
         return ""
@@ -240,7 +241,7 @@ def _adopt(files: Sequence[RemoteFile], old: Path, folder: Path) -> int:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without hard links
+    except OSError:  # Some file systems have no hard links, so copy the file.
         staged = target.with_name(f".{target.name}.adopted")
         shutil.copyfile(source, staged)
         staged.replace(target)
@@ -263,7 +264,7 @@ def decide_download(file: RemoteFile, path: Path, known: Mapping[str, Any] | Non
     if not _has_digest(file) and path.stat().st_size == file.info.size:
         return Decision.KEEP
     is_unchanged = known is not None and known.get("sha256") == local
-    # Fetched weights were verified: others never replace them silently.
+    # The fetched weights were verified, so other weights never replace them silently.
     may_replace = (is_unchanged and not file.is_weights) or (known is None and file.name in GENERATED)
     return Decision.FETCH if may_replace else Decision.DIFFERS
 

@@ -13,7 +13,7 @@ from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.records import DoneRecord
 from flux_training.training.runs.run_state import RunState
 
-UNKNOWN_ORIGIN = "the queue does not know this run, so nothing tells who wrote its weights"
+UNKNOWN_ORIGIN = "the queue has no job of this run, so it is unknown who wrote its weights"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrustedWeights:
 def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, stack: str) -> TrustedWeights:
     """Records the weights if they have not been verified before, or if the user accepts others. Raises ServiceError."""
     found, pin, steps = status.results.weights, status.pin, status.job.steps
-    # Until its job has ended, the run's own node may still write them.
+    # Until the job has ended, the run's own node may still write the weights.
     may_change = status.queue_job is not None and status.queue_job.unfinished
     if accept_changed and found is not None and (pin is not None or not may_change):
         if problems := weights_problems(storage, found, steps):

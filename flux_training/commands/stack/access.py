@@ -85,7 +85,7 @@ def connection_of(engine: Engine, stack: str) -> Connection:
     storage = given.get("storage")
     if uses_local_cloud(project_root(), stack):
         return with_node_rights(connect("local", {}, os.environ), storage)
-    # GitHub passes an unset secret as an empty variable.
+    # GitHub passes an unset secret as an empty variable, so ignore empty ones.
     settings: dict[str, Any] = {
         key: given.get(key) for variable, key in VARIABLES.items() if not os.environ.get(variable, "").strip()
     }

@@ -64,7 +64,7 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
     if no_wait:
         run_or_exit(engine, "up", "--yes", "--skip-preview")
         return
-    # The outputs would fill forty lines; the end of `up` summarises them.
+    # Hide the stack outputs, about forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     collected = _collect(engine, stack)
     engine.wait_for_other_updates(
@@ -78,7 +78,7 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
-    # Another update may have canceled or replaced runs while this one waited.
+    # Another update may have canceled or replaced runs while this one waited, so read the outputs again.
     withdrawn = withdrawn_runs(stack, collected.statuses, engine.outputs())
     for line in withdrawn.values():
         say_wrapped(line)
@@ -198,8 +198,8 @@ def _status_now(engine: Engine, stack: str, outputs: Mapping[str, Any]) -> Stack
 
 
 def _refresh(engine: Engine, *options: str) -> None:
-    # --run-program: otherwise Pulumi updates the resources but not the stack's outputs.
-    # --clear-pending-creates: `up` has adopted what a killed run left pending, but the CLI would keep warning about it.
+    # --run-program: otherwise Pulumi updates the resources but not the stack's outputs. --clear-pending-creates: after a killed
+    # `up`, the CLI would keep warning about resources that the next `up` has adopted.
     run_or_exit(
         engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *options
     )

@@ -37,7 +37,7 @@ def resources_of(state: Mapping[str, Any]) -> StackResources:
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {STACK: [], BUCKET: [], GROUP: [], JOB: []}
     resources = (state.get("deployment") or {}).get("resources") or []
     for one in resources:
-        # A dynamic resource has the type pulumi-python:dynamic/flux:Bucket.
+        # A dynamic resource has a type such as pulumi-python:dynamic/flux:Bucket.
         kind = str(one.get("type")).rpartition("/")[2]
         if kind in found:
             found[kind].append((str(one["urn"]).rpartition("::")[2], one.get("outputs") or {}))

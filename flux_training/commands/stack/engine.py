@@ -33,24 +33,24 @@ from flux_training.training.errors import FluxError
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
 ENGINE_VARIABLE = "ENGINE"
-# At the start of the embedded engine's own script `pulumi`, and in what it prints as its version.
+# These bytes identify the embedded engine: they are at the start of its script `pulumi`, and in its version output.
 EMBEDDED_MARK, SCRIPT_BYTES = b"pulumi_embedded", 4096
 EMBEDDED_VERSION = b"pulumi-embedded"
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
-# Pulumi Cloud encrypts a stack's secrets itself.
+# With this token the stack's state is in Pulumi Cloud, which encrypts secrets itself.
 ACCESS_TOKEN = "PULUMI_ACCESS_TOKEN"  # noqa: S105 - the name of a variable
 BACKEND_VARIABLE = "PULUMI_BACKEND_URL"
-# In a message of both engines.
+# Part of a message that both engines print if there is no such stack.
 NO_STACK = "no stack named"
 WRONG_PASSPHRASE = "incorrect passphrase"  # noqa: S105 - part of a message
-# Any of them compresses the state, which takes 4 to 7 KB per job (0.3 compressed) and is written several times in an `up`. The first
-# is set unless the user has set one.
+# Each of these variables makes an engine compress the state, which takes 4 to 7 KB per job (0.3 compressed) and is written
+# several times in an `up`. If the user has set none, the first one is set.
 COMPRESSION_VARIABLES = (
     "PULUMI_DIY_BACKEND_GZIP",
     "PULUMI_SELF_MANAGED_STATE_GZIP",
     "PULUMI_DIY_BACKEND_ZSTD",
 )
-# The CLI has the option --event-log only with this variable.
+# The Pulumi CLI has the option --event-log only if this variable is set.
 EVENT_LOG_ENABLED = {"PULUMI_DEBUG_COMMANDS": "true"}
 LOCK_POLL_SECONDS = 0.5
 # Pulumi's placeholder for an unknown value.
@@ -81,7 +81,7 @@ class Engine:
         if has_journal(self.root, self.stack):
             raise FluxError(
                 f"the embedded engine was killed while it changed stack {self.stack}",
-                "only it can add its last steps to the state",
+                "only the embedded engine can add its last steps to the state",
                 f"run `make refresh STACK={self.stack} ENGINE=embedded` once",
             )
         self._capture("cancel", "--yes")
@@ -175,7 +175,7 @@ class Engine:
     def settings(self) -> dict[str, str]:
         """The stack's configuration by key, decrypted; empty if there is no stack. Raises FluxError."""
         try:
-            # One call: each starts a process, which takes half a second.
+            # Read all settings with one call: each call starts a process, which takes half a second.
             found = json.loads(self._capture("config", "--show-secrets", "--json"))
         except FluxError as error:
             if NO_STACK in str(error):
@@ -268,13 +268,14 @@ def find_engine(
     environment, root = dict(environ), root or project_root()
     command = choose_command(environ.get(ENGINE_VARIABLE, ""), find_cli(environ))
     if local and has_known_salt(root, stack):
-        # The variables may be those of another stack that is used in the same terminal.
+        # These variables may be those of another stack that is used in the same terminal.
         environment.pop(PASSPHRASE_VARIABLES[1], None)
         environment[PASSPHRASE_VARIABLES[0]] = local_passphrase(root, stack)
     elif not any(name in environ for name in PASSPHRASE_VARIABLES):
         if not local and ACCESS_TOKEN not in environ:
             if has_known_salt(root, stack):
-                # A file of a wrong shape does not say that it is for the local cloud. Raises BadInput with what is wrong.
+                # An invalid stack file cannot say that the stack uses the local cloud. Raise BadInput with what is wrong
+                # instead.
                 stack_settings(root, stack)
             what = f"stack {stack} needs the passphrase its secrets are encrypted with"
             variable = PASSPHRASE_VARIABLES[0]
@@ -298,7 +299,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             process.wait()
         except KeyboardInterrupt:
             was_interrupted = True
-            # A terminal sends Ctrl-C to the engine as well, which would stop at once when signalled twice.
+            # A terminal sends Ctrl-C to the engine as well. An engine that is signalled twice would stop at once.
             if not sys.stdin.isatty():
                 process.send_signal(signal.SIGINT)
     if was_interrupted:

@@ -14,11 +14,11 @@ from flux_training.training.settings import StackSettings, parse_stack_settings
 from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
 from flux_training.training.words import nearest
 
-# Replaces the value of an encrypted setting.
+# This text replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
-# What Pulumi reads in the file; it ignores anything else.
+# The top-level keys that Pulumi reads in a stack file. It ignores all others.
 SECTIONS = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider")
-# A file of a thousand jobs has 100 KB.
+# The maximum size of a stack file. A file with a thousand jobs has 100 KB.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 

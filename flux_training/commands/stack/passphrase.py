@@ -14,10 +14,11 @@ from flux_training.commands.stack.project import project_name
 from flux_training.commands.stack.yaml_file import load_yaml
 
 FORMER_PASSPHRASE = "local-cloud"  # noqa: S105 - protects nothing
-# What Pulumi.dev.yaml had until version 0.2.
+# The salt in Pulumi.dev.yaml until version 0.2.
 FORMER_SALT = "v1:c+eT43DbY8c=:v1:kii5LWv9Dn1xUIzs:frhFHoRZkpIT2HP1ndRNbpX6E5zeIQ=="
 CURRENT_SALT = "v1:Vs8k6IWrwcU=:v1:Gu8G1/ozi9ZoFJOK:5fROpR8+Cgg7gJ5PL8SMoyt1lwoPbw=="
-# As in Pulumi's passphrase provider: iterations of PBKDF2, bytes of the key, the encrypted text behind each salt.
+# The parameters of Pulumi's passphrase provider: iterations of PBKDF2, bytes of the key, and the text that is encrypted behind
+# each salt.
 ROUNDS, KEY_BYTES, PROOF = 1_000_000, 32, b"pulumi"
 
 
@@ -55,10 +56,10 @@ def salt_of_file(root: Path, stack: str) -> str:
 
 def _opens(salt: str, passphrase: str) -> bool:
     """Whether the passphrase belongs to this `encryptionsalt` (v1:salt:v1:nonce:proof). Takes half a second."""
-    # Both salts of Pulumi.dev.yaml are known.
+    # Both salts that Pulumi.dev.yaml has had are known, so no key needs to be derived for them.
     if salt in ("", FORMER_SALT, CURRENT_SALT):
         return salt == FORMER_SALT
-    # Imported here, because no other stack needs it.
+    # Imported here because only stacks with other salts need it.
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

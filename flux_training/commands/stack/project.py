@@ -15,10 +15,10 @@ from flux_training.training.opening import read_regular_file
 
 PROJECT_FILE = "Pulumi.yaml"
 PROJECT_VARIABLE = "FLUX_PROJECT"
-# The tool's folder in a project of your own.
+# The name of the tool's folder in a user's project.
 TOOL_FOLDER = "flux-training"
 PACKAGE = "flux_training"
-# Folders without a Pulumi.yaml, such as job folders elsewhere, are treated as parts of this repository.
+# Folders outside a project, such as job folders elsewhere, are treated as parts of this repository.
 DEFAULT_NAME = "flux-training"
 MAX_FILE_BYTES = 1024 * 1024
 

@@ -17,7 +17,8 @@ from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.run import Layout
 
-# Lower ports need special rights, and browsers leave out port 80 where this server expects it.
+# The lowest port allowed. Lower ports need special rights, and browsers omit port 80 from the Host header, which the server
+# checks.
 MIN_PORT, MAX_PORT = 1024, 65535
 
 

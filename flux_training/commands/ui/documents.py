@@ -11,7 +11,7 @@ from flux_training.training.bill import FREE
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import make_command
 
-# More lines in one chart cannot be told apart.
+# The maximum number of curves in a chart. More lines could not be told apart.
 MAX_CURVES = 12
 BAD = (RunState.FAILED, RunState.WITHOUT_WEIGHTS, RunState.STALLED, RunState.LOST)
 
@@ -61,7 +61,7 @@ def rows_with_curves(rows: Sequence[JobRow]) -> tuple[list[JobRow], int]:
     """The jobs in the chart of losses, and how many are left out: if too many have trained a step, those that run come first."""
     trained = [row for row in rows if row.status.progress.step]
     chosen = sorted(trained, key=lambda row: row.status.has_ended)[:MAX_CURVES]
-    # In the order of the rows, so that a job keeps its colour when another ends.
+    # Keep the order of the rows, so that a job keeps its colour when another job ends.
     return [row for row in trained if row in chosen], len(trained) - len(chosen)
 
 

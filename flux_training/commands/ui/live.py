@@ -14,7 +14,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 
-# How often to ask the engine, which starts a process, whether an `up` has deployed other runs.
+# How often to ask the engine whether an `up` has deployed other runs. Each time starts a process.
 OUTPUTS_SECONDS = 15.0
 
 

@@ -11,7 +11,7 @@ from flux_training.training.runs.run import Layout
 from flux_training.training.values import mapping, number
 from flux_training.training.words import one_line
 
-# Of all jobs; the page has a row for each.
+# The maximum number of runs of all jobs that are listed. The page has a row for each.
 MAX_RUNS = 10_000
 MAX_STATE_LENGTH, MAX_DATE_LENGTH = 40, 16
 

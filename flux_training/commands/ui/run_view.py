@@ -24,7 +24,7 @@ from flux_training.training.runs.samples import NAME, prompts_of, sample_grid, s
 from flux_training.training.train_yml.trainer_config import document_of
 from flux_training.training.words import printable
 
-# 100,000 steps of 20 bytes.
+# The maximum size of loss.csv: 100,000 steps of 20 bytes.
 MAX_LOSS_BYTES = 2 * 1024 * 1024
 MAX_SAMPLES = 5000
 MAX_PROMPTS, MAX_STEPS = 24, 40
@@ -53,7 +53,7 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
             keys.run,
             stack,
             is_finished=reported.state == "finished",
-            # The command compares runs that were fetched.
+            # Count only fetched runs, because `flux report --compare` compares those.
             has_others=len(runs_of(outputs_of(stack), keys.job)) > 1,
         ),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
@@ -65,7 +65,7 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
 
 def read_curves(storage: Storage, runs: Sequence[RunKeys]) -> list[dict[str, Any]]:
     """The loss curves of the runs, labelled with their jobs; one read for each. Runs without losses are left out. Raises ServiceError."""
-    # One after the other: all losses of one run may need 20 MB until they are reduced to a curve.
+    # Read one curve after the other: the losses of one run may need 20 MB until they are reduced to a curve.
     curves = [chart_curve(keys.job, _losses(storage, keys)) for keys in runs]
     return [curve for curve in curves if curve["points"]]
 

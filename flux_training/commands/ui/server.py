@@ -27,13 +27,13 @@ STATIC = {
     "ui.js": ("ui.js", "text/javascript; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
-# Shows proxies and the browser that the connection is alive.
+# The interval of keep-alive messages, which show proxies and the browser that the connection is alive.
 KEEP_ALIVE_SECONDS = 15.0
-# How soon a closed page is noticed: it counts as open until then.
+# How often to check whether the page was closed. Until it is noticed, the page counts as open.
 CLOSED_CHECK_SECONDS = 0.5
-# A browser opens one for each tab.
+# The maximum number of open streams. A browser opens one for each tab.
 MAX_STREAMS = 20
-# Each picture needs up to 50 MB while it is decoded.
+# The maximum number of pictures that are decoded at once, because each needs up to 50 MB.
 MAX_PARALLEL_IMAGES = 1
 MAX_LOG_LINES = 200
 
@@ -62,7 +62,7 @@ class UiHandler(PrivateHandler):
         except FluxError as error:
             self.refuse(HTTPStatus.BAD_GATEWAY, str(error))
         except ConnectionError:
-            # The page was closed.
+            # The browser closed the page, so there is nobody to answer.
             self.close_connection = True
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
@@ -119,7 +119,7 @@ class UiHandler(PrivateHandler):
         if image is None:
             self.refuse(404, "no such image")
         else:
-            # A sample never changes: its name holds the time at which it was made.
+            # Allow caching: a sample never changes, because its name contains the time at which it was made.
             self.answer(200, "image/webp", image, Cache_Control="private, max-age=86400")
 
     def _answer_log(self, job: str) -> None:

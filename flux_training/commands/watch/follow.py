@@ -13,9 +13,9 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.errors import FluxError
 
 LOCAL_POLL_SECONDS = 1.0
-# Each request to Kelpie causes one to SaladCloud, where the status changes within minutes.
+# The seconds between polls. Each request to Kelpie causes one to SaladCloud, where statuses change within minutes.
 POLL_SECONDS = 5.0
-# Without a terminal, print about this many progress lines for each job.
+# The approximate number of progress lines that are printed for each job if the output is not a terminal.
 PROGRESS_LINES = 5
 
 
@@ -46,7 +46,7 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
             stack = watcher.read()
         except ServiceError as error:
             if not is_failing:
-                # On the console of the live table, which stays below it.
+                # Print on the live table's console, so that the table stays below the message.
                 screen.print(f"{error}; still waiting", highlight=False, markup=False, soft_wrap=True)
             is_failing = True
         else:
@@ -54,10 +54,10 @@ def _wait(watcher: Watcher, on_status: Callable[[StackStatus], None]) -> StackSt
                 screen.print("The services answer again.", highlight=False, markup=False)
             is_failing = False
             on_status(stack)
-            # An error that lasts is said once, and is nothing to wait for.
+            # An error that lasts is reported once, and is no reason to keep waiting.
             new = queue_silent_again(watcher, stack, refused)
             for line in new:
-                # On the console of the live table, which stays below it.
+                # Print on the live table's console, so that the table stays below the message.
                 screen.print(line, highlight=False, markup=False, soft_wrap=True)
             if stack.has_ended and not new:
                 return stack

@@ -22,7 +22,7 @@ from flux_training.training.settings import SINGLE_CLUSTER
 from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, counted, flux_command, make_command, printable
 
-# Allocating a node and downloading the image takes minutes. Waiting longer than this means that something is wrong.
+# A job that has been pending longer than this has a problem. Allocating a node and downloading the image takes minutes.
 MAX_PENDING_SECONDS = 900.0
 PENDING_HINT = (
     "is Kelpie's user invited to the SaladCloud organization, is a GPU of this class available, does the container "
@@ -37,7 +37,7 @@ SILENT = (
     "cancel it and queue it again"
 )
 NO_PROGRESS = RunProgress()
-TRAINING = "training"  # a state in progress.json
+TRAINING = "training"  # The state in progress.json while the trainer runs.
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class JobStatus:
         if changed := self.pin.difference(found.size if found else None, found.etag if found else ""):
             return changed
         if self.is_record_changed:
-            # The stack's state has no ETag, so it cannot tell weights of the same length.
+            # The stack's state has no ETag, so it cannot show whether weights of the same length were replaced.
             return (
                 f"somebody changed the record of the weights that were verified first ({self.job.weights}); "
                 f"it now says {self.results.pin}"
@@ -119,7 +119,8 @@ class JobStatus:
             return self.hand_out
         if self.hand_out == HandOutState.REPORTED or self.hand_out is None:
             return self.progress.state or self.state
-        return HandOutState.STARTING  # what progress.json says is about an earlier node
+        # The running node has not reported yet: progress.json is still that of an earlier node.
+        return HandOutState.STARTING
 
     @property
     def activity(self) -> str:
@@ -255,7 +256,7 @@ def find_problems(
 
     `withdrawn`: jobs that the stack file no longer declares, or has with `skip: true`. They were canceled on purpose.
     """
-    # In a queue a job may wait for hours behind another that is running.
+    # Ignore waiting jobs of a queue in which a job is running: they may have to wait for hours.
     is_busy = any(status.state == RunState.RUNNING for status in statuses)
     found = {
         status.job.name: _problem(status, now, is_busy, stack)
@@ -307,7 +308,7 @@ def _finding(status: JobStatus) -> str:
     """What the run's node wrote in its place in the bucket is not what a launcher writes."""
     first, *others = status.findings or ("",)
     more = f" (and {len(others)} more)" if others else ""
-    return f"{first}{more}; a node wrote this, and it is not counted" if first else ""
+    return f"{first}{more}; a node wrote this, so it is ignored" if first else ""
 
 
 def _planted(status: JobStatus, stack: str) -> str:

@@ -23,9 +23,9 @@ from flux_training.training.errors import BadInput
 from flux_training.training.words import make_command, nearest, printable
 
 LOCAL_NODE_LOGS = "log/node-*.log"
-# The local cloud's nodes log this line when they start a job.
+# Nodes of the local cloud log this line when they start a job.
 JOB_START = "received job "
-# They also log each transfer: hundreds of lines between those of the trainer.
+# Nodes of the local cloud also log each transfer: hundreds of lines between those of the trainer.
 TRANSFER = re.compile(r"\S+ \S+ localcloud\.node\.transfers (uploaded|deleted|\d+ files to) ")
 MAX_LINES = 10_000
 
@@ -114,7 +114,7 @@ class LogReader:
     def _from_files(self, queue: Job) -> list[str]:
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE).parent
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in home.glob(LOCAL_NODE_LOGS)]
-        # Sorted by time, with which each line begins.
+        # Sort the lines by time, with which each line begins.
         parts = sorted(lines_of_job(text.splitlines(), queue.id) for text in texts)
         lines = [line for part in parts for line in part]
         new, self._printed = lines[self._printed :], max(self._printed, len(lines))

@@ -19,7 +19,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.errors import FluxError
 from flux_training.training.words import flux_command, make_command
 
-# Wide enough for any table: nothing is cut off in a pipe.
+# The width of tables in a pipe: wide enough that nothing is cut off.
 PIPE_WIDTH = 250
 
 

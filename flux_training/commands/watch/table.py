@@ -13,7 +13,8 @@ from flux_training.training.estimates.actuals import advice
 from flux_training.training.runs.progress import loss_note
 from flux_training.training.runs.run_state import RunState, show_duration
 
-# A narrower terminal gets no bar; a still narrower one no columns that matter only when something is wrong.
+# In a terminal narrower than the first, the progress bar is left out; below the second, so are the columns that only matter
+# when something is wrong.
 MIN_WIDTH_WITH_BAR, MIN_WIDTH_WITH_NODE = 110, 84
 SHORT_ID = 8
 NOTHING = "-"

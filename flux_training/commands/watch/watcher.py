@@ -44,9 +44,9 @@ from flux_training.training.runs.run_state import RunState
 from flux_training.training.words import DEFAULT_STACK, make_command
 
 MAX_PARALLEL_REQUESTS = 8
-# Nodes change over minutes, and SaladCloud limits the rate of requests.
+# The seconds between requests for the nodes, which change over minutes. SaladCloud limits the rate of requests.
 CLUSTER_SECONDS = 15.0
-# What Kelpie has in place of the machine of a job that was canceled (docs/services.md).
+# Kelpie's value for the machine of a job that was canceled (docs/services.md).
 CANCELED_BY_USER = "user"
 
 
@@ -156,7 +156,7 @@ class Watcher:
 
     def read(self, jobs: Sequence[StackJob] | None = None) -> StackStatus:
         """The status of `jobs`, by default of all. Raises ServiceError; if only SaladCloud fails, some fields are empty."""
-        # Otherwise the retries would keep the user waiting for a minute without a word.
+        # Report a failing service soon: with all retries the user would wait for a minute without a message.
         self._connection.check_alive()
         statuses = self._statuses(self.jobs if jobs is None else jobs)
         busy = {status.job.cluster for status in statuses if not status.has_ended}
@@ -198,7 +198,7 @@ class Watcher:
         queue = self._queue_jobs(unfinished)
         with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS) as pool:
             read = list(pool.map(lambda job: job_status(job, queue.get(job.name), self.storage), unfinished))
-        # A stalled job may go on.
+        # A stalled job may continue, so it is read again.
         final = [status for status in read if status.has_ended and status.state != RunState.STALLED]
         self._ended |= {status.job.name: status for status in final}
         known = self._ended | {status.job.name: status for status in read}
@@ -209,7 +209,7 @@ class Watcher:
 
         Returns what was done, empty if nothing. Raises ServiceError, FluxError.
         """
-        # Since it was read, another watcher may have acted, or the launcher has reported.
+        # Read the job again: another watcher may have acted since, or the launcher may have reported.
         status = job_status(status.job, self._own(status.job, {}), self.storage)
         if not status.may_be_queued_again:
             self._ended.pop(status.job.name, None)
@@ -225,7 +225,8 @@ class Watcher:
         run = SilentRun(
             queue, self.storage, status.job.keys, place, owner, partial(self._reserve, status.job)
         )
-        # A worker that waits for a server which sends nothing hangs even after its job was canceled (docs/services.md).
+        # Replace the node as well. A worker that waits for a server which sends nothing hangs even after its job was canceled
+        # (docs/services.md).
         replaced = self._replace_node(group.name, job) if status.is_silent else ""
         posted = run.queue_again(job) if status.is_silent else run.finish(job)
         if posted is None:
@@ -256,7 +257,8 @@ class Watcher:
         """The runs' jobs by name: from one listing for each cluster with several."""
         wanted = {job.kelpie_id for job in jobs if job.kelpie_id}
         listed = [job for group in self._groups_with_several(jobs) for job in self._list(group)]
-        # A canceled job may have a successor, and the listing of a new group lacks the jobs of the group that it replaced.
+        # A canceled job may have a successor, and the queue of a new group does not list the jobs of the group it replaced. So
+        # read these jobs one by one.
         by_id = {job.id: job for job in listed if job.id in wanted and job.status != "canceled"}
         found = {job.name: self._own(job, by_id) for job in jobs}
         return {name: job for name, job in found.items() if job is not None}

@@ -37,7 +37,7 @@ from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
 
 MAX_READS_PER_MINUTE = 120
-# Kelpie calls only once, so a missed call is found by reading all jobs from time to time.
+# The seconds between readings of all jobs. Kelpie sends each call only once, so this finds the jobs whose call was missed.
 ALL_JOBS_SECONDS = 300.0
 
 Notify = Callable[[Notice], None]
@@ -137,7 +137,7 @@ class JobMonitor:
         if not self._outputs.get("bucket"):
             self._read_outputs()
         if self._history.is_new:
-            # Reading all jobs has failed so far: only the job that the call named is news.
+            # No reading of all jobs has succeeded so far, so report only the job that the call named.
             self._start_history([job for job in self._jobs() if job.id != kelpie_id])
         try:
             self._report(self._connection.kelpie().get_job(kelpie_id))

@@ -8,7 +8,7 @@ from flux_training.training.errors import FluxError
 from flux_training.training.files import write_atomically
 
 VERSION = 1
-# The oldest are deleted: Kelpie has long stopped calling for them.
+# The maximum number of entries. The oldest are deleted: Kelpie no longer sends calls for them.
 MAX_JOBS = 5000
 
 

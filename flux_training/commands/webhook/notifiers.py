@@ -53,7 +53,7 @@ def notify_slack(url: str, notice: Notice) -> None:
 )
 def _post(url: str, notice: Notice) -> httpx.Response:
     is_local = httpx.URL(url).host in LOOPBACK
-    # Without markup: these three characters are special for Slack and compatible services.
+    # Send the text without markup: these three characters are special for Slack and compatible services.
     text = html.escape(notice.text(), quote=False)
     answer = httpx.post(url, json={"text": text}, timeout=POST_SECONDS, trust_env=not is_local)
     if answer.status_code == 429 or answer.status_code >= 500:
@@ -69,7 +69,11 @@ def run_command(words: list[str], notice: Notice) -> None:
             words, env=environment, stdin=subprocess.DEVNULL, timeout=COMMAND_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else f"no end after {COMMAND_SECONDS:.0f} s"
+        reason = (
+            failure.strerror
+            if isinstance(failure, OSError)
+            else f"it did not end within {COMMAND_SECONDS:.0f} s"
+        )
         raise FluxError(f"`{words[0]}` failed: {reason}", "", "fix the command") from None
     if done.returncode != 0:
         raise FluxError(f"`{words[0]}` failed with exit code {done.returncode}", "", "fix the command")

@@ -13,7 +13,7 @@ JOB_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 MAX_BODY_BYTES = 16 * 1024
 MAX_CONNECTIONS = 32
 MAX_QUEUED_IDS = 1000
-# For a whole request: disconnects a caller that sends a byte now and then.
+# The time limit for a whole request. It disconnects callers that send bytes very slowly.
 REQUEST_SECONDS = 10.0
 
 
@@ -60,7 +60,7 @@ class Receiver(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except RuntimeError:  # no more threads
+        except RuntimeError:  # The system cannot start more threads.
             self._slots.release()
             self.shutdown_request(request)
 

@@ -56,7 +56,7 @@ def for_own_pages(handler: Handler) -> Handler:
     async def checked(request: Request) -> Response:
         origin = request.headers.get("origin")
         if origin is not None and origin != f"http://{request.headers['host']}":
-            return PlainTextResponse("other sites may not use this page", 403)
+            return PlainTextResponse("requests from other web sites are refused", 403)
         return await handler(request)
 
     return checked
