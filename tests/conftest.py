@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from warm_python import MODULES, warm_python
 
+from tests.support.browser import END
 from tests.support.libraries import LIBRARIES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_of_browser() -> Iterator[None]:
+    yield
+    END.close()
 
 
 @pytest.fixture(scope="session")

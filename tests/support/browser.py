@@ -3,10 +3,16 @@
 The browser is the Chromium on the PATH; nothing is downloaded. Tests that use it are marked NEEDS_CHROMIUM.
 """
 
+import atexit
+import os
 import shutil
+import subprocess
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +25,10 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on the PATH (apt-get install chromium)"
 )
 FLAGS = [
+    "--headless",
+    "--hide-scrollbars",
+    "--disable-breakpad",
+    "--disable-crash-reporter",
     "--no-sandbox",
     "--disable-gpu",
     "--no-first-run",
@@ -26,6 +36,9 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# Ends the browser. Tests do so when the last of them has ended.
+END = ExitStack()
+atexit.register(END.close)
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
@@ -65,6 +78,27 @@ class BrowserPage:
         return bool(self.page.evaluate("document.documentElement.scrollWidth > innerWidth"))
 
 
+@cache
+def _shared_chromium() -> str:
+    """The address of the Chromium that all tests of a process share: to start one takes as long as a test needs it."""
+    assert CHROMIUM is not None
+    folder = END.enter_context(tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True))
+    process = subprocess.Popen(
+        [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": folder},
+    )
+    END.callback(process.wait)
+    END.callback(process.terminate)
+    assert process.stderr is not None
+    address = next(line.split()[-1] for line in process.stderr if line.startswith("DevTools listening on "))
+    # A full pipe would stop the browser.
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    return address
+
+
 @contextmanager
 def page_in_chromium(
     url: str, dark: bool = False, phone: bool = False, wait_until: str = "networkidle"
@@ -73,7 +107,7 @@ def page_in_chromium(
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.connect_over_cdp(_shared_chromium())
         try:
             context = browser.new_context(
                 viewport=PHONE if phone else WIDE, color_scheme="dark" if dark else "light", has_touch=phone
@@ -90,4 +124,4 @@ def page_in_chromium(
 
 def _note(shown: BrowserPage, message: Any) -> None:
     if message.type in ("error", "warning"):
-        shown.console_errors.append(message.text)
+        shown.console_errors.append(f"{message.text} ({message.location['url']})")
