@@ -19,11 +19,11 @@ from components.prepared_runs import write_prepared
 from components.provider import home
 from components.repair import repair_datasets
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection
-from flux_training.clients.local_cloud import connect_started
+from flux_training.clients.local_cloud import connect_and_start_local_cloud
 from flux_training.clients.reachability import require_network
-from flux_training.clients.stack.pricing import unavailable_classes
+from flux_training.clients.stack.pricing import unavailable_gpu_warnings
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import Survey, findings_of, survey_stack, write_survey
+from flux_training.clients.stack.survey import Survey, findings_of_survey, survey_stack, write_survey
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import report_each_thousand_images
 from flux_training.training.environment import REFRESH_VARIABLE, pulumi_command
@@ -67,7 +67,7 @@ def main() -> None:
         refuse(explain_file_error(error) or FluxError(str(error)))
 
     connection = stack.connection
-    findings = findings_of(survey, stack.layout, pulumi.get_stack())
+    findings = findings_of_survey(survey, stack.layout, pulumi.get_stack())
     notes = [
         describe_stack_bill(bill, local=connection.cloud == "local"),
         describe_unqueued_runs(
@@ -114,12 +114,14 @@ def survey_declared_jobs(
     write_survey(Survey(lint))
     report_mistakes(lint)
     jobs = declare_jobs(settings, examiner=examiner)
-    connection = connect_started(settings.cloud, keys, os.environ, settings.storage.kind, pulumi.get_stack())
+    connection = connect_and_start_local_cloud(
+        settings.cloud, keys, os.environ, settings.storage.kind, pulumi.get_stack()
+    )
     require_network(connection)
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     if pulumi.runtime.is_dry_run():
-        survey = replace(survey, warnings=tuple(unavailable_classes(stack, bill, pulumi.get_stack())))
+        survey = replace(survey, warnings=tuple(unavailable_gpu_warnings(stack, bill, pulumi.get_stack())))
     write_survey(survey)
     if settings.cloud == "local":
         note_long_trainings(survey)

@@ -8,16 +8,16 @@ from threading import Lock
 from components.messages import TransferProgress, inform, show_progress
 from components.properties import Properties, copy_shared_fields, is_known
 from components.provider import FluxProvider, FluxResource
-from flux_training.clients.bulk import Outgoing
+from flux_training.clients.bulk import FileToUpload
 from flux_training.clients.datasets import (
     ImageIndex,
     StoredImage,
-    dataset_record,
-    differing,
-    is_complete,
+    changed_or_missing_images,
+    dataset_record_bytes,
+    etags_of_sound_images,
+    is_dataset_complete,
+    list_stored_images,
     read_dataset,
-    sound_etags,
-    stored_images,
 )
 from flux_training.clients.kelpie import Job
 from flux_training.clients.storage import Storage
@@ -75,7 +75,7 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
         storage, layout = self.connection.storage(args.bucket), args.layout
         # Write the reference before uploading the first image, so that `destroy` can delete an interrupted upload.
         storage.put_bytes(_reference(layout, args.digest, args.name), b"{}")
-        if not is_complete(storage, layout, args.digest):
+        if not is_dataset_complete(storage, layout, args.digest):
             images = Path(args.folder).parent
             image_set = read_images(images, images.parent / args.name)
             if image_set.digest != args.digest:
@@ -90,7 +90,7 @@ class DatasetProvider(FluxProvider[DatasetArgs, DatasetState]):
 
     def find(self, id_: str, state: DatasetState) -> DatasetState | None:
         storage = self.connection.storage(state.bucket)
-        return state if storage.exists() and is_complete(storage, state.layout, id_) else None
+        return state if storage.exists() and is_dataset_complete(storage, state.layout, id_) else None
 
     def remove(self, id_: str, state: DatasetState) -> None:
         storage, layout = self.connection.storage(state.bucket), state.layout
@@ -137,23 +137,23 @@ def upload_images(
     digest, images, folder = image_set.digest, image_set.images, image_set.folder
     record = read_dataset(storage, layout, digest) or {}
     known = {name: record.get(name, StoredImage(image)) for name, image in images.items()}
-    present = stored_images(storage, layout, digest, images)
-    etags = sound_etags(folder, known, present)
+    present = list_stored_images(storage, layout, digest, images)
+    etags = etags_of_sound_images(folder, known, present)
     wanted = {name: image for name, image in images.items() if name not in etags}
     if wanted:
         etags |= _copy(storage, layout, image_set, wanted, on_progress)
         left = {name: image for name, image in wanted.items() if name not in etags}
         etags |= _send(storage, layout, image_set, left, on_progress)
-        present = stored_images(storage, layout, digest, images)
+        present = list_stored_images(storage, layout, digest, images)
     expected = {name: StoredImage(image, etags[name]) for name, image in images.items()}
-    if absent := differing(expected, present):
+    if absent := changed_or_missing_images(expected, present):
         raise FluxError(
             f"the bucket has no, or other, objects for {', '.join(absent)} after the upload",
             "jobs can only train on a complete dataset",
             "run the same command again",
         )
     finished = {name: StoredImage(image, present[name].etag) for name, image in images.items()}
-    storage.put_bytes(layout.dataset_index(digest), dataset_record(finished))
+    storage.put_bytes(layout.dataset_index(digest), dataset_record_bytes(finished))
     shared_image_index(storage, layout).add(digest, finished)
     return sorted(wanted.keys() & record.keys())
 
@@ -177,7 +177,9 @@ def _copy(
     pairs = [(source.key, folder + name) for name, source in sources.items()]
     storage.copy_many(pairs, TransferProgress("copying", len(pairs), 0, on_progress).add)
     expected = {name: StoredImage(wanted[name], source.etag) for name, source in sources.items()}
-    return sound_etags(image_set.folder, expected, stored_images(storage, layout, image_set.digest, expected))
+    return etags_of_sound_images(
+        image_set.folder, expected, list_stored_images(storage, layout, image_set.digest, expected)
+    )
 
 
 def _send(
@@ -189,7 +191,7 @@ def _send(
 ) -> dict[str, str]:
     folder = layout.dataset(image_set.digest)
     files = [
-        Outgoing(dataset_file(image_set.folder, name), folder + name, image.size, image.sha256)
+        FileToUpload(dataset_file(image_set.folder, name), folder + name, image.size, image.sha256)
         for name, image in images.items()
     ]
     size = sum(file.size for file in files)

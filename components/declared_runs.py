@@ -13,7 +13,7 @@ from components.provider import FluxProvider, FluxResource
 from flux_training.clients.kelpie import Job
 from flux_training.clients.queue.hung_nodes import NODE_REPLACED, replace_hung_node
 from flux_training.clients.queue.own_jobs import RunPlace
-from flux_training.clients.queue.posting import queue_of
+from flux_training.clients.queue.posting import shared_queue
 from flux_training.node.launcher.settings import LaunchLimits
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import JOB_VARIABLE, RUN_ID_VARIABLE, Layout, RunKeys
@@ -74,7 +74,7 @@ class DeclaredRunsProvider(FluxProvider[DeclaredRunsArgs, DeclaredRunsArgs]):
         """
         if not runs:
             return
-        queue = queue_of(self.connection, args.group_id)
+        queue = shared_queue(self.connection, args.group_id)
         layout = Layout(args.prefix)
         places = [RunPlace.of(args.bucket, layout, job, run) for job, run in runs]
         removed = unfinished_jobs(queue.jobs(), places)

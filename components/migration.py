@@ -10,13 +10,13 @@ from contextlib import suppress
 from flux_training.clients.errors import Conflict, NotFound, RateLimited
 from flux_training.clients.kelpie import Job
 from flux_training.clients.pins import pin_weights
-from flux_training.clients.queue.claims import Claim, posted_record
-from flux_training.clients.queue.earlier_layout import posted_in_layout_1
+from flux_training.clients.queue.claims import Claim, posted_record_bytes
+from flux_training.clients.queue.earlier_layout import posted_jobs_of_layout_1
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.queue.recorded_runs import folders_of_runs, runs_in
+from flux_training.clients.queue.recorded_runs import list_run_folders, runs_in
 from flux_training.clients.records import read_record
-from flux_training.clients.results import stored_results, weights_header
+from flux_training.clients.results import read_stored_results, weights_header
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -34,9 +34,9 @@ def migrate(stack: StackServices, owner: str) -> tuple[str, ...]:
     storage, layout, mark = stack.storage, stack.layout, stack.mark
     if not stack.bucket_exists or (mark is not None and mark.is_current):
         return ()
-    folders = folders_of_runs(storage, layout)
+    folders = list_run_folders(storage, layout)
     runs = [layout.run(*place) for place in runs_in(layout, folders)]
-    posted = posted_in_layout_1(storage, stack.connection.kelpie(), runs)
+    posted = posted_jobs_of_layout_1(storage, stack.connection.kelpie(), runs)
     in_parallel(lambda keys: _record(storage, owner, keys, posted[keys]), list(posted))
     forgotten = [keys for keys in runs if keys not in posted]
     queue = Queue(stack.connection.kelpie(), None)
@@ -66,7 +66,7 @@ def _record_forgotten_run(storage: Storage, queue: Queue, keys: RunKeys) -> None
     """
     if not queue.own_jobs(RunPlace.at(storage.bucket, keys)):
         steps = _trained_steps(storage, keys)
-        found = stored_results(storage, keys, steps)
+        found = read_stored_results(storage, keys, steps)
         if found.are_unproven and found.weights is not None:
             pin_weights(storage, keys, found.weights, steps)
     _write_once(storage, keys.earlier, b"{}")
@@ -80,7 +80,7 @@ def _trained_steps(storage: Storage, keys: RunKeys) -> int:
     record = read_record(storage, keys.record, RunRecord).value
     if record and record.steps:
         return record.steps
-    weights = stored_results(storage, keys, 0).weights
+    weights = read_stored_results(storage, keys, 0).weights
     try:
         header = weights_header(storage, weights.files[0].key) if weights else None
     except (NotFound, ValueError):
@@ -96,7 +96,7 @@ def _record(storage: Storage, owner: str, keys: RunKeys, job: Job) -> None:
     token = hashlib.sha256(f"layout 1 {job.id}".encode()).hexdigest()[:32]
     # The claim names no host or process, so another update may take it over once the job is gone.
     claim = Claim(owner=owner, host="", pid=0, claimed_at=0.0, token=token)
-    _write_once(storage, keys.posted, posted_record(token, job.id))
+    _write_once(storage, keys.posted, posted_record_bytes(token, job.id))
     _write_once(storage, keys.claim, claim.to_json())
 
 

@@ -3,7 +3,7 @@ replaced.
 """
 
 from flux_training.clients.pins import pin_weights
-from flux_training.clients.results import stored_results
+from flux_training.clients.results import read_stored_results
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.waiting import in_parallel
@@ -18,7 +18,7 @@ def pin_finished(stack: StackServices, survey: Survey) -> None:
     def pin(job: DeclaredJob) -> None:
         keys, steps = layout.run(job.name, job.run_id), job.folder.steps
         # The survey has already checked that the run's own node produced these weights.
-        found = stored_results(storage, keys, steps)
+        found = read_stored_results(storage, keys, steps)
         if found.pin is None and found.finished and found.weights is not None:
             pin_weights(storage, keys, found.weights, steps)
 

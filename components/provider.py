@@ -28,8 +28,13 @@ from components.properties import (
     property_names,
     to_props,
 )
-from flux_training.clients.connection import CONNECTION_SETTINGS, Connection, storage_kind, with_node_rights
-from flux_training.clients.local_cloud import connect_started
+from flux_training.clients.connection import (
+    CONNECTION_SETTINGS,
+    Connection,
+    parse_storage_kind,
+    with_node_access_to_records,
+)
+from flux_training.clients.local_cloud import connect_and_start_local_cloud
 from flux_training.training.errors import FluxError
 from flux_training.training.settings import SINGLE_CLUSTER
 
@@ -90,8 +95,10 @@ class FluxProvider(ResourceProvider, Generic[A, S]):
         sys.tracebacklimit = 0
         settings = {key: req.config.get(key) for key in CONNECTION_SETTINGS}
         storage = req.config.get("storage")
-        found = connect_started(req.config.get("cloud"), settings, os.environ, storage_kind(storage))
-        self.connection = with_node_rights(found, storage)
+        found = connect_and_start_local_cloud(
+            req.config.get("cloud"), settings, os.environ, parse_storage_kind(storage)
+        )
+        self.connection = with_node_access_to_records(found, storage)
         # The environment is read from the configuration, not from the inputs: its values may be secrets, and the state keeps
         # inputs in plain text.
         clusters = json.loads(req.config.get("clusters") or "{}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from components.dataset import upload_again_message, upload_images
-from flux_training.clients.datasets import differing, read_dataset, stored_images
+from flux_training.clients.datasets import changed_or_missing_images, list_stored_images, read_dataset
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.waiting import in_parallel
@@ -24,7 +24,9 @@ def repair_datasets(stack: StackServices, survey: Survey, dry_run: bool) -> list
         record = read_dataset(storage, layout, job.image_set.digest)
         if record is None:
             return ""  # A dataset without a record is uploaded by its own resource.
-        names = differing(record, stored_images(storage, layout, job.image_set.digest, record))
+        names = changed_or_missing_images(
+            record, list_stored_images(storage, layout, job.image_set.digest, record)
+        )
         has_etags = all(one.etag for one in record.values())
         if not dry_run and (names or not has_etags):
             names = upload_images(storage, layout, job.image_set, lambda _text: None)

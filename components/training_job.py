@@ -16,26 +16,26 @@ from components.prepared_runs import PreparedRun, load_prepared, remove_prepared
 from components.properties import Properties, copy_shared_fields, known_or_none
 from components.provider import FluxProvider, FluxResource
 from flux_training.clients.connection import Connection
-from flux_training.clients.datasets import is_complete
+from flux_training.clients.datasets import is_dataset_complete
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Sync
 from flux_training.clients.pins import pin_weights
 from flux_training.clients.queue.claims import ClaimFile
 from flux_training.clients.queue.hung_nodes import NODE_REPLACED, replace_hung_node
 from flux_training.clients.queue.new_runs import NewRun, was_queued
-from flux_training.clients.queue.own_jobs import RunPlace, last_posted
-from flux_training.clients.queue.posting import queue_of
+from flux_training.clients.queue.own_jobs import RunPlace, newest_posted_job
+from flux_training.clients.queue.posting import shared_queue
 from flux_training.clients.queue.requeue import cancel_run, job_of_run
 from flux_training.clients.records import read_record
 from flux_training.clients.results import (
     RunResults,
-    believed,
     inspect_run,
-    newest_sound,
-    posted_id,
+    newest_sound_checkpoint,
+    posted_job_id,
     read_json,
+    read_stored_results,
+    results_if_trusted,
     run_status,
-    stored_results,
 )
 from flux_training.clients.stack.spending import reserve
 from flux_training.clients.storage import Storage
@@ -136,13 +136,13 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             inform(failed_run_advice(old))
 
     def create_or_adopt(self, args: TrainingJobArgs) -> tuple[str, TrainingJobState]:
-        storage, queue = self.connection.storage(args.bucket), queue_of(self.connection, args.group_id)
+        storage, queue = self.connection.storage(args.bucket), shared_queue(self.connection, args.group_id)
         if self._is_finished(storage, args, queue.find(args.place)):
             inform(
                 f"{args.job}: run {args.run_id} is already finished; its results are adopted and nothing is trained"
             )
             return args.run_id, _current_state(
-                storage, args, queue_of(self.connection, None).find(args.place)
+                storage, args, shared_queue(self.connection, None).find(args.place)
             )
         refresh, now = make_command_for(args.owner, "refresh"), int(time.monotonic() / MAX_ANSWER_AGE_SECONDS)
         with _asking:
@@ -154,11 +154,11 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
         first_posts: list[NewRun] = []
 
         def prepare() -> None:
-            own = queue_of(self.connection, None).own_jobs(args.place)
+            own = shared_queue(self.connection, None).own_jobs(args.place)
             new = None if was_queued(storage, args.keys, own) else NewRun(storage, args.keys)
             check_parent(storage, args, is_new=new is not None)
             if run.reservation:
-                last, again = last_posted(own), make_command_for(args.owner, "up")
+                last, again = newest_posted_job(own), make_command_for(args.owner, "up")
                 replaced = last.id if last else ""
                 reserve(storage, args.prefix, args.keys, run.reservation, again, replaced)
             send_configuration(storage, args, run, is_new=new is not None)
@@ -234,19 +234,19 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
 
         kelpie, storage = self.connection.kelpie(), self.connection.storage(state.bucket)
         if cancel_run(kelpie, state.kelpie_id, state.place, storage, state.keys, before_cancel):
-            queue_of(self.connection, state.group_id).forget()
+            shared_queue(self.connection, state.group_id).forget()
 
     def _is_finished(self, storage: Storage, args: TrainingJobArgs, job: Job | None = None) -> bool:
         """Whether the run has weights that its node can have made.
 
         Asks the services, because a run that is created has no state yet.
         """
-        found = stored_results(storage, args.keys, args.steps, job)
+        found = read_stored_results(storage, args.keys, args.steps, job)
         if not found.finished or (found.pin is not None and not self.connection.nodes_reach_records):
             return found.finished
-        own = queue_of(self.connection, None).own_jobs(args.place)
+        own = shared_queue(self.connection, None).own_jobs(args.place)
         is_posted = not self.connection.nodes_reach_records and storage.head(args.keys.posted) is not None
-        return believed(found, own, is_posted).finished
+        return results_if_trusted(found, own, is_posted).finished
 
     def _refuse_to_train_again(self, old: TrainingJobState, new: TrainingJobArgs) -> None:
         """Refuse a change of bucket or prefix: a finished run would be unknown there, and trained and paid for again."""
@@ -280,7 +280,7 @@ def refuse_missing_group(connection: Connection, name: str, group_id: str, refre
 @cache
 def refuse_incomplete_dataset(storage: Storage, layout: Layout, digest: str, refresh: str, _now: int) -> None:
     """Raise FluxError if the images are incomplete: the job would fail, and be paid for, as often as the queue retries it."""
-    if not is_complete(storage, layout, digest):
+    if not is_dataset_complete(storage, layout, digest):
         raise FluxError(
             f"images are missing in the bucket below {layout.dataset(digest)}",
             "a job cannot train on an incomplete dataset",
@@ -301,9 +301,9 @@ def check_parent(storage: Storage, args: TrainingJobArgs, *, is_new: bool) -> No
 
     The launcher downloads the parent's checkpoint unless the run has its own. A run that was never queued has none: see NewRun.
     """
-    if args.parent_keys is None or (not is_new and newest_sound(storage, args.keys)):
+    if args.parent_keys is None or (not is_new and newest_sound_checkpoint(storage, args.keys)):
         return
-    found = newest_sound(storage, args.parent_keys, before=args.steps)
+    found = newest_sound_checkpoint(storage, args.parent_keys, before=args.steps)
     if found is None:
         raise FluxError(
             f"{args.job}: run {args.parent} has no valid checkpoint from before step {args.steps} any more (searched in {args.parent_keys.output})",
@@ -403,7 +403,7 @@ def _current_state(storage: Storage, args: TrainingJobArgs, job: Job | None) -> 
         TrainingJobState,
         args,
         # The queue may have forgotten the job of a finished run, so the job can be None.
-        kelpie_id=job.id if job else posted_id(storage, args.keys),
+        kelpie_id=job.id if job else posted_job_id(storage, args.keys),
         status=status.state,
         reason=status.reason,
         cost=_cost(storage, args.keys),

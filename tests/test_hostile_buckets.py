@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.kelpie import Job
-from flux_training.clients.results import newest_sound, past_runs, run_status, stored_inputs
+from flux_training.clients.results import (
+    list_past_runs,
+    newest_sound_checkpoint,
+    read_stored_inputs,
+    run_status,
+)
 from flux_training.clients.stack.pricing import finished_run
 from flux_training.commands.report.page import run_page
 from flux_training.commands.report.runs import ReportedRun
@@ -193,13 +198,13 @@ def read_run(seed: int, bench: Bench, objects: dict[str, bytes], queue: str) -> 
     assert status.progress.gpu_seconds is None or status.progress.gpu_seconds <= MAX_RUN_SECONDS
     record = parse_record(objects.get(ATTACKED.record, b"{}"), RunRecord).value or RunRecord()
     json.dumps(cost_of(record.estimate, status.progress.gpu_seconds), allow_nan=False)
-    past = past_runs(storage, LAYOUT, "cat")
-    newest = newest_sound(storage, ATTACKED)
-    usable = newest_sound(storage, ATTACKED, before=20)
+    past = list_past_runs(storage, LAYOUT, "cat")
+    newest = newest_sound_checkpoint(storage, ATTACKED)
+    usable = newest_sound_checkpoint(storage, ATTACKED, before=20)
     found = Checkpoints(newest[1] if newest else None, usable[1] if usable else None)
     choose_parent("cat", 20, past, lambda _: found).finding.encode()
     finished_run(storage, ATTACKED)
-    inputs = stored_inputs(storage, ATTACKED)
+    inputs = read_stored_inputs(storage, ATTACKED)
     if inputs:
         " ".join(find_changes(inputs, inputs).details).encode("utf-8", "replace")
     run_status(storage, ATTACKED, 20, None, 30)

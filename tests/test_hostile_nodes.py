@@ -14,11 +14,11 @@ from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.clients.results import (
     inspect_run,
-    newest_sound,
-    past_runs,
+    list_past_runs,
+    newest_sound_checkpoint,
     read_json,
+    read_stored_inputs,
     run_status,
-    stored_inputs,
 )
 from flux_training.clients.storage import Folders, ObjectInfo, Storage
 from flux_training.commands.report.chart import chart_curve
@@ -111,7 +111,9 @@ def test_invalid_weights_are_a_problem_not_an_exception(weights: bytes) -> None:
     found = inspect_run(storage({KEYS.done: b"{}", KEYS.weights: weights}), KEYS, 20).evidence
     assert found.done
     assert found.problems
-    assert newest_sound(storage({f"{KEYS.output}cat_000000010.safetensors": weights}), KEYS) is None
+    assert (
+        newest_sound_checkpoint(storage({f"{KEYS.output}cat_000000010.safetensors": weights}), KEYS) is None
+    )
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -135,7 +137,7 @@ def test_odd_values_in_run_and_progress_raise_nothing(odd: Any) -> None:
     json.dumps(total_cost({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
     seen = run_status(bucket, KEYS, 20, None, 30)
     seen.reason.encode()
-    inputs = stored_inputs(bucket, KEYS)
+    inputs = read_stored_inputs(bucket, KEYS)
     assert inputs is not None
     assert inputs.attempt == 1
 
@@ -150,7 +152,7 @@ def test_a_failed_run_without_a_readable_progress_says_why(progress: bytes | Non
 def test_thousands_of_checkpoints_cost_a_hundred_reads_and_hide_no_result() -> None:
     made = {f"{KEYS.output}cat_{step:09}.safetensors": weights_file(step=step) for step in range(1, 3000)}
     bucket = CountingBucket(made | {f"{KEYS.output}cat.safetensors": weights_file(step=5000)})
-    assert newest_sound(cast(Storage, bucket), KEYS) == (f"{KEYS.output}cat.safetensors", 5000)
+    assert newest_sound_checkpoint(cast(Storage, bucket), KEYS) == (f"{KEYS.output}cat.safetensors", 5000)
     assert bucket.read < 100 * 1000
 
 
@@ -164,7 +166,7 @@ def test_a_checkpoint_that_vanishes_after_it_was_listed_stops_nothing() -> None:
             return super().get_range(key, start, length)
 
     bucket = Vanishing({gone: weights_file(step=9), left: weights_file(step=5)})
-    assert newest_sound(cast(Storage, bucket), KEYS) == (left, 5)
+    assert newest_sound_checkpoint(cast(Storage, bucket), KEYS) == (left, 5)
 
 
 def test_a_folder_that_a_node_made_is_no_past_run() -> None:
@@ -175,7 +177,7 @@ def test_a_folder_that_a_node_made_is_no_past_run() -> None:
     record = json.dumps({"created_at": "2026-01-01T00:00:00Z"}).encode()
     names = ["", "..", "0123456789ab", "0123456789ab\n", "a\x1b[2J"]
     made = {Layout("").run("cat", name).record: record for name in names}
-    found = past_runs(cast(Storage, BucketOfFolders(made)), Layout(""), "cat")
+    found = list_past_runs(cast(Storage, BucketOfFolders(made)), Layout(""), "cat")
     assert [run.run_id for run in found] == ["0123456789ab"]
 
 

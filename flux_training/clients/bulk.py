@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from flux_training.clients.errors import NotFound, Service, ServiceError, WrongContent
 from flux_training.clients.http import LOOPBACK
-from flux_training.clients.s3_errors import UNREADABLE, from_obstore
+from flux_training.clients.s3_errors import UNREADABLE, error_from_obstore
 from flux_training.training.errors import BadInput
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def ignore_progress(_files: int, _bytes: int) -> None:
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class FileToUpload:
     """A file to upload. `sha256`: 64 hex digits that its bytes must have when they are sent."""
 
     path: Path
@@ -65,7 +65,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Incoming:
+class ObjectToDownload:
     """An object to download. `sha256`: what its bytes must have, if known; `size`: in bytes, as listed."""
 
     key: str
@@ -75,7 +75,7 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Access:
+class BucketAccess:
     """How a bucket is reached."""
 
     service: Service
@@ -91,28 +91,30 @@ class Access:
 class Bulk:
     """Transfers to and from one bucket. Thread-safe. obstore repeats failed requests; all of them may be sent twice."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: BucketAccess) -> None:
         self._access = access
         self._lock = threading.Lock()
         self._stores: dict[bool, S3Store] = {}
         self._room = threading.Condition()
         self._bytes_in_flight = 0
 
-    def send(self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress) -> dict[str, str]:
+    def send(
+        self, files: Sequence[FileToUpload], on_progress: OnProgress = ignore_progress
+    ) -> dict[str, str]:
         """Upload; `on_progress(1, bytes)` after each file. Returns the ETag of each key, empty if the storage gave none.
 
         Raises ServiceError, and BadInput naming all files that are no longer what was hashed.
         """
         etags: dict[str, str] = {}
 
-        def send_one(file: Outgoing) -> int:
+        def send_one(file: FileToUpload) -> int:
             etags[file.key] = self._send_one(file)
             return file.size
 
         self._each(files, send_one, on_progress)
         return etags
 
-    def fetch(self, objects: Sequence[Incoming], on_progress: OnProgress = ignore_progress) -> None:
+    def fetch(self, objects: Sequence[ObjectToDownload], on_progress: OnProgress = ignore_progress) -> None:
         """Download each object into its file, which appears only when complete. Raises NotFound, ServiceError, and OSError for a file."""
         for folder in {one.path.parent for one in objects}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +173,7 @@ class Bulk:
         if findings:
             raise BadInput(sorted(findings))
 
-    def _send_one(self, file: Outgoing) -> str:
+    def _send_one(self, file: FileToUpload) -> str:
         import obstore
 
         store = self._store(sends=True)
@@ -193,7 +195,7 @@ class Bulk:
                 result = obstore.put(store, file.key, _read(file), use_multipart=False)
         return (result["e_tag"] or "").strip('"')
 
-    def _fetch_one(self, wanted: Incoming) -> int:
+    def _fetch_one(self, wanted: ObjectToDownload) -> int:
         part = wanted.path.with_name(f".{wanted.path.name}.{uuid4().hex[:8]}")
         expected = wanted.sha256
         try:
@@ -211,7 +213,7 @@ class Bulk:
             raise
         return size
 
-    def _fetch_to(self, wanted: Incoming, part: Path) -> tuple[str, int]:
+    def _fetch_to(self, wanted: ObjectToDownload, part: Path) -> tuple[str, int]:
         """Write the object to `part`. Returns its SHA-256, if one is wanted, and its size."""
         import obstore
 
@@ -260,7 +262,9 @@ class Bulk:
             # An OSError with an errno is about a local file, such as a full disk, and not about the storage.
             if isinstance(failure, OSError) and failure.errno is not None:
                 raise
-            raise from_obstore(self._access.service, self._access.bucket, operation, key, failure) from None
+            raise error_from_obstore(
+                self._access.service, self._access.bucket, operation, key, failure
+            ) from None
 
     def _store(self, sends: bool = False) -> S3Store:
         """`sends`: for requests with a body."""
@@ -270,17 +274,17 @@ class Bulk:
             return self._stores[sends]
 
 
-def _read(file: Outgoing) -> bytes:
+def _read(file: FileToUpload) -> bytes:
     try:
         with file.path.open("rb", buffering=0) as source:
             data = source.read()
     except OSError as error:
-        raise _unreadable(file, error) from None
+        raise _unreadable_file_message(file, error) from None
     _check(file, hashlib.sha256(data).hexdigest())
     return data
 
 
-def _verified_parts(file: Outgoing) -> Iterator[bytes]:
+def _verified_parts(file: FileToUpload) -> Iterator[bytes]:
     """The file in parts of PART_BYTES.
 
     The last part is yielded only if the file still has its expected SHA-256; otherwise obstore aborts the upload.
@@ -297,20 +301,20 @@ def _verified_parts(file: Outgoing) -> Iterator[bytes]:
                 yield part
                 part = following
     except OSError as error:
-        raise _unreadable(file, error) from None
+        raise _unreadable_file_message(file, error) from None
 
 
-def _check(file: Outgoing, found: str) -> None:
+def _check(file: FileToUpload, found: str) -> None:
     if found != file.sha256:
         change = f"SHA-256 {found[:12]}…, was {file.sha256[:12]}…"
         raise BadInput([f"{file.path} has changed since it was read ({change}); run again"])
 
 
-def _unreadable(file: Outgoing, error: OSError) -> BadInput:
+def _unreadable_file_message(file: FileToUpload, error: OSError) -> BadInput:
     return BadInput([f"{file.path} cannot be read ({error.strerror}); restore it and run again"])
 
 
-def _make_store(access: Access, sends: bool) -> S3Store:
+def _make_store(access: BucketAccess, sends: bool) -> S3Store:
     from obstore.store import S3Store
 
     url = httpx.URL(access.service.url)
@@ -340,7 +344,7 @@ def _make_store(access: Access, sends: bool) -> S3Store:
         "backoff": {"init_backoff": FIRST_WAIT, "max_backoff": LONGEST_WAIT},
         "retry_timeout": RETRY_TIMEOUT,
     }
-    with _clean_environment(keep_proxies=url.host not in LOOPBACK):
+    with _hide_s3_variables(keep_proxies=url.host not in LOOPBACK):
         return S3Store(access.bucket, config=config, client_options=options, retry_config=retry)
 
 
@@ -348,7 +352,7 @@ _environment = threading.Lock()
 
 
 @contextmanager
-def _clean_environment(keep_proxies: bool) -> Iterator[None]:
+def _hide_s3_variables(keep_proxies: bool) -> Iterator[None]:
     """Hide the user's AWS_* variables, which obstore would prefer to the settings given, and proxies from the local cloud.
 
     obstore reads both when a store is made.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from flux_training.clients.cloudflare import CLOUDFLARE_URL, Cloudflare
 from flux_training.clients.errors import Unavailable
-from flux_training.clients.http import RetryPolicy, trusted
+from flux_training.clients.http import RetryPolicy, trusted_certificates
 from flux_training.clients.kelpie import KELPIE_URL, Kelpie
 from flux_training.clients.salad import SALAD_URL, Salad
 from flux_training.clients.storage import Storage
@@ -133,7 +133,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
         if self.page is None:
             return
         try:
-            httpx.get(self.page, timeout=5, verify=trusted(trust_env=False), trust_env=False)
+            httpx.get(self.page, timeout=5, verify=trusted_certificates(trust_env=False), trust_env=False)
         except httpx.HTTPError as failure:
             raise Unavailable(
                 f"the local cloud does not answer at {self.page} ({failure})", "", IF_LOCAL_DOWN
@@ -146,7 +146,7 @@ class Connection(BaseModel, extra="forbid", frozen=True):
         }
         if self.few_retries:
             options |= {"retries": 1} if client is Storage else {"retry_policy": FEW_RETRIES}
-        return _shared(client, *args, **options)
+        return _shared_client(client, *args, **options)
 
 
 def connect(
@@ -165,7 +165,7 @@ def connect(
     if cloud == "local":
         return _local(Path(environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE))
     if cloud == "salad":
-        return _salad_cloud(settings, environ, kind, stack)
+        return _connect_to_salad_cloud(settings, environ, kind, stack)
     known = " or ".join(get_args(Cloud))
     fix = pulumi_command(f"config set cloud {get_args(Cloud)[0]}", stack)
     raise BadInput([f"cloud ({cloud}) must be {known}; set it with {fix}"])
@@ -214,7 +214,7 @@ def _local(path: Path) -> Connection:
         ) from None
 
 
-def storage_kind(setting: str | None) -> str:
+def parse_storage_kind(setting: str | None) -> str:
     """`kind` of the stack's `storage`, which Pulumi passes as JSON. Invalid JSON is reported elsewhere."""
     try:
         found = json.loads(setting or "{}")
@@ -223,7 +223,7 @@ def storage_kind(setting: str | None) -> str:
     return str(found.get("kind", "s3")) if isinstance(found, Mapping) else "s3"
 
 
-def with_node_rights(connection: Connection, storage: str | None) -> Connection:
+def with_node_access_to_records(connection: Connection, storage: str | None) -> Connection:
     """`storage`: the stack's setting as Pulumi passes it. Of an invalid one, which is reported elsewhere, the worst is assumed."""
     try:
         settings = StorageSettings.model_validate_json(storage or "{}")
@@ -235,12 +235,12 @@ def with_node_rights(connection: Connection, storage: str | None) -> Connection:
     return connection.model_copy(update={"nodes_reach_records": reach})
 
 
-def _salad_cloud(
+def _connect_to_salad_cloud(
     settings: Mapping[str, Setting], environ: Mapping[str, str], kind: str, stack: str
 ) -> Connection:
     given = {name: _text(environ.get(name)) or _text(settings.get(key)) for name, key in VARIABLES.items()}
-    if findings := _placeholders(given, stack):
-        raise BadInput(findings + _missing(given, kind, stack))
+    if findings := _placeholder_findings(given, stack):
+        raise BadInput(findings + _missing_settings(given, kind, stack))
     session = ""
     if kind == "aws":
         given["FLUX_S3_REGION"] = given["FLUX_S3_REGION"] or _text(environ.get("AWS_REGION"))
@@ -257,7 +257,7 @@ def _salad_cloud(
         "CLOUDFLARE_API_URL": _text(environ.get("CLOUDFLARE_API_URL")) or CLOUDFLARE_URL,
         "FLUX_S3_ENDPOINT_URL": given["FLUX_S3_ENDPOINT_URL"],
     }
-    findings = _missing(given, kind, stack) + _unsendable(given)
+    findings = _missing_settings(given, kind, stack) + _invalid_header_findings(given)
     findings += [
         f"{name} ({url}) must begin with https:// or http:// and a host; correct it"
         for name, url in addresses.items()
@@ -305,7 +305,7 @@ def endpoint_finding(endpoint: str | None, bucket: str) -> str:
             f"FLUX_S3_ENDPOINT_URL ({endpoint}) is a web page or serves only public downloads; uploads need the S3 API; set it to "
             "https://ACCOUNT.r2.cloudflarestorage.com with your account's id in place of ACCOUNT"
         )
-    host, path = _without_bucket(url.host, url.path.strip("/"), bucket)
+    host, path = _strip_bucket_from_address(url.host, url.path.strip("/"), bucket)
     if (host, path) == (url.host, url.path.strip("/")) and not url.query and not url.fragment:
         return ""
     right = str(url.copy_with(host=host, path=f"/{path}", query=None, fragment=None)).rstrip("/")
@@ -315,7 +315,7 @@ def endpoint_finding(endpoint: str | None, bucket: str) -> str:
     )
 
 
-def _without_bucket(host: str, path: str, bucket: str) -> tuple[str, str]:
+def _strip_bucket_from_address(host: str, path: str, bucket: str) -> tuple[str, str]:
     """Host and path of a service, of those of a bucket or of a folder in it."""
     service = host.removeprefix(f"{bucket}.")
     # Only known services are called by the bucket's name: the host of a user's own server may begin with it by chance.
@@ -325,7 +325,7 @@ def _without_bucket(host: str, path: str, bucket: str) -> tuple[str, str]:
     return host, "/".join(parts[: parts.index(bucket)]).rstrip("/") if bucket in parts else path
 
 
-def _placeholders(given: Mapping[str, str], stack: str) -> list[str]:
+def _placeholder_findings(given: Mapping[str, str], stack: str) -> list[str]:
     """One finding for each value that was left as the example has it."""
     file = f"Pulumi.{stack}.yaml" if stack else "the stack file"
     return [
@@ -336,7 +336,7 @@ def _placeholders(given: Mapping[str, str], stack: str) -> list[str]:
     ]
 
 
-def _missing(given: Mapping[str, str], kind: str, stack: str) -> list[str]:
+def _missing_settings(given: Mapping[str, str], kind: str, stack: str) -> list[str]:
     """One finding for each missing setting. AWS needs a region instead of an endpoint."""
     needed = list(ALWAYS_NEEDED)
     if kind == "r2":
@@ -367,7 +367,7 @@ def _is_missing(name: str, key: str, stack: str) -> str:
     return f"{name} is missing; `export {name}=…`, or run {pulumi_command(f'config set {key} …', stack)}"
 
 
-def _unsendable(given: Mapping[str, str]) -> list[str]:
+def _invalid_header_findings(given: Mapping[str, str]) -> list[str]:
     """One finding for each value that no HTTP header can hold. The value is not shown, as most are keys."""
     return [
         f"{name} holds a space, a line break or a character beyond ASCII; copy it again"
@@ -391,6 +391,6 @@ def _is_address(url: str) -> bool:
 
 
 @functools.cache
-def _shared(client: Callable[..., Any], *args: object, **options: object) -> Any:
+def _shared_client(client: Callable[..., Any], *args: object, **options: object) -> Any:
     """One client for each connection, shared by its threads."""
     return client(*args, **options)

@@ -43,7 +43,7 @@ class StoredImage:
         return found is not None and found.size == self.image.size and self.etag in ("", found.etag)
 
 
-def dataset_record(images: Mapping[str, StoredImage]) -> bytes:
+def dataset_record_bytes(images: Mapping[str, StoredImage]) -> bytes:
     """`.flux/datasets/<digest>.json`, which is written once every image is in the bucket."""
     entries = {
         name: {"size": one.image.size, "sha256": one.image.sha256, "etag": one.etag}
@@ -81,7 +81,7 @@ def parse_dataset_record(raw: bytes) -> dict[str, StoredImage]:
     return {name: StoredImage(Image(name, one.size, one.sha256), one.etag) for name, one in entries.items()}
 
 
-def stored_images(
+def list_stored_images(
     storage: Storage, layout: Layout, digest: str, names: Collection[str]
 ) -> dict[str, ObjectInfo]:
     """The objects of the dataset with these names. Raises ServiceError.
@@ -104,18 +104,22 @@ def stored_images(
     return found
 
 
-def is_complete(storage: Storage, layout: Layout, digest: str) -> bool:
+def is_dataset_complete(storage: Storage, layout: Layout, digest: str) -> bool:
     """Whether the dataset has a record, and every object is as recorded. Raises ServiceError."""
     record = read_dataset(storage, layout, digest)
-    return record is not None and not differing(record, stored_images(storage, layout, digest, record))
+    return record is not None and not changed_or_missing_images(
+        record, list_stored_images(storage, layout, digest, record)
+    )
 
 
-def differing(record: Mapping[str, StoredImage], present: Mapping[str, ObjectInfo]) -> list[str]:
+def changed_or_missing_images(
+    record: Mapping[str, StoredImage], present: Mapping[str, ObjectInfo]
+) -> list[str]:
     """The names of the images that are missing or not as recorded."""
     return [name for name, one in sorted(record.items()) if not one.is_unchanged(present.get(name))]
 
 
-def sound_etags(
+def etags_of_sound_images(
     folder: Path, wanted: Mapping[str, StoredImage], present: Mapping[str, ObjectInfo]
 ) -> dict[str, str]:
     """The ETags of the images whose object is known to have the right bytes, by name.

@@ -125,7 +125,7 @@ def to_error(
     if isinstance(outcome, httpx.Response):
         return _error_for_answer(service, what, outcome, repeatable=repeatable, transient=transient)
     reason = service.clean(str(outcome)) or type(outcome).__name__
-    if repeatable or certainly_not_sent(outcome):
+    if repeatable or was_never_sent(outcome):
         return Unavailable(
             f"{service.name} cannot be reached at {service.host}: {reason}", "", service.if_down
         )
@@ -136,7 +136,7 @@ def to_error(
     )
 
 
-def certainly_not_sent(failure: Exception) -> bool:
+def was_never_sent(failure: Exception) -> bool:
     """Whether a request failed before any byte was sent."""
     return isinstance(failure, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
@@ -149,7 +149,7 @@ def _error_for_answer(
     repeatable: bool,
     transient: TemporaryRefusal | None,
 ) -> ServiceError:
-    words = service.clean(words_of(answer))
+    words = service.clean(error_message_in(answer))
     error = error_for_status(service, answer.status_code, what, words, transient=transient)
     if isinstance(error, Unavailable) and not repeatable and not transient:
         error = UncertainOutcome(
@@ -182,7 +182,7 @@ def error_for_status(
     return ServiceError(said, "", f"check the address of {service.name}")
 
 
-def words_of(answer: httpx.Response) -> str:
+def error_message_in(answer: httpx.Response) -> str:
     """The message of an answer: Kelpie's two shapes (as text/plain), SaladCloud's ProblemDetails, or the title of an HTML page."""
     text = answer.text
     try:
@@ -192,15 +192,15 @@ def words_of(answer: httpx.Response) -> str:
         if title:
             return f"a web page titled “{title.group(1).strip()}”"
         return "a web page" if "<html" in text[:500].lower() else text
-    return _words_of_json(body) if isinstance(body, Mapping) else text
+    return _json_error_message(body) if isinstance(body, Mapping) else text
 
 
-def _words_of_json(body: Mapping[str, Any]) -> str:
+def _json_error_message(body: Mapping[str, Any]) -> str:
     head = ": ".join(str(body[key]) for key in ("error", "title", "message", "detail") if body.get(key))
-    return "; ".join(part for part in (head, *_each_error(body.get("errors"))) if part)
+    return "; ".join(part for part in (head, *_list_error_messages(body.get("errors"))) if part)
 
 
-def _each_error(errors: object) -> list[str]:
+def _list_error_messages(errors: object) -> list[str]:
     """Kelpie's list of {path, message}, or ASP.NET's {field: [message, …]}."""
     if isinstance(errors, Mapping):
         return [

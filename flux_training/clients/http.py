@@ -23,8 +23,8 @@ from flux_training.clients.errors import (
     ServiceError,
     TemporaryRefusal,
     UncertainOutcome,
-    certainly_not_sent,
     to_error,
+    was_never_sent,
 )
 from flux_training.clients.proxies import checked_proxies
 from flux_training.clients.waiting import pause
@@ -109,7 +109,7 @@ def shared_limiter(fingerprint: str, per_minute: int) -> RateLimiter:  # noqa: A
 
 
 @functools.cache
-def trusted(trust_env: bool) -> ssl.SSLContext:
+def trusted_certificates(trust_env: bool) -> ssl.SSLContext:
     """The trusted certificates. Reading them takes 30 ms, so it is done once in a process."""
     return httpx.create_ssl_context(trust_env=trust_env)
 
@@ -147,7 +147,7 @@ class Http:
                 timeout=TIMEOUTS,
                 limits=LIMITS,
                 transport=transport,
-                verify=trusted(trust_env),
+                verify=trusted_certificates(trust_env),
                 trust_env=trust_env,
             )
 
@@ -212,7 +212,7 @@ class Http:
             raise kind(
                 f"{request.method} {request.url.path} at {self.service.name} ({self.service.host}) "
                 f"was answered {response.status_code} with an unexpected body",
-                self.service.clean(_first_complaint(failure)),
+                self.service.clean(_first_validation_error(failure)),
                 f"check that {self.service.host} is the address of {self.service.name}",
             ) from None
 
@@ -223,7 +223,7 @@ class Http:
             answer = self._client.send(request)
         except httpx.RequestError as failure:
             error = to_error(service, request, failure, repeatable=safe)
-            if safe or certainly_not_sent(failure):
+            if safe or was_never_sent(failure):
                 raise _TryAgain(error, 0) from failure
             raise error from failure
         if answer.is_success:
@@ -266,7 +266,7 @@ def _without_nulls(value: object) -> object:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _first_complaint(failure: ValueError) -> str:
+def _first_validation_error(failure: ValueError) -> str:
     """The first wrong field, without its value, which can be a credential."""
     if not isinstance(failure, ValidationError):
         return "it is not JSON"

@@ -16,7 +16,7 @@ from flux_training.clients.errors import (
     ServiceError,
     TemporaryRefusal,
     UncertainOutcome,
-    words_of,
+    error_message_in,
 )
 from flux_training.clients.http import Answer, Http, RetryPolicy
 from flux_training.training.errors import BadInput
@@ -39,14 +39,14 @@ def _in_utc(time: datetime) -> datetime:
     return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _folder(prefix: str) -> str:
+def _with_trailing_slash(prefix: str) -> str:
     return prefix.rstrip("/") + "/"
 
 
 # Jobs have ISO times with Z. Scaling rules have `YYYY-MM-DD HH:MM:SS` in UTC.
 Time = Annotated[datetime, AfterValidator(_in_utc)]
 # Kelpie adds a trailing slash to folders. Adding it here makes sent and received values equal.
-Prefix = Annotated[str, AfterValidator(_folder)]
+Prefix = Annotated[str, AfterValidator(_with_trailing_slash)]
 
 
 class SyncRule(BaseModel, extra="forbid", frozen=True):
@@ -162,7 +162,7 @@ class Kelpie:
             Service("Kelpie", url, if_refused=refused, if_down=if_down, secrets=(api_key,)),
             headers,
             transport=transport,
-            transient=_temporary_refusal,
+            transient=_temporary_refusal_in,
             retry_policy=retry_policy,
         )
 
@@ -274,9 +274,9 @@ def rule_findings(min_replicas: int, max_replicas: int, idle_threshold_seconds: 
     return findings
 
 
-def _temporary_refusal(answer: httpx.Response) -> TemporaryRefusal | None:
+def _temporary_refusal_in(answer: httpx.Response) -> TemporaryRefusal | None:
     """Kelpie asks SaladCloud about every key, and reports a failure there as a 403 with one of these texts."""
     if answer.status_code != 403:
         return None
-    words = words_of(answer).lower()
+    words = error_message_in(answer).lower()
     return next((why for text, why in TRANSIENT_403.items() if text in words), None)

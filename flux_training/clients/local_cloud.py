@@ -19,7 +19,7 @@ PACKAGE_FOLDER = Path(__file__).resolve().parents[2] / "packages" / "localcloud"
 DEFAULT_OPTIONS = ("--heartbeat-seconds", "2")
 
 
-def connect_started(
+def connect_and_start_local_cloud(
     cloud: str | None,
     settings: Mapping[str, Setting],
     environ: Mapping[str, str],
@@ -36,12 +36,12 @@ def connect_started(
     except Unavailable:
         if cloud != "local":
             raise
-        need_local_cloud(environ, output=sys.stderr)
+        ensure_local_cloud(environ, output=sys.stderr)
         connection = connect(cloud, settings, environ, kind, stack)
     return connection
 
 
-def need_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
+def ensure_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | None = None) -> None:
     """Start the local cloud of this folder, unless FLUX_LOCAL_CLOUD names another, which has to run. Raises FluxError."""
     named = environ.get(LOCAL_FILE_VARIABLE)
     if not named:
@@ -69,7 +69,9 @@ def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | 
 
 def is_local_cloud_running() -> bool:
     line = [sys.executable, "-m", "localcloud", "status"]
-    return subprocess.run(line, env=_environment(), capture_output=True, check=False).returncode == 0  # noqa: S603 - a fixed command
+    environment = _local_cloud_environment()
+    done = subprocess.run(line, env=environment, capture_output=True, check=False)  # noqa: S603 - a fixed command
+    return done.returncode == 0
 
 
 def stop_local_cloud() -> None:
@@ -79,13 +81,13 @@ def stop_local_cloud() -> None:
 
 def _call(*arguments: str, output: TextIO | None = None) -> None:
     line = [sys.executable, "-m", "localcloud", *arguments]
-    code = subprocess.run(line, env=_environment(), check=False, stdout=output).returncode  # noqa: S603 - a fixed command
+    code = subprocess.run(line, env=_local_cloud_environment(), check=False, stdout=output).returncode  # noqa: S603 - a fixed command
     if code != 0:
         what = f"`localcloud {arguments[0]}` failed (exit code {code})"
         raise FluxError(what, "", "see the messages above")
 
 
-def _environment() -> dict[str, str]:
+def _local_cloud_environment() -> dict[str, str]:
     """The CLI's virtual environment has what the local cloud needs, but not the local cloud: requirements.txt lists packages of an index."""
     paths = [str(PACKAGE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

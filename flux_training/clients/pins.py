@@ -41,7 +41,7 @@ def read_pin(storage: Storage, keys: RunKeys) -> PinnedWeights | None:
     return read_record(storage, keys.results, PinnedWeights).value
 
 
-def pinned_keys(storage: Storage, layout: Layout) -> frozenset[str]:
+def list_pin_keys(storage: Storage, layout: Layout) -> frozenset[str]:
     """The keys of all `results.json`, by one listing. Raises ServiceError."""
     listed = (item.key for item in storage.list(layout.run_records))
     return frozenset(key for key in listed if key.endswith("/results.json"))

@@ -16,11 +16,11 @@ def proxy_findings(environ: Mapping[str, str]) -> list[str]:
     given = {
         name: value for name, value in environ.items() if name.lower() in PROXY_VARIABLES and value.strip()
     }
-    found = {name: _why_unusable(value.strip()) for name, value in sorted(given.items())}
+    found = {name: _why_proxy_is_unusable(value.strip()) for name, value in sorted(given.items())}
     return [f"{name} {reason}" for name, reason in found.items() if reason]
 
 
-def _why_unusable(value: str) -> str:
+def _why_proxy_is_unusable(value: str) -> str:
     scheme = value.partition("://")[0].lower() if "://" in value else "http"
     if scheme.startswith("socks"):
         return f"is a SOCKS proxy ({scheme}://…), which is not supported; set it to an HTTP proxy, such as http://127.0.0.1:3128, or unset it"

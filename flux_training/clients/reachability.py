@@ -18,7 +18,7 @@ REACH_SECONDS = 6.0
 CHECK_NETWORK = "check the network, proxy settings and the address"
 
 
-def reach_step(problem: str) -> str:
+def reachability_advice(problem: str) -> str:
     """What to do if a service cannot be reached, for these words of the TLS library or of the system."""
     if "CERTIFICATE_VERIFY_FAILED" in problem:
         return (
@@ -40,7 +40,7 @@ class ServiceProbe:
     time: datetime | None = None
 
 
-def addresses(connection: Connection) -> dict[str, str]:
+def service_addresses(connection: Connection) -> dict[str, str]:
     return {
         "SaladCloud": connection.salad_url,
         "Kelpie": connection.kelpie_url,
@@ -84,7 +84,11 @@ def require_network(connection: Connection) -> None:
 
     Raises BadInput for proxy variables that cannot be used.
     """
-    urls = {name: url for name, url in addresses(connection).items() if httpx.URL(url).host not in LOOPBACK}
+    urls = {
+        name: url
+        for name, url in service_addresses(connection).items()
+        if httpx.URL(url).host not in LOOPBACK
+    }
     probes = probe_services(urls).values()
     if urls and all(probe.problem for probe in probes):
         hosts = "; ".join(f"{probe.host}: {probe.problem}" for probe in probes)

@@ -13,16 +13,16 @@ from flux_training.clients.queue.hand_outs import (
     MAX_PLANTED,
     TOO_EARLY,
     TOO_LATE,
-    Planted,
-    doubt_about,
-    planted_objects,
+    PlantedObjects,
+    find_planted_objects,
+    reason_to_doubt_weights,
 )
-from flux_training.clients.queue.hung_nodes import hand_out_of
+from flux_training.clients.queue.hung_nodes import last_hand_out
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_bounded, read_record
 from flux_training.clients.stack.owner import read_mark
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.clients.verified import NOTHING_VERIFIED, Verified
+from flux_training.clients.verified import NOTHING_VERIFIED, VerifiedWeightsCache
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.handout import HandOut, HandOutState, is_trained_elsewhere, judge
 from flux_training.training.runs.lineage import PastRun
@@ -109,7 +109,7 @@ def run_status(
     waiting = job is not None and job.status == RunState.PENDING
     found = Parsed[RunProgress]() if waiting else read_record(storage, keys.progress, RunProgress)
     progress = found.value or RunProgress()
-    handed_out = None if job is None else _hand_out(storage, keys, job, progress)
+    handed_out = None if job is None else _job_hand_out(storage, keys, job, progress)
     hand_out, stalled = None, ""
     if job is not None and handed_out is not None and job.status == RunState.RUNNING and not evidence.done:
         hand_out, stalled = judge(handed_out, job.environment, datetime.now(UTC), stall_minutes)
@@ -121,7 +121,7 @@ def run_status(
     message = NO_REPORT if state is RunState.FAILED and (is_stale or not found.value) else progress.message
     reason = explain_failure(state, evidence, message, stalled)
     doubts = [f"{keys.model}: {doubt}" for doubt in (TOO_EARLY, TOO_LATE) if doubt in evidence.problems]
-    planted = planted_objects(storage, keys, job) if job else Planted()
+    planted = find_planted_objects(storage, keys, job) if job else PlantedObjects()
     if planted.has_more:
         doubts.append(
             f"{keys.output} has more than {MAX_PLANTED:,} objects; only the first {MAX_PLANTED:,} were examined"
@@ -133,11 +133,11 @@ def _is_trained_elsewhere(job: HandOut | None, progress: RunProgress, stall_minu
     return job is not None and is_trained_elsewhere(job, progress.state, datetime.now(UTC), stall_minutes)
 
 
-def _hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
+def _job_hand_out(storage: Storage, keys: RunKeys, job: Job, report: RunProgress) -> HandOut | None:
     """The job's last hand-out. None unless a node had it."""
     if job.status not in (RunState.RUNNING, RunState.FAILED, RunState.COMPLETED):
         return None
-    return hand_out_of(storage, keys, job, report.state == "failed")
+    return last_hand_out(storage, keys, job, report.state == "failed")
 
 
 def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
@@ -146,10 +146,10 @@ def inspect_run(storage: Storage, keys: RunKeys, steps: int, job: Job | None = N
     Weights that nobody has verified before are only believed if train.yml and manifest.json are still those of the job, and
     if a node can have trained the run.
     """
-    found = stored_results(storage, keys, steps, job)
+    found = read_stored_results(storage, keys, steps, job)
     if not found.are_unproven:
         return found
-    return believed(found, [job] if job else [], job is None and _was_queued(storage, keys))
+    return results_if_trusted(found, [job] if job else [], job is None and _was_queued(storage, keys))
 
 
 def _was_queued(storage: Storage, keys: RunKeys) -> bool:
@@ -160,39 +160,39 @@ def _was_queued(storage: Storage, keys: RunKeys) -> bool:
     return mark is not None and not mark.is_current
 
 
-def believed(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunResults:
+def results_if_trusted(results: RunResults, jobs: Iterable[Job], is_posted: bool) -> RunResults:
     """The results, or why no node can have written these weights for this run. `jobs`, `is_posted`: see doubt_about."""
-    doubt = doubt_about(jobs, results.weights, is_posted)
+    doubt = reason_to_doubt_weights(jobs, results.weights, is_posted)
     if not doubt:
         return results
     return RunResults(ModelFolderContents(done=True, problems=(doubt,)), results.pin, results.weights)
 
 
-def stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
+def read_stored_results(storage: Storage, keys: RunKeys, steps: int, job: Job | None = None) -> RunResults:
     """What the bucket has, also weights that no node can have written for this run. Raises ServiceError."""
-    there = _in_model_folder(storage, keys)
+    there = _list_model_folder(storage, keys)
     if keys.done not in there and job is not None and job.unfinished:
         return NO_RESULTS
     pin = read_pin(storage, keys)
     if pin is not None:
-        weights = _complete(there, keys.stages if pin.stages else (keys.weights,))
+        weights = _complete_weights(there, keys.stages if pin.stages else (keys.weights,))
         changed = pin.difference(weights.size if weights else None, weights.etag if weights else "")
         return RunResults(ModelFolderContents(done=True, changed=changed), pin, weights)
     expected = job.environment.get(CONFIG_VARIABLE) if job else None
     evidence = _inspect(storage, keys, steps, there, NOTHING_VERIFIED, expected)
-    return RunResults(evidence, None, _complete(there, _weights_keys(there, keys)))
+    return RunResults(evidence, None, _complete_weights(there, _weights_keys(there, keys)))
 
 
 def inspect_weights(
-    storage: Storage, keys: RunKeys, steps: int, verified: Verified, config: str
+    storage: Storage, keys: RunKeys, steps: int, verified: VerifiedWeightsCache, config: str
 ) -> RunResults:
     """The same for a run that is known to have no record of verified weights. `config`: its digest of train.yml and manifest.json.
 
     One request, and for a finished run three more unless its weights are `verified`. Raises ServiceError.
     """
-    there = _in_model_folder(storage, keys)
+    there = _list_model_folder(storage, keys)
     evidence = _inspect(storage, keys, steps, there, verified, config)
-    return RunResults(evidence, None, _complete(there, _weights_keys(there, keys)))
+    return RunResults(evidence, None, _complete_weights(there, _weights_keys(there, keys)))
 
 
 def _inspect(
@@ -200,19 +200,19 @@ def _inspect(
     keys: RunKeys,
     steps: int,
     there: Mapping[str, ObjectInfo],
-    verified: Verified,
+    verified: VerifiedWeightsCache,
     config: str | None,
 ) -> ModelFolderContents:
     if keys.done not in there:
         return ModelFolderContents(done=False)
     wanted = _weights_keys(there, keys)
-    weights = _complete(there, wanted)
+    weights = _complete_weights(there, wanted)
     if weights is None:
         missing = next(key for key in wanted if key not in there)
         return ModelFolderContents(done=True, problems=(f"{missing} is missing",))
     if all(verified.knows(storage, file, steps) for file in weights.files):
         return ModelFolderContents(done=True)
-    found = weights_problems(storage, weights, steps)
+    found = problems_of_weights(storage, weights, steps)
     if not found and config and not _has_config(storage, keys, config):
         found = [CHANGED_CONFIG]
     if not found:
@@ -228,7 +228,7 @@ def _has_config(storage: Storage, keys: RunKeys, expected: str) -> bool:
     return manifest is None or raw_config is None or config_digest(manifest, raw_config) == expected
 
 
-def _in_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
+def _list_model_folder(storage: Storage, keys: RunKeys) -> dict[str, ObjectInfo]:
     """done.json and the weights, if they exist. A node could fill the folder, so at most MAX_LISTED objects are listed."""
     wanted = (keys.done, keys.weights, *keys.stages)
     there: dict[str, ObjectInfo] = {}
@@ -248,7 +248,7 @@ def _weights_keys(there: Mapping[str, ObjectInfo], keys: RunKeys) -> tuple[str, 
     return keys.stages if is_staged else (keys.weights,)
 
 
-def _complete(there: Mapping[str, ObjectInfo], wanted: tuple[str, ...]) -> StoredWeights | None:
+def _complete_weights(there: Mapping[str, ObjectInfo], wanted: tuple[str, ...]) -> StoredWeights | None:
     files = tuple(there[key] for key in wanted if key in there)
     return StoredWeights(files) if len(files) == len(wanted) else None
 
@@ -259,7 +259,7 @@ def read_json(storage: Storage, key: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def weights_problems(storage: Storage, weights: StoredWeights, steps: int) -> list[str]:
+def problems_of_weights(storage: Storage, weights: StoredWeights, steps: int) -> list[str]:
     """Why these are not the result of so many steps; empty if they are. Raises ServiceError."""
     if len(weights.files) == 1:
         return _file_problems(storage, weights.files[0], steps)
@@ -284,21 +284,21 @@ def weights_header(storage: Storage, key: str) -> WeightsHeader:
     return parse_header(beginning if whole <= len(beginning) else storage.get_range(key, 0, whole))
 
 
-def posted_id(storage: Storage, keys: RunKeys) -> str:
+def posted_job_id(storage: Storage, keys: RunKeys) -> str:
     """The id of the job that was posted for the run; empty if there is no record. Only `own_job` tells whose job it is."""
     found = read_record(storage, keys.posted, PostedRecord).value
     return found.kelpie_id if found else ""
 
 
-def past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
+def list_past_runs(storage: Storage, layout: Layout, job: str) -> list[PastRun]:
     """The runs of a job that the stack has queued, also those whose run.json is gone: nodes can delete it. Raises ServiceError."""
     return [
-        PastRun(run, _created(storage, layout.run(job, run)))
+        PastRun(run, _queued_at(storage, layout.run(job, run)))
         for _, run in recorded_runs(storage, layout, job)
     ]
 
 
-def _created(storage: Storage, keys: RunKeys) -> str:
+def _queued_at(storage: Storage, keys: RunKeys) -> str:
     """When the run was queued, by run.json or else by its claim, in ISO 8601; empty if neither says it."""
     record = read_record(storage, keys.record, RunRecord).value
     created = record.created_at if record else None
@@ -307,7 +307,9 @@ def _created(storage: Storage, keys: RunKeys) -> str:
     return created.isoformat(timespec="seconds") if created else ""
 
 
-def newest_sound(storage: Storage, keys: RunKeys, before: int | None = None) -> tuple[str, int] | None:
+def newest_sound_checkpoint(
+    storage: Storage, keys: RunKeys, before: int | None = None
+) -> tuple[str, int] | None:
     """(key, step) of the run's valid checkpoint with the most steps, of the newest MAX_CHECKPOINTS by their names.
 
     `before`: only of those with fewer steps than this.
@@ -328,14 +330,18 @@ def newest_sound(storage: Storage, keys: RunKeys, before: int | None = None) -> 
     sound = {
         item.key: header.step
         for item in files[-MAX_CHECKPOINTS:]
-        if (header := _sound_header(storage, item)) is not None and header.step is not None
+        if (header := _read_sound_header(storage, item)) is not None and header.step is not None
     }
-    whole = [(key, step) for key, step in sound.items() if sound.get(_other_stage(key, beginning)) == step]
+    whole = [
+        (key, step)
+        for key, step in sound.items()
+        if sound.get(_key_of_other_noise_stage(key, beginning)) == step
+    ]
     usable = whole if before is None else [found for found in whole if found[1] < before]
     return max(usable, key=lambda found: found[1], default=None)
 
 
-def _other_stage(key: str, beginning: str) -> str:
+def _key_of_other_noise_stage(key: str, beginning: str) -> str:
     """The other file of a LoRA for two noise stages; the same one if it has one file."""
     high, low = (f"_{stage}.safetensors" for stage in NOISE_STAGES)
     name = key.removeprefix(beginning)
@@ -343,7 +349,7 @@ def _other_stage(key: str, beginning: str) -> str:
     return f"{beginning}{swapped}"
 
 
-def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
+def _read_sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
     try:
         header = weights_header(storage, item.key)
     except (NotFound, ValueError):  # The object may have been deleted since it was listed.
@@ -353,11 +359,11 @@ def _sound_header(storage: Storage, item: ObjectInfo) -> WeightsHeader | None:
 
 def inputs_of_run(storage: Storage, keys: RunKeys) -> Inputs | None:
     """What a past run was made of; None if the bucket lacks a part, or has another than the run's id was made from."""
-    found = stored_inputs(storage, keys)
+    found = read_stored_inputs(storage, keys)
     return found if found and found.run_id == keys.run else None
 
 
-def stored_inputs(storage: Storage, keys: RunKeys) -> Inputs | None:
+def read_stored_inputs(storage: Storage, keys: RunKeys) -> Inputs | None:
     """What the bucket has of a past run, which nodes can change; None if it lacks a part. Raises ServiceError."""
     manifest = read_bounded(storage, f"{keys.config}manifest.json", MAX_MANIFEST_BYTES)
     raw_config = read_bounded(storage, f"{keys.config}train.yml", MAX_CONFIG_BYTES)

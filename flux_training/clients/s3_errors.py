@@ -68,7 +68,7 @@ def _clock() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavailable:
+def no_answer_error(service: Service, bucket: str, kind: str, reason: str) -> Unavailable:
     """The error for a request without a complete answer."""
     error = Unavailable(
         f"bucket {bucket}: no answer from {service.host} ({kind}: {service.clean(reason)})",
@@ -79,7 +79,9 @@ def no_answer(service: Service, bucket: str, kind: str, reason: str) -> Unavaila
     return error
 
 
-def from_obstore(service: Service, bucket: str, operation: str, key: str, failure: Exception) -> ServiceError:
+def error_from_obstore(
+    service: Service, bucket: str, operation: str, key: str, failure: Exception
+) -> ServiceError:
     """The error for an exception of obstore: status, S3's code and S3's message.
 
     The rest of its text is dropped: for a wrong key, S3 quotes the access key and the signature.
@@ -88,13 +90,15 @@ def from_obstore(service: Service, bucket: str, operation: str, key: str, failur
     status = _STATUS.search(text)
     if status is None:
         kind = _KIND.search(str(failure))
-        return no_answer(service, bucket, kind.group(1) if kind else type(failure).__name__, _reason(text))
+        return no_answer_error(
+            service, bucket, kind.group(1) if kind else type(failure).__name__, _last_reason(text)
+        )
     code, message = _CODE.search(text), _MESSAGE.search(text)
     error = {"Code": code.group(1) if code else "", "Message": message.group(1) if message else ""}
     answer = {"Error": error, "ResponseMetadata": {"HTTPStatusCode": int(status.group(1))}}
     return refused(service, bucket, operation, key, answer)
 
 
-def _reason(text: str) -> str:
+def _last_reason(text: str) -> str:
     """The last part of `Generic S3 error: Error performing PUT http://… in 5ms - HTTP error: error sending request`."""
     return text.rpartition(" - ")[2].splitlines()[0] if text else "no reason given"

@@ -136,7 +136,7 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         wanted = self._changeable()
         if before is None:
             return wanted
-        return _difference(before._changeable(), wanted)
+        return _merge_patch(before._changeable(), wanted)
 
     def _changeable(self) -> dict[str, Any]:
         resources = {
@@ -427,12 +427,12 @@ class Salad:
         return f"{self._groups}/{quote(name, safe='')}"
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON merge patch (RFC 7396) from `old` to `new`. Removed values become null."""
     patch: dict[str, Any] = {name: None for name in old if name not in new}
     for name, value in new.items():
         if isinstance(value, Mapping) and isinstance(old.get(name), Mapping):
-            if below := _difference(old[name], value):
+            if below := _merge_patch(old[name], value):
                 patch[name] = below
         elif name not in old or old[name] != value:
             patch[name] = value

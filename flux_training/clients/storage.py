@@ -17,10 +17,17 @@ import httpx
 import tenacity
 from pydantic import SecretStr
 
-from flux_training.clients.bulk import Access, Bulk, Incoming, OnProgress, Outgoing, ignore_progress
+from flux_training.clients.bulk import (
+    BucketAccess,
+    Bulk,
+    FileToUpload,
+    ObjectToDownload,
+    OnProgress,
+    ignore_progress,
+)
 from flux_training.clients.errors import Conflict, Invalid, NotFound, Service, ServiceError, Unauthorized
 from flux_training.clients.http import LOOPBACK
-from flux_training.clients.s3_errors import UNREADABLE, no_answer, refused
+from flux_training.clients.s3_errors import UNREADABLE, no_answer_error, refused
 from flux_training.training.words import one_line
 
 AWS_URL = "https://s3.amazonaws.com"
@@ -87,7 +94,7 @@ class Storage:
         self._lock = threading.Lock()
         self._made: Any = None
         self._bulk = Bulk(
-            Access(
+            BucketAccess(
                 service,
                 bucket,
                 endpoint_url,
@@ -207,16 +214,18 @@ class Storage:
             return found.etag
 
     def send_files(
-        self, files: Sequence[Outgoing], on_progress: OnProgress = ignore_progress
+        self, files: Sequence[FileToUpload], on_progress: OnProgress = ignore_progress
     ) -> Mapping[str, str]:
         """Upload many files at once, each checked against its `sha256`. Returns their ETags by key; see Bulk.send."""
         return self._bulk.send(files, on_progress)
 
     def download(self, key: str, path: Path, sha256: str | None = None, *, size: int | None = None) -> None:
         """Fetch one object; see `fetch_files`."""
-        self.fetch_files([Incoming(key, path, sha256, size)])
+        self.fetch_files([ObjectToDownload(key, path, sha256, size)])
 
-    def fetch_files(self, objects: Sequence[Incoming], on_progress: OnProgress = ignore_progress) -> None:
+    def fetch_files(
+        self, objects: Sequence[ObjectToDownload], on_progress: OnProgress = ignore_progress
+    ) -> None:
         """Download many objects at once, each checked against its `sha256` if that is given; see Bulk.fetch."""
         self._bulk.fetch(objects, on_progress)
 
@@ -325,7 +334,7 @@ class Storage:
             raise self._no_answer(failure) from None
 
     def _no_answer(self, failure: Exception) -> ServiceError:
-        return no_answer(self._service, self.bucket, type(failure).__name__, str(failure))
+        return no_answer_error(self._service, self.bucket, type(failure).__name__, str(failure))
 
     def _client(self) -> Any:
         """botocore's client (thread-safe). Made at the first use, because importing botocore takes 0.3 s."""
@@ -372,11 +381,11 @@ class Storage:
         # Send bodies at once, without waiting for "100 Continue". If a server refuses before asking for the body, it would take
         # the next request on the same connection for that body.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        client.meta.events.register("before-call.s3.DeleteObjects", _send_md5)
+        client.meta.events.register("before-call.s3.DeleteObjects", _sign_deletion_with_md5)
         return client
 
 
-def _send_md5(params: dict[str, Any], **_event: Any) -> None:
+def _sign_deletion_with_md5(params: dict[str, Any], **_event: Any) -> None:
     """Sign a deletion with an MD5, as S3 has always accepted. botocore sends a CRC32, which many other services refuse."""
     params["context"].pop("checksum", None)
     params["headers"].pop("x-amz-sdk-checksum-algorithm", None)

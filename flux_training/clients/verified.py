@@ -21,7 +21,7 @@ VERSION = hashlib.sha256(Path(weights.__file__).read_bytes()).hexdigest()[:16]
 MAX_ENTRIES = 10_000
 
 
-class Verified:
+class VerifiedWeightsCache:
     """Thread-safe. With `place` None nothing is remembered; a file that cannot be read counts as empty."""
 
     def __init__(self, place: Path | None, entries: dict[str, str]) -> None:
@@ -31,17 +31,17 @@ class Verified:
         self._changed = False
 
     @staticmethod
-    def load() -> Verified:
+    def load() -> VerifiedWeightsCache:
         """From the current directory (the checkout), unless the cache is off."""
         if is_cache_off():
-            return Verified(None, {})
+            return VerifiedWeightsCache(None, {})
         place = Path(CACHE_FOLDER) / CACHE_FILE
         try:
             document = json.loads(place.read_bytes())
             entries = {str(key): str(etag) for key, etag in document["etags"].items()}
-            return Verified(place, entries if document["version"] == VERSION else {})
+            return VerifiedWeightsCache(place, entries if document["version"] == VERSION else {})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return Verified(place, {})
+            return VerifiedWeightsCache(place, {})
 
     def knows(self, storage: Storage, info: ObjectInfo, steps: int) -> bool:
         if self._place is None:
@@ -64,7 +64,7 @@ class Verified:
         self._changed = not write_cache_file(self._place, text.encode())
 
 
-NOTHING_VERIFIED = Verified(None, {})
+NOTHING_VERIFIED = VerifiedWeightsCache(None, {})
 
 
 def _key(storage: Storage, info: ObjectInfo, steps: int) -> str:

@@ -15,7 +15,7 @@ import obstore
 from obstore.store import S3Store
 from pydantic import SecretStr
 
-from flux_training.clients.bulk import MAX_WIDTH, Incoming, Outgoing
+from flux_training.clients.bulk import MAX_WIDTH, FileToUpload, ObjectToDownload
 from flux_training.clients.storage import Storage
 from tests.bench.measure import Times, in_turns, table
 from tests.bench.tools import BUCKET, KEY_ID, REGION, SECRET, S3Server, settings_of_aws
@@ -33,7 +33,7 @@ def many(server: S3Server, tools: dict[str, Path], folder: Path, rounds: int, im
     _make_images(source, images)
     paths = sorted(source.iterdir())
     outgoing = [
-        Outgoing(path, f"ours/{path.name}", IMAGE_BYTES, hashlib.sha256(path.read_bytes()).hexdigest())
+        FileToUpload(path, f"ours/{path.name}", IMAGE_BYTES, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in paths
         if path.suffix == ".jpg"
     ]
@@ -62,7 +62,7 @@ def fetching(server: S3Server, folder: Path, rounds: int) -> str:
     storage, target = our_storage(server), folder / "back"
     keys = [item.key for item in storage.list("ours/") if item.key.endswith(".jpg")]
     acts: dict[str, Callable[[], object]] = {
-        OURS: lambda: storage.fetch_files([Incoming(key, target / key) for key in keys]),
+        OURS: lambda: storage.fetch_files([ObjectToDownload(key, target / key) for key in keys]),
         "raw obstore": lambda: asyncio.run(raw_fetch(server, keys, target / "raw")),
         "boto3, one after the other": lambda: [
             client(server).download_file(BUCKET, key, str(target / Path(key).name)) for key in keys[:200]
@@ -85,7 +85,7 @@ def one_big(server: S3Server, folder: Path, rounds: int, size: int = BIG_BYTES) 
             file.write(number.to_bytes(8, "big") + block[8:])
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    storage, whole = our_storage(server), Outgoing(path, "ours/big", path.stat().st_size, sha256)
+    storage, whole = our_storage(server), FileToUpload(path, "ours/big", path.stat().st_size, sha256)
     times = in_turns(
         {
             OURS: lambda: storage.send_files([whole]),

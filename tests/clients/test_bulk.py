@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from flux_training.clients import bulk
-from flux_training.clients.bulk import Incoming, Outgoing
+from flux_training.clients.bulk import FileToUpload, ObjectToDownload
 from flux_training.clients.errors import NotFound, ServiceError, Unauthorized, Unavailable
 from flux_training.clients.storage import Storage
 from flux_training.training.errors import BadInput
@@ -36,13 +36,13 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "FIRST_WAIT", timedelta(milliseconds=10))
 
 
-def files(folder: Path, count: int, size: int = 100) -> list[Outgoing]:
+def files(folder: Path, count: int, size: int = 100) -> list[FileToUpload]:
     made = []
     for number in range(count):
         data = bytes([number % 256]) * size
         path = folder / f"{number:05}.jpg"
         path.write_bytes(data)
-        made.append(Outgoing(path, f"d/{path.name}", size, hashlib.sha256(data).hexdigest()))
+        made.append(FileToUpload(path, f"d/{path.name}", size, hashlib.sha256(data).hexdigest()))
     return made
 
 
@@ -140,7 +140,9 @@ def test_a_large_file_is_sent_in_parts_of_one_size(
     multipart(server)
     data = os.urandom(3500)
     (tmp_path / "big").write_bytes(data)
-    storage(server).send_files([Outgoing(tmp_path / "big", "big", 3500, hashlib.sha256(data).hexdigest())])
+    storage(server).send_files(
+        [FileToUpload(tmp_path / "big", "big", 3500, hashlib.sha256(data).hexdigest())]
+    )
     parts = {
         path.split("partNumber=")[1].split("&")[0]: body
         for (method, path), body in zip(server.seen, server.bodies, strict=True)
@@ -157,7 +159,7 @@ def test_the_parts_of_a_changed_file_are_removed(
     multipart(server)
     (tmp_path / "big").write_bytes(os.urandom(3500))
     with pytest.raises(BadInput, match="has changed"):
-        storage(server).send_files([Outgoing(tmp_path / "big", "big", 3500, "0" * 64)])
+        storage(server).send_files([FileToUpload(tmp_path / "big", "big", 3500, "0" * 64)])
     assert not [1 for method, path in server.seen if method == "POST" and "uploadId" in path]
 
 
@@ -178,7 +180,7 @@ def test_refusals_become_typed_errors_without_secrets(
     made = storage(server, retries=0)
     for act in (
         lambda: made.send_files(files(tmp_path, 3)),
-        lambda: made.fetch_files([Incoming("k", tmp_path / "k")]),
+        lambda: made.fetch_files([ObjectToDownload("k", tmp_path / "k")]),
         lambda: made.copy_many([("a", "b"), ("c", "d")]),
     ):
         with pytest.raises(kind) as caught:
@@ -200,11 +202,11 @@ def test_copies_whose_source_is_missing_are_returned(server: Server) -> None:
 
 def test_a_damaged_object_leaves_no_file(server: Server, tmp_path: Path) -> None:
     server.reply = lambda _method, path, _body: (200, path.encode())
-    wanted = [Incoming(f"k{number}", tmp_path / f"{number}") for number in range(20)]
+    wanted = [ObjectToDownload(f"k{number}", tmp_path / f"{number}") for number in range(20)]
     storage(server).fetch_files(wanted)
     assert all(one.path.read_bytes() == f"/bucket/{one.key}".encode() for one in wanted)
     with pytest.raises(ServiceError, match="is not what was written there"):
-        storage(server).fetch_files([Incoming("k1", tmp_path / "new", "0" * 64)])
+        storage(server).fetch_files([ObjectToDownload("k1", tmp_path / "new", "0" * 64)])
     assert not (tmp_path / "new").exists()
 
 
@@ -212,10 +214,10 @@ def test_a_large_object_is_streamed_and_checked(server: Server, tmp_path: Path) 
     body = os.urandom(3 * bulk.CHUNK_BYTES + 7)
     server.reply = lambda *_: (200, body)
     right, path = hashlib.sha256(body).hexdigest(), tmp_path / "deep/new"
-    storage(server).fetch_files([Incoming("k", path, right)])
+    storage(server).fetch_files([ObjectToDownload("k", path, right)])
     assert path.read_bytes() == body
     with pytest.raises(ServiceError, match="is not what was written there"):
-        storage(server).fetch_files([Incoming("k", path, "0" * 64)])
+        storage(server).fetch_files([ObjectToDownload("k", path, "0" * 64)])
     assert path.read_bytes() == body
     assert [one.name for one in path.parent.iterdir()] == ["new"]
 
@@ -259,7 +261,7 @@ def test_a_full_disk_is_not_reported_as_a_storage_failure(
     server.reply = lambda *_: (200, b"x")
     monkeypatch.setattr(Path, "open", lambda *_: Full())
     with pytest.raises(OSError, match="No space left on device"):
-        storage(server).fetch_files([Incoming("k", tmp_path / "k")])
+        storage(server).fetch_files([ObjectToDownload("k", tmp_path / "k")])
     assert len(server.seen) == 1
     assert not list(tmp_path.iterdir())
 

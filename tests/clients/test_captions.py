@@ -14,19 +14,19 @@ from flux_training.clients.captioning import bounded
 from flux_training.clients.captioning.captioner import (
     OPENAI_URL,
     Captioner,
-    Refused,
-    Stopped,
-    host_of,
-    key_for,
+    CaptioningRefused,
+    CaptioningStopped,
+    api_key_for,
+    host_and_port,
 )
 from flux_training.clients.captioning.requests import (
     LIMIT_NAMES,
-    NotACompletion,
+    InvalidCompletion,
     RequestForm,
-    adapted,
-    connection_step,
+    adapt_request_form,
+    connection_advice,
     read_answer,
-    suggestion,
+    suggest_base_url,
 )
 from flux_training.clients.http import RetryPolicy
 from flux_training.training.dataset.captions import ModelResponse
@@ -79,7 +79,7 @@ def test_a_lasting_failure_fails_only_this_image(fault: str) -> None:
         client.ask(picture())
         with pytest.raises(FluxError) as caught:
             client.ask(picture())
-        assert not isinstance(caught.value, (Refused, NotACompletion))
+        assert not isinstance(caught.value, (CaptioningRefused, InvalidCompletion))
         assert server.asked[1] == 1 + 4
 
 
@@ -90,7 +90,7 @@ def test_a_server_that_has_never_answered_gets_fewer_attempts_unless_it_is_busy(
     with asking(fault) as (client, server):
         with pytest.raises(FluxError) as caught:
             client.ask(picture())
-        assert isinstance(caught.value, NotACompletion) == fault.startswith("50")
+        assert isinstance(caught.value, InvalidCompletion) == fault.startswith("50")
         assert server.asked[1] == attempts
 
 
@@ -120,13 +120,13 @@ def test_a_bad_request_is_tried_once_more_in_the_plainest_form() -> None:
 @pytest.mark.parametrize("fault", ["401", "404", "quota"])
 def test_a_wrong_key_model_or_account_stops_all_images(fault: str) -> None:
     with asking(fault) as (client, server):
-        with pytest.raises(Refused):
+        with pytest.raises(CaptioningRefused):
             client.ask(picture())
         assert server.asked[1] == 1
 
 
 def test_an_unreachable_server_stops_all_images() -> None:
-    with asking("hang up") as (client, _), pytest.raises(Refused, match="is it running"):
+    with asking("hang up") as (client, _), pytest.raises(CaptioningRefused, match="is it running"):
         client.ask(picture())
 
 
@@ -161,7 +161,7 @@ def test_nothing_is_sent_after_the_stop() -> None:
     stop = threading.Event()
     stop.set()
     with asking("ok", stop=stop) as (client, server):
-        with pytest.raises(Stopped):
+        with pytest.raises(CaptioningStopped):
             client.ask(picture())
         assert not server.asked
 
@@ -171,7 +171,7 @@ def test_a_stop_ends_the_wait_for_a_retry() -> None:
     with asking("500", stop=stop) as (client, server):
         client._retry_policy = RetryPolicy(attempts=9, first=600, longest=600, total=6000)
         threading.Timer(0.3, stop.set).start()
-        with pytest.raises(Stopped):
+        with pytest.raises(CaptioningStopped):
             client.ask(picture())
         assert server.asked[1] == 1
 
@@ -189,21 +189,21 @@ def test_a_stop_ends_the_wait_for_a_retry() -> None:
 def test_the_key_is_not_sent_unencrypted_to_another_machine(
     url: str, environ: dict[str, str], sent: bool
 ) -> None:
-    key = key_for(url, environ)
+    key = api_key_for(url, environ)
     assert (key is not None) is sent
     assert key is None or key.get_secret_value() == KEY
 
 
 def test_openai_without_a_key_is_refused() -> None:
     with pytest.raises(FluxError, match="OPENAI_API_KEY is not set"):
-        key_for(OPENAI_URL, {})
+        api_key_for(OPENAI_URL, {})
 
 
 def test_a_truncated_answer_is_not_retried() -> None:
     with asking("half") as (client, server):
         with pytest.raises(FluxError, match="the answer cannot be read as JSON") as caught:
             client.ask(picture())
-        assert not isinstance(caught.value, Refused)
+        assert not isinstance(caught.value, CaptioningRefused)
         assert server.asked[1] == 1
 
 
@@ -216,7 +216,7 @@ def test_a_truncated_answer_is_not_retried() -> None:
     ],
 )
 def test_only_host_and_port_of_an_address_are_shown(url: str, host: str) -> None:
-    assert host_of(url) == host
+    assert host_and_port(url) == host
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_only_host_and_port_of_an_address_are_shown(url: str, host: str) -> None
 )
 def test_an_invalid_address_is_refused_and_not_shown(url: str) -> None:
     with pytest.raises(BadInput, match="must begin with https://") as caught:
-        host_of(url)
+        host_and_port(url)
     assert "password" not in str(caught.value)
 
 
@@ -237,8 +237,8 @@ def test_an_invalid_address_is_refused_and_not_shown(url: str) -> None:
     ],
 )
 def test_an_address_with_a_query_is_refused_and_not_shown(url: str) -> None:
-    with pytest.raises(BadInput, match="give the address without that") as caught:
-        host_of(url)
+    with pytest.raises(BadInput, match="give the address without it") as caught:
+        host_and_port(url)
     assert "hidden" not in str(caught.value)
 
 
@@ -257,13 +257,13 @@ def test_an_address_with_a_query_is_refused_and_not_shown(url: str) -> None:
     ],
 )
 def test_a_failed_connection_names_what_to_try(words: str, step: str) -> None:
-    assert connection_step(words, "https://me:hidden@models.example:8000/v1") == step
+    assert connection_advice(words, "https://me:hidden@models.example:8000/v1") == step
 
 
 @pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\u00a0x", "sk-secret two"])
 def test_a_key_with_invalid_characters_is_refused_and_not_shown(key: str) -> None:
     with pytest.raises(BadInput, match="beyond ASCII") as caught:
-        key_for(OPENAI_URL, {"OPENAI_API_KEY": key})
+        api_key_for(OPENAI_URL, {"OPENAI_API_KEY": key})
     assert "secret" not in str(caught.value)
 
 
@@ -314,7 +314,7 @@ def test_refused_parameters_are_left_out_from_then_on(refusal: str, keys: set[st
     ],
 )
 def test_the_form_follows_what_a_server_refuses_by_name(refusal: str, limit: str, structured: bool) -> None:
-    assert adapted(RequestForm(), refusal) == RequestForm(limit, structured)
+    assert adapt_request_form(RequestForm(), refusal) == RequestForm(limit, structured)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_the_form_follows_what_a_server_refuses_by_name(refusal: str, limit: str
     ],
 )
 def test_other_refusals_change_nothing(refusal: str) -> None:
-    assert adapted(RequestForm(structured=False), refusal) is None
+    assert adapt_request_form(RequestForm(structured=False), refusal) is None
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_other_refusals_change_nothing(refusal: str) -> None:
             "application/json",
             "Provider returned",
         ),
-        (b'{"output": "A cat."}', "application/json", "has no `choices`"),
+        (b'{"output": "A cat."}', "application/json", "has no field `choices`"),
         (b"", "application/json", "the answer is empty"),
         (b"A cat.", "text/plain", "cannot be read as JSON: A cat."),
     ],
@@ -369,7 +369,7 @@ def test_other_refusals_change_nothing(refusal: str) -> None:
 def test_what_is_no_answer_of_a_model_is_described_with_what_to_try(
     body: bytes, kind: str, said: str
 ) -> None:
-    with pytest.raises(NotACompletion) as caught:
+    with pytest.raises(InvalidCompletion) as caught:
         read_answer(body, kind, "http://127.0.0.1:1234")
     assert said in str(caught.value)
     if "stream" not in said:
@@ -403,7 +403,7 @@ def test_answers_in_other_encodings_and_parts_of_a_stream_are_read(encoding: str
 def test_deeply_nested_answers_are_no_captions(name: str) -> None:
     nested = f'{{"{name}": ' * 900 + '"A cat."' + "}" * 900
     answer = f'{{"choices": [{{"message": {{"content": {nested}}}}}]}}' if name == "text" else nested
-    with suppress(NotACompletion):
+    with suppress(InvalidCompletion):
         assert read_answer(answer.encode(), "application/json", "http://127.0.0.1/v1").text is None
 
 
@@ -421,18 +421,18 @@ def test_deeply_nested_answers_are_no_captions(name: str) -> None:
     ],
 )
 def test_an_address_without_a_version_gets_a_suggestion(url: str, step: str) -> None:
-    assert suggestion(url) == step
+    assert suggest_base_url(url) == step
 
 
 def test_a_limit_that_ends_in_hours_stops_all_images() -> None:
     with asking("429 for hours") as (client, server):
-        with pytest.raises(Refused, match="run the command again in 7 h"):
+        with pytest.raises(CaptioningRefused, match="run the command again in 7 h"):
             client.ask(picture())
         assert server.asked[1] == 1
 
 
 def test_a_context_that_is_too_short_is_explained() -> None:
-    with asking("context") as (client, _), pytest.raises(FluxError, match="smaller --max-side"):
+    with asking("context") as (client, _), pytest.raises(FluxError, match="reduce --max-side"):
         client.ask(picture())
 
 
@@ -449,7 +449,7 @@ def test_a_parameter_that_is_refused_although_it_is_not_sent_is_explained() -> N
 @pytest.mark.parametrize("how", ["drip", "drip headers"])
 def test_a_server_that_drips_bytes_is_not_waited_for(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "ANSWER_SECONDS", 0.1)
-    with asking(how) as (client, server), pytest.raises(NotACompletion, match="was not complete after"):
+    with asking(how) as (client, server), pytest.raises(InvalidCompletion, match="was not complete after"):
         client.ask(picture())
     assert server.asked[1] == 1
 
@@ -462,7 +462,7 @@ def test_a_server_that_drips_bytes_is_not_waited_for(how: str, monkeypatch: pyte
     ],
 )
 def test_an_answer_that_cannot_be_read_is_not_asked_for_again(how: str, said: str) -> None:
-    with asking(how) as (client, server), pytest.raises(NotACompletion) as caught:
+    with asking(how) as (client, server), pytest.raises(InvalidCompletion) as caught:
         client.ask(picture())
     assert said in str(caught.value)
     assert server.asked[1] == 1

@@ -12,7 +12,7 @@ from flux_training.clients.connection import (
     Connection,
     connect,
     endpoint_finding,
-    storage_kind,
+    parse_storage_kind,
 )
 from flux_training.clients.errors import Unavailable
 from flux_training.training.environment import pulumi_command
@@ -206,7 +206,7 @@ def test_an_incomplete_pair_of_node_keys_is_reported() -> None:
     [(None, "s3"), ('{"kind": "r2"}', "r2"), ('{"bucket": "b"}', "s3"), ("{", "s3"), ("[]", "s3")],
 )
 def test_the_kind_of_storage_is_read_from_the_stack(setting: str | None, kind: str) -> None:
-    assert storage_kind(setting) == kind
+    assert parse_storage_kind(setting) == kind
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from flux_training.clients.queue.hand_outs import (
     MAX_PLANTED,
     TOO_EARLY,
     TOO_LATE,
-    Planted,
-    doubt_about,
-    planted_objects,
+    PlantedObjects,
+    find_planted_objects,
+    reason_to_doubt_weights,
 )
 from flux_training.clients.results import RunResults, run_status
 from flux_training.clients.storage import ObjectInfo, Storage
@@ -69,12 +69,12 @@ def test_which_weights_can_be_from_a_node(
     jobs: list[Job], written: datetime | None, is_posted: bool, expected: str
 ) -> None:
     weights = StoredWeights((ObjectInfo("k", 1, "e", written),))
-    assert doubt_about(jobs, weights, is_posted) == expected
+    assert reason_to_doubt_weights(jobs, weights, is_posted) == expected
 
 
 def test_the_last_of_two_files_must_be_of_the_job() -> None:
     weights = StoredWeights((ObjectInfo("high", 1, "e", TRAINING), ObjectInfo("low", 1, "e", LATER)))
-    assert doubt_about([job("failed")], weights, True) == TOO_LATE
+    assert reason_to_doubt_weights([job("failed")], weights, True) == TOO_LATE
 
 
 class TimedBucket:
@@ -104,8 +104,8 @@ def test_objects_of_a_job_that_no_node_got_are_planted(
     found: Job, written: tuple[datetime, ...], expected: int
 ) -> None:
     storage = cast(Storage, TimedBucket(*written))
-    planted = planted_objects(storage, KEYS, found)
-    assert planted == Planted(expected, has_more=expected == MAX_PLANTED)
+    planted = find_planted_objects(storage, KEYS, found)
+    assert planted == PlantedObjects(expected, has_more=expected == MAX_PLANTED)
 
 
 def test_objects_that_were_not_examined_are_a_finding() -> None:

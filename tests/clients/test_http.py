@@ -30,7 +30,7 @@ from flux_training.clients.http import (
     RetryPolicy,
     retry_after,
     shared_limiter,
-    trusted,
+    trusted_certificates,
 )
 
 KEY = "canary-http-51c0"
@@ -188,7 +188,7 @@ def test_answers_are_read_leniently() -> None:
 @pytest.mark.parametrize(("method", "kind"), [("GET", ServiceError), ("POST", UncertainOutcome)])
 def test_an_invalid_answer_is_an_error(content: bytes, method: str, kind: type[Exception]) -> None:
     http = client(Script(httpx.Response(200, content=content)))
-    with pytest.raises(kind, match="no SizedThing"):
+    with pytest.raises(kind, match="an unexpected body"):
         http.parse_body(SizedThing, http.request(method, "x"))
 
 
@@ -284,13 +284,13 @@ def test_the_users_certificates_are_used_except_for_the_local_cloud(
     one = bundle[bundle.index("-----BEGIN") : bundle.index("-----END")] + "-----END CERTIFICATE-----\n"
     (tmp_path / "one.pem").write_text(one, encoding="utf-8")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
-    trusted.cache_clear()
+    trusted_certificates.cache_clear()
     try:
         far = [Http(replace(SERVICE, url="https://service.test"), {}) for _ in range(2)]
         near = Http(replace(SERVICE, url="http://127.0.0.1:1"), {})
         contexts = [http._client._transport._pool._ssl_context for http in (*far, near)]  # type: ignore[attr-defined]  # httpx's own
     finally:
-        trusted.cache_clear()
+        trusted_certificates.cache_clear()
     assert len(contexts[0].get_ca_certs()) == 1
     assert contexts[1] is contexts[0]  # read once
     assert len(contexts[2].get_ca_certs()) > 10

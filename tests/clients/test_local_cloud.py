@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from flux_training.clients.errors import Unavailable
-from flux_training.clients.local_cloud import connect_started, need_local_cloud
+from flux_training.clients.local_cloud import connect_and_start_local_cloud, ensure_local_cloud
 from tests.clients.test_connection import LOCAL
 
 
@@ -47,8 +47,8 @@ def test_no_second_cloud_is_started_beside_the_named_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     environ = named(tmp_path, elsewhere)
-    need_local_cloud(environ)
-    assert connect_started("local", {}, environ, "s3").page == elsewhere
+    ensure_local_cloud(environ)
+    assert connect_and_start_local_cloud("local", {}, environ, "s3").page == elsewhere
     assert not Path(".localcloud").exists()
 
 
@@ -57,8 +57,10 @@ def test_a_named_cloud_that_does_not_run_is_an_error(tmp_path: Path, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as server:
         page = f"http://127.0.0.1:{server.getsockname()[1]}/"
     for environ in (named(tmp_path, page), {"FLUX_LOCAL_CLOUD": "nowhere.json"}):
-        with pytest.raises(Unavailable, match=r"FLUX_LOCAL_CLOUD names it.*unset FLUX_LOCAL_CLOUD"):
-            need_local_cloud(environ)
+        with pytest.raises(
+            Unavailable, match=r"the environment variable FLUX_LOCAL_CLOUD selects it.*unset FLUX_LOCAL_CLOUD"
+        ):
+            ensure_local_cloud(environ)
         with pytest.raises(Unavailable, match=r"unset FLUX_LOCAL_CLOUD"):
-            connect_started("local", {}, environ, "s3")
+            connect_and_start_local_cloud("local", {}, environ, "s3")
     assert not Path(".localcloud").exists()

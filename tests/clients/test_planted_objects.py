@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-from flux_training.clients.datasets import MAX_OTHERS, stored_images
+from flux_training.clients.datasets import MAX_OTHERS, list_stored_images
 from flux_training.clients.queue.recorded_runs import recorded_runs
-from flux_training.clients.results import inputs_of_run, past_runs, stored_inputs
+from flux_training.clients.results import inputs_of_run, list_past_runs, read_stored_inputs
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.commands.results.fetch import chosen_by_id
@@ -40,7 +40,7 @@ def test_a_run_without_a_record_is_no_run_of_the_stack() -> None:
     )
     assert recorded_runs(storage, LAYOUT) == recorded_runs(storage, LAYOUT, "cat") == [("cat", OWN)]
     assert recorded_runs(storage, LAYOUT, "dog") == []
-    assert [run.run_id for run in past_runs(storage, LAYOUT, "cat")] == [OWN]
+    assert [run.run_id for run in list_past_runs(storage, LAYOUT, "cat")] == [OWN]
 
 
 def test_the_runs_of_an_earlier_version_are_those_in_the_bucket() -> None:
@@ -83,7 +83,7 @@ def test_only_what_a_run_was_made_from_counts_as_its_inputs(changed: str) -> Non
     other = {"train.yml": b"a: 1\n", "manifest.json": b"{}", "run.json": b'{"attempt": 1000000000}'}
     objects |= {key: other[changed] for key in objects if changed and key.endswith(changed)}
     found = inputs_of_run(as_storage(objects), keys)
-    assert stored_inputs(as_storage(objects), keys) is not None
+    assert read_stored_inputs(as_storage(objects), keys) is not None
     assert (found.attempt if found else None) == (None if changed else 7)
 
 
@@ -139,7 +139,7 @@ def test_other_objects_of_a_dataset_are_neither_kept_nor_all_listed(planted: str
     others = range(3 * MAX_OTHERS if looked_up or planted.startswith("z") else MAX_OTHERS - 1)
     objects = {f"{folder}{planted.format(number)}": b"" for number in others}
     bucket = ListedBucket(objects | {f"{folder}{name}": b"x" for name in names})
-    found = stored_images(cast(Storage, bucket), LAYOUT, DIGEST, [*names, "00003.jpg"])
+    found = list_stored_images(cast(Storage, bucket), LAYOUT, DIGEST, [*names, "00003.jpg"])
     assert list(found) == names
     assert bucket.listed <= MAX_OTHERS + 5
     assert bucket.looked_up == looked_up

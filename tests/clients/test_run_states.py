@@ -19,10 +19,10 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.salad import GroupSpec
 from flux_training.clients.stack import run_states
 from flux_training.clients.stack.owner import new_mark
-from flux_training.clients.stack.run_states import run_states_of, state_in
+from flux_training.clients.stack.run_states import run_states_of, state_in_queue
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import Survey, findings_of, survey_stack
-from flux_training.clients.verified import CACHE_FILE, Verified
+from flux_training.clients.stack.survey import Survey, findings_of_survey, survey_stack
+from flux_training.clients.verified import CACHE_FILE, VerifiedWeightsCache
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.cluster_settings import BudgetSettings, ClusterSettings
 from flux_training.training.dataset.image_cache import CACHE_FOLDER, NO_CACHE_VARIABLE
@@ -207,7 +207,7 @@ def test_a_run_that_ends_between_the_look_and_the_list_is_finished(
         keys = Layout("").run("queued", run)
         return [queued_job("completed", run, keys.output, ground.storage.bucket)]
 
-    monkeypatch.setattr(run_states, "group_jobs", meanwhile)
+    monkeypatch.setattr(run_states, "jobs_in_container_groups", meanwhile)
     assert ground.look()[0]["queued"] is RunState.COMPLETED
 
 
@@ -317,7 +317,7 @@ def test_an_object_without_an_etag_is_never_known(ground: Ground) -> None:
     ground.finish("finished")
     keys = Layout("").run("finished", ground.job("finished").run_id)
     info = next(item for item in ground.storage.list(keys.weights))
-    verified = Verified.load()
+    verified = VerifiedWeightsCache.load()
     verified.add(ground.storage, info, STEPS)
     assert verified.knows(ground.storage, info, STEPS)
     assert not verified.knows(ground.storage, info, STEPS + 1)
@@ -407,7 +407,7 @@ def test_a_resumed_run_keeps_its_id_without_run_json(
     if left is not None:
         ground.storage.put_bytes(record, left)
     assert surveyed(ground).run_id == resumed.run_id
-    past = results.past_runs(ground.storage, layout, "finished")
+    past = results.list_past_runs(ground.storage, layout, "finished")
     assert {run.run_id for run in past} == {parent.run, own.run}
     assert all(run.created_at for run in past)
 
@@ -444,7 +444,7 @@ def test_finished_weights_of_a_run_that_was_never_queued_are_announced(ground: G
     ground.storage.delete_many([keys.posted])
     survey, _ = survey_stack(ground.stack, ground.jobs, LintReport(["new"], []), with_changes=False)
     assert survey.states["new"] is RunState.NEW
-    (finding,) = findings_of(survey, layout, "dev")
+    (finding,) = findings_of_survey(survey, layout, "dev")
     assert f"moves them to {keys.set_aside} and trains the run" in finding
     assert f"`./flux fetch new --run {keys.run} --accept-changed-weights` records them first" in finding
 
@@ -510,4 +510,4 @@ def queued_job(status: str, run: str = "r", prefix: str = "runs/cat/r/output/", 
     ],
 )
 def test_what_the_listing_says_of_a_run_that_is_not_finished(jobs: list[Job], state: RunState | None) -> None:
-    assert state_in(jobs, RunPlace.of("b", Layout(""), "cat", "r")) == state
+    assert state_in_queue(jobs, RunPlace.of("b", Layout(""), "cat", "r")) == state

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from flux_training.clients.bulk import Outgoing
+from flux_training.clients.bulk import FileToUpload
 from flux_training.clients.connection import Connection
 from flux_training.clients.errors import Conflict, NotFound, Unauthorized
 from flux_training.clients.storage import ObjectInfo, Storage
@@ -81,7 +81,7 @@ def test_files_are_uploaded_and_downloaded(storage: Storage, tmp_path: Path) -> 
     data = bytes(range(251)) * 20_000
     sha256 = hashlib.sha256(data).hexdigest()
     (tmp_path / "up.bin").write_bytes(data)
-    storage.send_files([Outgoing(tmp_path / "up.bin", "f/up.bin", len(data), sha256)])
+    storage.send_files([FileToUpload(tmp_path / "up.bin", "f/up.bin", len(data), sha256)])
     assert storage.head("f/up.bin") == ObjectInfo("f/up.bin", len(data), md5(data))
     storage.download("f/up.bin", tmp_path / "new" / "down.bin", sha256)
     assert (tmp_path / "new" / "down.bin").read_bytes() == data

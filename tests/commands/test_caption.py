@@ -9,7 +9,7 @@ import pytest
 from localcloud.testing import wait_until
 from PIL import Image
 
-from flux_training.clients.captioning.captioner import Captioner, Refused
+from flux_training.clients.captioning.captioner import Captioner, CaptioningRefused
 from flux_training.commands.jobs.caption import caption
 from flux_training.training.dataset.captions import EDIT_INSTRUCTION, MOTION_INSTRUCTION
 from flux_training.training.errors import BadInput, FluxError
@@ -243,11 +243,11 @@ def test_a_password_in_an_unencrypted_address_is_not_printed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def refuse(*_: object) -> None:
-        raise Refused("not now")
+        raise CaptioningRefused("not now")
 
     # A real connection attempt would take a minute to fail.
     monkeypatch.setattr(Captioner, "ask", refuse)
-    with pytest.raises(Refused):
+    with pytest.raises(CaptioningRefused):
         run("--base-url", "http://me:password@models.example:9/v1")
     printed = capsys.readouterr().out
     assert ("http to models.example:9 is not encrypted" in printed, "password" in printed) == (True, False)

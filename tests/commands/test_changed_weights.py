@@ -11,7 +11,7 @@ from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
 from flux_training.clients.kelpie import Job
-from flux_training.clients.pins import StoredWeights, accept_weights, pin_weights, pinned_keys, read_pin
+from flux_training.clients.pins import StoredWeights, accept_weights, list_pin_keys, pin_weights, read_pin
 from flux_training.clients.results import CHANGED_CONFIG, inspect_run
 from flux_training.clients.storage import Storage
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
@@ -100,7 +100,7 @@ def test_the_first_fetch_records_the_weights(run: TrainedRun) -> None:
     pin = read_pin(run.storage, run.keys)
     assert pin is not None
     assert (pin.sha256, pin.size, pin.step) == (hashlib.sha256(GOOD).hexdigest(), len(GOOD), STEPS)
-    assert run.keys.results in pinned_keys(run.storage, LAYOUT)
+    assert run.keys.results in list_pin_keys(run.storage, LAYOUT)
     assert run.problem() == ""
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from flux_training.clients.connection import Connection, connect
 from flux_training.clients.errors import ServiceError
 from flux_training.clients.kelpie import Job, KelpieRule
-from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe, addresses, probe_services
+from flux_training.clients.reachability import CHECK_NETWORK, ServiceProbe, probe_services, service_addresses
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -146,7 +146,7 @@ def test_a_wrong_clock_is_detected_by_the_date_header(date: str | None, found: l
 
 
 def test_all_checks_pass_with_the_local_cloud(connection: Connection) -> None:
-    probes = probe_services(addresses(connection)).items()
+    probes = probe_services(service_addresses(connection)).items()
     found = [result for name, probe in probes for result in check_reachable(name, probe)]
     found += check_gpu(connection.salad().gpu_classes(), settings().cluster, 24)
     found += check_quota(connection.salad(), [settings().cluster])

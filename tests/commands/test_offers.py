@@ -13,7 +13,7 @@ from localcloud.testing import running_cloud
 from flux_training.clients.connection import connect
 from flux_training.clients.gpu_classes import GpuAvailability
 from flux_training.clients.salad import Salad
-from flux_training.clients.stack.pricing import price_stack, unavailable_classes
+from flux_training.clients.stack.pricing import price_stack, unavailable_gpu_warnings
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.jobs.offers import offers
 from flux_training.commands.stack.file import stack_settings
@@ -73,17 +73,17 @@ def test_a_class_without_free_nodes_is_a_warning_if_something_is_trained(
     services = StackServices(connect("local", {}, os.environ), stack_settings(checkout, "dev"))
     rate = Rate("RTX 5090 (32 GB) or RTX 4090 (24 GB)", "high", 0.45)
     bill = StackBill({"": Bill(rate, (LINE,))})
-    assert unavailable_classes(services, bill, "prod") == []
+    assert unavailable_gpu_warnings(services, bill, "prod") == []
     found = Salad.gpu_availability
 
     def none_left(salad: Salad, gpu: str) -> Any:
         return found(salad, gpu).model_copy(update={"available_gpu_high": 0})
 
     monkeypatch.setattr(Salad, "gpu_availability", none_left)
-    assert unavailable_classes(services, bill, "prod") == [
+    assert unavailable_gpu_warnings(services, bill, "prod") == [
         "no RTX 5090 (32 GB) or RTX 4090 (24 GB) is free at priority high now; jobs wait until one is; `./flux offers --stack prod` lists the others"
     ]
-    assert unavailable_classes(services, StackBill({"": Bill(rate, ())}), "prod") == []
+    assert unavailable_gpu_warnings(services, StackBill({"": Bill(rate, ())}), "prod") == []
 
 
 @pytest.mark.parametrize("gpu", ["RTX 4090", ["RTX 4090", "RTX 3090"], "cheapest"])

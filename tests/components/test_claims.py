@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from flux_training.clients.kelpie import Job, Sync
-from flux_training.clients.queue.claims import Claim, ClaimFile, is_dead, this_host
+from flux_training.clients.queue.claims import Claim, ClaimFile, host_identity, is_claim_holder_dead
 from flux_training.training.errors import FluxError
 from flux_training.training.untrusted import parse_record
 from tests.components.in_memory import (
@@ -183,7 +183,10 @@ def test_the_loser_of_a_claim_waits_for_the_winner(clock: FakeClock) -> None:
 )
 def test_which_holders_count_as_dead(held_by: tuple[str, int, float], dead: bool) -> None:
     host, pid, at = held_by
-    assert is_dead(claim("p/s", host, pid, at), "here", 99, lambda one: one in (7, 99), now=1000.0) == dead
+    assert (
+        is_claim_holder_dead(claim("p/s", host, pid, at), "here", 99, lambda one: one in (7, 99), now=1000.0)
+        == dead
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,10 +219,10 @@ def test_a_claim_is_read_as_it_was_written() -> None:
 def test_a_host_is_a_machine_a_boot_and_a_pid_namespace() -> None:
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():
-        assert this_host() == socket.gethostname()
+        assert host_identity() == socket.gethostname()
         return
     namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116 - not as the code does it
-    assert this_host() == f"{socket.gethostname()}/{boot.read_text()[:8]}/{namespace}"
+    assert host_identity() == f"{socket.gethostname()}/{boot.read_text()[:8]}/{namespace}"
 
 
 def test_a_claim_has_the_time_of_its_writing(clock: FakeClock) -> None:
@@ -236,7 +239,7 @@ def test_which_holders_are_dead_for_the_running_process() -> None:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    here, now = this_host(), 1000.0
+    here, now = host_identity(), 1000.0
     holders = [
         claim("x/y", here, os.getpid(), now),
         claim("x/y", here, pid, now),

@@ -21,7 +21,7 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.salad import GroupSpec
-from flux_training.clients.stack.run_states import state_as_posted
+from flux_training.clients.stack.run_states import state_of_posted_job
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.training.runs.run import RunKeys
@@ -131,7 +131,9 @@ def test_posted_jobs_are_recorded_where_nodes_cannot_write(old: OldBucket) -> No
     posted = [key for run in (MOVED, QUEUED) for key in (old.keys(run).claim, old.keys(run).posted)]
     assert recorded == [*posted, *(old.keys(run).earlier for run in (NEVER_POSTED, FORGED))]
     assert recorded_runs(old.storage, old.layout) == [(f"job-{run[-1]}", run) for run in RUNS]
-    assert state_as_posted(old.storage, old.connection.kelpie(), old.keys(MOVED)) is RunState.WITHOUT_WEIGHTS
+    assert (
+        state_of_posted_job(old.storage, old.connection.kelpie(), old.keys(MOVED)) is RunState.WITHOUT_WEIGHTS
+    )
     check_queued_once(old)
 
 
@@ -192,7 +194,7 @@ def in_process(call: Callable[[], object], kill_at: int | None = None) -> int:
     if pid:
         return pid
     # Connections must not be shared with the parent.
-    connections._shared.cache_clear()
+    connections._shared_client.cache_clear()
     requests = 0
 
     def counted(send: Callable[..., Any]) -> Callable[..., Any]:

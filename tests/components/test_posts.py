@@ -10,9 +10,9 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, Sync, SyncRule
 from flux_training.clients.queue import posting
-from flux_training.clients.queue.claims import ClaimFile, this_host
-from flux_training.clients.queue.own_jobs import choose_own_job, in_order, own_job
-from flux_training.clients.queue.posting import Queue, queue_of
+from flux_training.clients.queue.claims import ClaimFile, host_identity
+from flux_training.clients.queue.own_jobs import choose_own_job, jobs_by_age, own_job
+from flux_training.clients.queue.posting import Queue, shared_queue
 from flux_training.training.errors import FluxError
 from tests.components.in_memory import (
     KEY,
@@ -46,7 +46,7 @@ def test_a_new_run_is_posted_once_under_a_claim(clock: FakeClock) -> None:
     assert storage.claim() | {"token": ""} == {
         "version": 1,
         "owner": "p/s",
-        "host": this_host(),
+        "host": host_identity(),
         "pid": os.getpid(),
         "claimed_at": 1000.0,
         "token": "",
@@ -185,7 +185,7 @@ def test_a_claim_taken_over_during_the_post_is_kept() -> None:
 
 def test_jobs_are_ordered_by_time_and_id() -> None:
     jobs = [job("c", created=2), job("b", created=1), job("a", created=2), job("z")]
-    assert [one.id for one in in_order(jobs)] == ["z", "b", "a", "c"]
+    assert [one.id for one in jobs_by_age(jobs)] == ["z", "b", "a", "c"]
     ended = [job("1", "completed", created=1), job("2", "failed", created=2), job("3", "canceled", created=3)]
     chosen = choose_own_job(ended, PLACE)
     assert chosen is not None
@@ -238,9 +238,9 @@ def test_all_jobs_of_a_group_share_one_queue(monkeypatch: pytest.MonkeyPatch) ->
         s3_access_key_id="i",
         s3_secret_access_key="s",
     )
-    found = queue_of(made, "claims-a")
-    assert found is queue_of(made, "claims-a")
-    assert found is not queue_of(made, "claims-b")
+    found = shared_queue(made, "claims-a")
+    assert found is shared_queue(made, "claims-a")
+    assert found is not shared_queue(made, "claims-b")
     assert (found.group_id, found.kelpie) == ("claims-a", made.kelpie())
 
 

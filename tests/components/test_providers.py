@@ -472,7 +472,7 @@ def test_jobs_of_runs_that_are_no_longer_declared_are_canceled(
     kelpie = SimpleNamespace(cancel_job=canceled.append)
     monkeypatch.setattr(
         declared_runs,
-        "queue_of",
+        "shared_queue",
         lambda at, group: (
             at is provider.connection
             and SimpleNamespace(jobs=lambda: jobs, kelpie=kelpie, forget=lambda: dropped.append(group))

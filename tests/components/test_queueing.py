@@ -14,7 +14,7 @@ from localcloud.testing import logged_requests
 from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie, Sync, SyncRule
 from flux_training.clients.queue import posting
-from flux_training.clients.queue.claims import Claim, ClaimFile, this_host
+from flux_training.clients.queue.claims import Claim, ClaimFile, host_identity
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.records import read_record
@@ -81,7 +81,7 @@ class QueuedRun:
     def claimed_by(
         self, pid: int, kelpie_id: str | None = None, host: str | None = None, at: float | None = None
     ) -> None:
-        theirs = claim(OWNER, host or this_host(), pid, time.time() if at is None else at)
+        theirs = claim(OWNER, host or host_identity(), pid, time.time() if at is None else at)
         self.storage.put_bytes(self.keys.claim, theirs.to_json())
         if kelpie_id is not None:
             posted = json.dumps({"claim": theirs.token, "kelpie_id": kelpie_id}).encode()

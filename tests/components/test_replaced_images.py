@@ -10,7 +10,7 @@ import pytest
 from components.dataset import upload_again_message, upload_images
 from components.repair import repair_datasets
 from flux_training.clients.connection import Connection
-from flux_training.clients.datasets import is_complete, read_dataset
+from flux_training.clients.datasets import is_dataset_complete, read_dataset
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
 from flux_training.clients.storage import Storage
@@ -72,9 +72,9 @@ def test_control_images_and_masks_are_checked_like_images(storage: Storage, tmp_
     storage.put_bytes(f"{folder}control/00001.png", b"#" * images.images["control/00001.png"].size)
     storage.delete_many([f"{folder}mask/00001.png"])
     storage.put_bytes(f"{folder}control/00009.png", b"another")
-    assert not is_complete(storage, LAYOUT, images.digest)
+    assert not is_dataset_complete(storage, LAYOUT, images.digest)
     assert send(storage, images) == ["control/00001.png", "mask/00001.png"]
-    assert is_complete(storage, LAYOUT, images.digest)
+    assert is_dataset_complete(storage, LAYOUT, images.digest)
     for name in ("control/00001.png", "mask/00001.png"):
         assert storage.get_bytes(folder + name) == (tmp_path / "jobs/edit" / name).read_bytes()
 
@@ -85,10 +85,10 @@ def test_an_image_replaced_by_others_of_the_same_length_is_sent_again(
     images = image_set(tmp_path)
     send(storage, images)
     replace(storage, images)
-    assert not is_complete(storage, LAYOUT, images.digest)
+    assert not is_dataset_complete(storage, LAYOUT, images.digest)
     assert send(storage, images) == [VICTIM]
     assert is_right(storage, images)
-    assert is_complete(storage, LAYOUT, images.digest)
+    assert is_dataset_complete(storage, LAYOUT, images.digest)
     assert send(storage, images) == []
 
 
@@ -115,7 +115,7 @@ def test_a_record_without_etags_is_completed_and_what_was_replaced_is_sent_again
     send(storage, images)
     storage.put_bytes(LAYOUT.dataset_index(images.digest), dataset_index(images.images))
     replace(storage, images)
-    assert is_complete(storage, LAYOUT, images.digest)
+    assert is_dataset_complete(storage, LAYOUT, images.digest)
     assert send(storage, images) == [VICTIM]
     assert is_right(storage, images)
     assert send(storage, images) == []

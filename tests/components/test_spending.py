@@ -20,7 +20,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.kelpie import Job, JobRequest
 from flux_training.clients.queue import posting
 from flux_training.clients.queue.claims import ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, last_posted
+from flux_training.clients.queue.own_jobs import RunPlace, newest_posted_job
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun
 from flux_training.clients.salad import GroupSpec
@@ -134,7 +134,7 @@ class SharingStack:
             reservation = Reservation(charges[job], self.budget)
 
             def prepare(job=job, keys=keys, reservation=reservation) -> None:  # type: ignore[no-untyped-def]  # binds the loop's values
-                last = last_posted(queue.own_jobs(self.place(job)))
+                last = newest_posted_job(queue.own_jobs(self.place(job)))
                 reserve(storage, self.prefix, keys, reservation, "`make up`", last.id if last else "")
                 self.accept(keys)
 
@@ -176,7 +176,7 @@ class SharingStack:
             run.queue_again(job) if job.status == "pending" else run.finish(job)
 
     def reserve_again(self, storage: Any, keys: RunKeys, replaced: Job) -> None:
-        spending.reserve_again(storage, self.prefix, keys, replaced.id, "`make up`")
+        spending.reserve_budget_again(storage, self.prefix, keys, replaced.id, "`make up`")
         self.accept(keys)
 
     def accept(self, keys: RunKeys) -> None:

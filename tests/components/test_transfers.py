@@ -12,9 +12,9 @@ from pulumi.dynamic import dynamic
 from components.dataset import DatasetProvider, upload_images
 from components.messages import TransferProgress
 from components.training_job import TrainingJobProvider, refuse_incomplete_dataset
-from flux_training.clients.bulk import Outgoing
+from flux_training.clients.bulk import FileToUpload
 from flux_training.clients.connection import Connection
-from flux_training.clients.datasets import is_complete
+from flux_training.clients.datasets import is_dataset_complete
 from flux_training.clients.storage import Storage
 from flux_training.training.dataset.manifest import Image
 from flux_training.training.errors import FluxError
@@ -58,13 +58,13 @@ def test_only_changed_images_are_uploaded_and_others_copied(
     layout = Layout("")
     first = image_set(tmp_path / "one")
     upload_images(storage, layout, first, lambda _text: None)
-    assert is_complete(storage, layout, first.digest)
+    assert is_dataset_complete(storage, layout, first.digest)
 
     other_captions = image_set(tmp_path / "one", salt=", another word")
     assert other_captions.digest == first.digest
     assert other_captions.manifest != first.manifest
     before = len(logged_requests(cloud))
-    assert is_complete(storage, layout, other_captions.digest)
+    assert is_dataset_complete(storage, layout, other_captions.digest)
     assert cost(cloud, before) == {("GET", "else"): 2}
 
     second = image_set(tmp_path / "two", changed=frozenset({7}))
@@ -83,7 +83,7 @@ def test_an_interrupted_upload_continues(cloud: dict[str, Any], storage: Storage
     layout, images = Layout(""), image_set(tmp_path / "one", changed=frozenset(range(IMAGES)))
     begin = len(logged_requests(cloud))
     sent = [
-        Outgoing(tmp_path / "one" / name, layout.dataset(images.digest) + name, image.size, image.sha256)
+        FileToUpload(tmp_path / "one" / name, layout.dataset(images.digest) + name, image.size, image.sha256)
         for name, image in list(images.images.items())[:40]
     ]
     storage.send_files(sent)
@@ -91,7 +91,7 @@ def test_an_interrupted_upload_continues(cloud: dict[str, Any], storage: Storage
     # Counted from the beginning: an answer comes before its line in the log.
     wait_until(lambda: cost(cloud, begin)["PUT", "image"] >= IMAGES)
     assert cost(cloud, begin)["PUT", "image"] == IMAGES
-    assert is_complete(storage, layout, images.digest)
+    assert is_dataset_complete(storage, layout, images.digest)
 
 
 def test_images_missing_despite_their_index_are_uploaded(storage: Storage, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_images_missing_despite_their_index_are_uploaded(storage: Storage, tmp_p
     storage.delete_many([item.key for item in storage.list(layout.dataset(first.digest))])
     second = image_set(tmp_path / "two", changed=frozenset({1}))
     upload_images(storage, layout, second, lambda _text: None)
-    assert is_complete(storage, layout, second.digest)
+    assert is_dataset_complete(storage, layout, second.digest)
 
 
 def test_a_thousand_providers_are_serialized_once_per_class() -> None:

@@ -2,9 +2,9 @@
 
 from pulumi_embedded.project.secrets import Crypter, Passphrase
 
-from flux_training.clients.http import trusted
+from flux_training.clients.http import trusted_certificates
 from tests.life.stacks import PASSPHRASE, SALT
 
 # The key of the tests' stacks (0.1 s), and the certificates (0.02 s).
 Crypter(SALT, Passphrase(PASSPHRASE, "the tests", "dev")).check()
-trusted(trust_env=False)
+trusted_certificates(trust_env=False)

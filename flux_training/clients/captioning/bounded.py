@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx2
 
-from flux_training.clients.captioning.requests import NotACompletion
+from flux_training.clients.captioning.requests import InvalidCompletion
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 # The maximum time from the request to the last byte of the answer. The HTTP library's own time-outs apply to each read, and a
@@ -21,7 +21,7 @@ class BoundedClient(httpx2.Client):
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:  # noqa: ARG002 - the signature of httpx2
         """The response with its whole content, also if the caller asks for a stream."""
-        return _in_time(lambda: self._complete(request, **options))
+        return _within_time_limit(lambda: self._complete(request, **options))
 
     def _complete(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         response = super().send(request, stream=True, **options)
@@ -35,7 +35,7 @@ class BoundedClient(httpx2.Client):
         return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
-def _in_time(send: Callable[[], httpx2.Response]) -> httpx2.Response:
+def _within_time_limit(send: Callable[[], httpx2.Response]) -> httpx2.Response:
     """The result of `send`, within the time limit.
 
     `send` runs in its own thread, because nothing else ends the reading of headers that arrive byte by byte.
@@ -53,7 +53,7 @@ def _in_time(send: Callable[[], httpx2.Response]) -> httpx2.Response:
         return answer.result(ANSWER_SECONDS)
     except TimeoutError:
         what = f"the answer was not complete after {ANSWER_SECONDS:g} seconds"
-        raise NotACompletion(what, "", SEE_LOG) from None
+        raise InvalidCompletion(what, "", SEE_LOG) from None
 
 
 def _read(response: httpx2.Response) -> bytes:
@@ -63,11 +63,11 @@ def _read(response: httpx2.Response) -> bytes:
         for piece in response.iter_bytes():
             content += piece
             if len(content) > MAX_ANSWER_BYTES:
-                raise NotACompletion(
+                raise InvalidCompletion(
                     f"the answer has more than {MAX_ANSWER_BYTES:,} bytes, which is too much for a caption",
                     "",
                     SEE_LOG,
                 )
     except httpx2.DecodingError as failure:
-        raise NotACompletion(f"the answer cannot be decompressed ({failure})", "", SEE_LOG) from failure
+        raise InvalidCompletion(f"the answer cannot be decompressed ({failure})", "", SEE_LOG) from failure
     return bytes(content)

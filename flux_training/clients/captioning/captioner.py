@@ -15,15 +15,15 @@ from pydantic import SecretStr
 
 from flux_training.clients.captioning.requests import (
     PLAINEST,
-    NotACompletion,
+    InvalidCompletion,
     RequestForm,
-    adapted,
-    connection_step,
+    adapt_request_form,
+    connection_advice,
     read_answer,
-    refuses_removed_limit,
-    refuses_value,
-    suggestion,
-    words_of_refusal,
+    refusal_message,
+    refuses_token_limit_value,
+    still_refuses_removed_token_limit,
+    suggest_base_url,
 )
 from flux_training.clients.errors import MIN_SECRET_LENGTH
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
@@ -61,15 +61,15 @@ OTHER_LIMIT = "set another number of tokens with --max-tokens"
 NOT_SENT = "the request was also tried without this parameter or with its other name; check the settings of the server, or of the gateway in front of it"
 
 
-class Stopped(Exception):  # noqa: N818 - it is not an error
+class CaptioningStopped(Exception):  # noqa: N818 - it is not an error
     """The user has stopped the program, so this request was not sent."""
 
 
-class Refused(FluxError):  # noqa: N818 - named like the other errors
+class CaptioningRefused(FluxError):  # noqa: N818 - named like the other errors
     """No request can succeed: the key or model is wrong, there is no credit, or the service is not reachable."""
 
 
-def host_of(base_url: str) -> str:
+def host_and_port(base_url: str) -> str:
     """Host and port of an address, without user and password. Raises BadInput if it is not http or https."""
     try:
         address = urlsplit(base_url)
@@ -95,7 +95,7 @@ def host_of(base_url: str) -> str:
     return host if port is None else f"{host}:{port}"
 
 
-def key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
+def api_key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
     """The key to send to this address, if any; never unencrypted to another machine.
 
     Raises FluxError if OpenAI would get no key, or if no header can hold it.
@@ -145,7 +145,7 @@ class Captioner:
     ) -> None:
         import openai  # Imported here because it takes half a second.
 
-        self.model, self.host = model, host_of(base_url)
+        self.model, self.host = model, host_and_port(base_url)
         self._instruction, self._max_tokens, self._base_url = instruction, max_tokens, base_url
         # The form of requests changes for the rest of the run once the server refuses or ignores a parameter.
         self._form = RequestForm()
@@ -177,7 +177,7 @@ class Captioner:
         try:
             return retrying(self._in_accepted_form, picture, strict)
         except (error.AuthenticationError, error.PermissionDeniedError, error.NotFoundError) as failure:
-            steps = (f"check the key, --model {self.model} and --base-url", suggestion(self._base_url))
+            steps = (f"check the key, --model {self.model} and --base-url", suggest_base_url(self._base_url))
             raise self._refused(failure, "; or ".join(filter(None, steps))) from failure
         except error.RateLimitError as failure:
             if failure.code == OUT_OF_CREDIT:
@@ -191,10 +191,10 @@ class Captioner:
         except error.APITimeoutError as failure:
             raise self._failed("no answer in time", failure) from failure
         except error.APIConnectionError as failure:
-            step = connection_step(self._words(failure), self._base_url)
+            step = connection_advice(self._words(failure), self._base_url)
             raise self._refused(failure, step) from failure
         except error.InternalServerError as failure:
-            kind = FluxError if self._has_answered else NotACompletion
+            kind = FluxError if self._has_answered else InvalidCompletion
             raise kind(f"the server failed ({self._words(failure)})", "its log says why") from failure
         except error.APIError as failure:
             raise FluxError(
@@ -207,9 +207,9 @@ class Captioner:
             return SMALLER_IMAGES
         if "context" in words:
             return SMALLER
-        if refuses_value(words):
+        if refuses_token_limit_value(words):
             return OTHER_LIMIT
-        return NOT_SENT if refuses_removed_limit(self._form, words) else ""
+        return NOT_SENT if still_refuses_removed_token_limit(self._form, words) else ""
 
     def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
         """Ask the model, without the parameters that the server has refused by name so far."""
@@ -218,8 +218,8 @@ class Captioner:
             try:
                 return self._once(picture, strict, form)
             # Some servers answer 200 or 500 when they refuse a parameter.
-            except (self._openai.APIStatusError, NotACompletion) as failure:
-                changed = adapted(form, self._whole_message(failure))
+            except (self._openai.APIStatusError, InvalidCompletion) as failure:
+                changed = adapt_request_form(form, self._whole_message(failure))
                 if changed is None:
                     if self._may_refuse_a_parameter(failure) and (answer := self._plainly(picture, strict)):
                         return answer
@@ -228,7 +228,7 @@ class Captioner:
                 if self._form == form:
                     self._form = changed
 
-    def _may_refuse_a_parameter(self, failure: openai.APIStatusError | NotACompletion) -> bool:
+    def _may_refuse_a_parameter(self, failure: openai.APIStatusError | InvalidCompletion) -> bool:
         """Whether the first request failed with an unknown message, so that a parameter may be the cause."""
         return (
             isinstance(failure, self._openai.APIStatusError)
@@ -241,7 +241,7 @@ class Captioner:
         self._was_plain = True
         try:
             answer = self._once(picture, strict, PLAINEST)
-        except (self._openai.APIStatusError, NotACompletion):
+        except (self._openai.APIStatusError, InvalidCompletion):
             return None
         self._form = PLAINEST
         return answer
@@ -249,7 +249,7 @@ class Captioner:
     def _once(self, picture: bytes, strict: bool, form: RequestForm) -> ModelResponse:
         self._limiter.wait()
         if self._stop.is_set():
-            raise Stopped
+            raise CaptioningStopped
         content: Any = [
             {"type": "text", "text": f"{self._instruction}\n\n{STRICTER}" if strict else self._instruction},
             {
@@ -291,17 +291,17 @@ class Captioner:
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise Stopped
+            raise CaptioningStopped
 
-    def _refused(self, failure: openai.APIError, next_step: str) -> Refused:
-        return Refused(f"{self.model} at {self.host}: {self._words(failure)}", "", next_step)
+    def _refused(self, failure: openai.APIError, next_step: str) -> CaptioningRefused:
+        return CaptioningRefused(f"{self.model} at {self.host}: {self._words(failure)}", "", next_step)
 
     def _failed(self, what: str, failure: openai.APIError) -> FluxError:
         return FluxError(f"{what} ({self._words(failure)})")
 
-    def _whole_message(self, failure: openai.APIStatusError | NotACompletion) -> str:
+    def _whole_message(self, failure: openai.APIStatusError | InvalidCompletion) -> str:
         """The service's message together with all related fields."""
-        if isinstance(failure, NotACompletion):
+        if isinstance(failure, InvalidCompletion):
             return failure.what
         return failure.response.text[:MAX_REFUSAL_LENGTH]
 
@@ -311,7 +311,7 @@ class Captioner:
         said = body.get("message") if isinstance(body, dict) else None
         if not said and isinstance(failure, self._openai.APIStatusError):
             answer = failure.response
-            said = words_of_refusal(answer.status_code, answer.headers, answer.text)
+            said = refusal_message(answer.status_code, answer.headers, answer.text)
         if isinstance(failure, self._openai.APIConnectionError) and (cause := failure.__cause__):
             said = f"{failure.message.rstrip('.')} ({str(cause) or type(cause).__name__})"
         words = one_line(str(said or failure.message))

@@ -45,7 +45,7 @@ CAPTION_SCHEMA = {
 }
 
 
-class NotACompletion(FluxError):  # noqa: N818 - named like the other errors
+class InvalidCompletion(FluxError):  # noqa: N818 - named like the other errors
     """What came back is no answer of a model: the address or the server's settings may be wrong."""
 
 
@@ -67,7 +67,7 @@ class RequestForm:
         return replace(self, limit=LIMIT_NAMES[-1]) if self.limit else self
 
 
-def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
+def adapt_request_form(form: RequestForm, refusal: str) -> RequestForm | None:
     """The form to try after a server refused a request with these words; None if they name nothing in it that can change."""
     if form.structured and STRUCTURE.search(refusal):
         return replace(form, structured=False)
@@ -81,13 +81,13 @@ def adapted(form: RequestForm, refusal: str) -> RequestForm | None:
 PLAINEST = RequestForm(limit=None, structured=False)
 
 
-def refuses_removed_limit(form: RequestForm, refusal: str) -> bool:
+def still_refuses_removed_token_limit(form: RequestForm, refusal: str) -> bool:
     """Whether a server still refuses a limit of tokens that the request no longer has under this name."""
     absent = [name for name in LIMIT_NAMES if name != form.limit]
     return not VALUE.search(refusal) and any(_names(refusal, name) for name in absent)
 
 
-def refuses_value(refusal: str) -> bool:
+def refuses_token_limit_value(refusal: str) -> bool:
     """Whether a server complains that the token limit is too large or too small."""
     return VALUE.search(refusal) is not None and any(_names(refusal, name) for name in LIMIT_NAMES)
 
@@ -96,14 +96,14 @@ def _names(refusal: str, parameter: str) -> bool:
     return re.search(rf"(?<!\w){parameter}(?!\w)", refusal) is not None
 
 
-def words_of_refusal(status: int, headers: Mapping[str, str], text: str) -> str:
+def refusal_message(status: int, headers: Mapping[str, str], text: str) -> str:
     """What a server says with an error status: its message, the title of a page, or where it redirects to; may be empty."""
     if 300 <= status < 400:
         # Drop the query of the redirect address: it may contain a token.
         target = headers.get("location", "").partition("?")[0]
         return f"the server redirects to {target or 'no address'} (status {status})"
     try:
-        said = _error_in(json.loads(text))
+        said = _find_error_message(json.loads(text))
     except (ValueError, RecursionError):
         said = ""
         if title := TITLE.search(text):
@@ -120,21 +120,21 @@ def read_answer(raw: bytes, content_type: str, base_url: str) -> ModelResponse:
         # Given bytes, json.loads recognises UTF-16 and byte order marks.
         document = json.loads(raw)
     except (ValueError, RecursionError):
-        raise _not_json(text, content_type, base_url) from None
+        raise _not_json_error(text, content_type, base_url) from None
     if not isinstance(document, dict):
-        raise NotACompletion(
+        raise InvalidCompletion(
             f"the answer is JSON, but no chat completion: {_start(text)}", "", _hint(base_url)
         )
     choices = document.get("choices")
     if not isinstance(choices, list):
-        raise _without_choices(document, text, base_url)
+        raise _missing_choices_error(document, text, base_url)
     first = choices[0] if choices and isinstance(choices[0], dict) else {}
     if first.get("error"):
-        raise _without_choices(first, text, base_url)
-    return _response(first, document.get("usage"))
+        raise _missing_choices_error(first, text, base_url)
+    return _model_response(first, document.get("usage"))
 
 
-def suggestion(base_url: str) -> str:
+def suggest_base_url(base_url: str) -> str:
     """What to try if a server does not know the address; empty if the address looks right."""
     given = urlsplit(base_url).path.rstrip("/")
     path = OPERATION.sub("", given)
@@ -146,7 +146,7 @@ def suggestion(base_url: str) -> str:
     return f"try --base-url {urlsplit(base_url).scheme}://{host}{path}"
 
 
-def connection_step(words: str, base_url: str) -> str:
+def connection_advice(words: str, base_url: str) -> str:
     """What to try if there was no connection, for these words of the TLS library or of the system."""
     if "CERTIFICATE_VERIFY_FAILED" in words:
         return "set SSL_CERT_FILE to the file with the server's certificate or that of its authority"
@@ -156,7 +156,7 @@ def connection_step(words: str, base_url: str) -> str:
     return "is it running, and is the address right?"
 
 
-def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
+def _model_response(choice: dict[str, Any], usage: Any) -> ModelResponse:
     counts = usage if isinstance(usage, dict) else {}
     # Some servers answer like a stream that has only one part. In the older completions form, the choice itself has the text.
     found = choice.get("message") or choice.get("delta")
@@ -164,7 +164,7 @@ def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
     refusal, finish = message.get("refusal"), choice.get("finish_reason")
     reasoning = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking")
     return ModelResponse(
-        _text_of(message.get("content")),
+        _message_text(message.get("content")),
         finish if isinstance(finish, str) else None,
         refusal if isinstance(refusal, str) else None,
         _count(counts.get("prompt_tokens")),
@@ -173,15 +173,17 @@ def _response(choice: dict[str, Any], usage: Any) -> ModelResponse:
     )
 
 
-def _text_of(content: Any, levels: int = MAX_LEVELS) -> str | None:
+def _message_text(content: Any, levels: int = MAX_LEVELS) -> str | None:
     """The text of a message. It may consist of parts: texts, or mappings with a type and a text."""
     if isinstance(content, dict):
         is_text = content.get("type") in (None, "text", "output_text")
         return (
-            _text_of(content.get("text") or content.get("value"), levels - 1) if is_text and levels else None
+            _message_text(content.get("text") or content.get("value"), levels - 1)
+            if is_text and levels
+            else None
         )
     if isinstance(content, list):
-        return "".join(_text_of(part, levels - 1) or "" for part in content) if levels else None
+        return "".join(_message_text(part, levels - 1) or "" for part in content) if levels else None
     return content if isinstance(content, str) else None
 
 
@@ -189,17 +191,17 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9 else 0
 
 
-def _without_choices(document: dict[str, Any], text: str, base_url: str) -> NotACompletion:
-    said = _error_in(document)
+def _missing_choices_error(document: dict[str, Any], text: str, base_url: str) -> InvalidCompletion:
+    said = _find_error_message(document)
     what = (
         f"the server answered with an error: {_start(str(said))}"
         if said
         else f"the answer has no field `choices`: {_start(text)}"
     )
-    return NotACompletion(what, "", _hint(base_url))
+    return InvalidCompletion(what, "", _hint(base_url))
 
 
-def _error_in(document: Any, levels: int = MAX_LEVELS) -> Any:
+def _find_error_message(document: Any, levels: int = MAX_LEVELS) -> Any:
     """The error that a JSON document contains, in any of the forms that servers use; empty if it contains none."""
     if isinstance(document, list):
         document = document[0] if document else ""
@@ -208,24 +210,28 @@ def _error_in(document: Any, levels: int = MAX_LEVELS) -> Any:
     if isinstance(document.get("loc"), list) and document.get("msg"):
         return f"{'.'.join(map(str, document['loc']))}: {document['msg']}"
     names = ("error", "errors", "detail", "message", "msg")
-    return next((_error_in(document[name], levels - 1) for name in names if document.get(name)), "")
+    return next((_find_error_message(document[name], levels - 1) for name in names if document.get(name)), "")
 
 
-def _not_json(text: str, content_type: str, base_url: str) -> NotACompletion:
+def _not_json_error(text: str, content_type: str, base_url: str) -> InvalidCompletion:
     if "event-stream" in content_type or text.startswith(("data:", "event:")):
         what = "the answer is an event stream, although none was asked for"
-        return NotACompletion(what, "", "turn streaming off in the server, or in the gateway in front of it")
+        return InvalidCompletion(
+            what, "", "turn streaming off in the server, or in the gateway in front of it"
+        )
     title = TITLE.search(text)
     if title or "html" in content_type or text[:200].lstrip().casefold().startswith(("<!doctype", "<html")):
         named = f" titled “{one_line(title[1])}”" if title else ""
-        return NotACompletion(f"the answer is a web page{named}, not a model's answer", "", _hint(base_url))
+        return InvalidCompletion(
+            f"the answer is a web page{named}, not a model's answer", "", _hint(base_url)
+        )
     if not text:
-        return NotACompletion("the answer is empty", "", _hint(base_url))
-    return NotACompletion(f"the answer cannot be read as JSON: {_start(text)}", "", _hint(base_url))
+        return InvalidCompletion("the answer is empty", "", _hint(base_url))
+    return InvalidCompletion(f"the answer cannot be read as JSON: {_start(text)}", "", _hint(base_url))
 
 
 def _hint(base_url: str) -> str:
-    return suggestion(base_url) or "check --base-url and which program answers there"
+    return suggest_base_url(base_url) or "check --base-url and which program answers there"
 
 
 def _start(text: str) -> str:

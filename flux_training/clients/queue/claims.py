@@ -55,7 +55,7 @@ class Claim(UntrustedRecord):
         return canonical_json({"version": 1, **self.model_dump()})
 
 
-def this_host() -> str:
+def host_identity() -> str:
     """Identifies this machine, boot and pid namespace, within which a pid identifies a process."""
     parts = [socket.gethostname()]
     # Systems without /proc (not Linux) are identified by their host name.
@@ -65,7 +65,9 @@ def this_host() -> str:
     return "/".join(parts)
 
 
-def is_dead(claim: Claim, host: str, own_pid: int, is_alive: Callable[[int], bool], now: float) -> bool:
+def is_claim_holder_dead(
+    claim: Claim, host: str, own_pid: int, is_alive: Callable[[int], bool], now: float
+) -> bool:
     """Whether the holder of a claim without a job has ended: checked on this host, assumed elsewhere after CLAIM_SECONDS.
 
     A claim from a far future would never end; no holder wrote it.
@@ -75,7 +77,7 @@ def is_dead(claim: Claim, host: str, own_pid: int, is_alive: Callable[[int], boo
     return claim.host == host and (claim.pid == own_pid or not is_alive(claim.pid))
 
 
-def posted_record(token: str, kelpie_id: str) -> bytes:
+def posted_record_bytes(token: str, kelpie_id: str) -> bytes:
     """posted.json: the job that was posted under the claim with that token."""
     return canonical_json({"version": 1, "claim": token, "kelpie_id": kelpie_id})
 
@@ -91,7 +93,7 @@ class ClaimFile:
         self._posted_key = keys.posted
         self._storage = storage
         self._claim = Claim(
-            owner=owner, host=this_host(), pid=os.getpid(), claimed_at=_now(), token=_new_token()
+            owner=owner, host=host_identity(), pid=os.getpid(), claimed_at=_now(), token=_new_token()
         )
         self._etag = ""
         self._written_at = 0.0
@@ -140,10 +142,10 @@ class ClaimFile:
         if holder is None or (not self._etag and self.posted(holder) == kelpie_id):
             return
         with suppress(RateLimited):  # RateLimited means that another update is writing the same record.
-            self._storage.put_bytes(self._posted_key, posted_record(holder.token, kelpie_id))
+            self._storage.put_bytes(self._posted_key, posted_record_bytes(holder.token, kelpie_id))
 
     def holder_is_dead(self, holder: Claim) -> bool:
-        return is_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
+        return is_claim_holder_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
 
     def _write(self, claim: Claim, etag: str) -> bool:
         try:

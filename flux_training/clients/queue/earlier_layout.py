@@ -11,7 +11,9 @@ from flux_training.training.runs.records import PostedRecord
 from flux_training.training.runs.run import RunKeys
 
 
-def posted_in_layout_1(storage: Storage, kelpie: Kelpie, runs: Sequence[RunKeys]) -> Mapping[RunKeys, Job]:
+def posted_jobs_of_layout_1(
+    storage: Storage, kelpie: Kelpie, runs: Sequence[RunKeys]
+) -> Mapping[RunKeys, Job]:
     """The job of each of these runs that layout 1 recorded as posted. A record counts only if the job's own environment agrees.
 
     Reads one object for each run, then lists the queue once. Raises ServiceError.

@@ -27,14 +27,14 @@ TOO_EARLY = "the weights were written before the queue gave this run to a node"
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedObjects:
     """`count`: objects that no node of the run can have written. `has_more`: whether others were not examined."""
 
     count: int = 0
     has_more: bool = False
 
 
-def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> Planted:
+def find_planted_objects(storage: Storage, keys: RunKeys, job: Job) -> PlantedObjects:
     """The objects in output/ that are newer than the job, although the queue has not given it to a node; of the first MAX_PLANTED.
 
     Older ones may be from an earlier job of the same run, and if that was replaced, newer ones too. Raises ServiceError.
@@ -45,26 +45,26 @@ def planted_objects(storage: Storage, keys: RunKeys, job: Job) -> Planted:
         or job.created is None
         or count_requeues(job.environment)
     ):
-        return Planted()
+        return PlantedObjects()
     since = job.created + CLOCK_DIFFERENCE
     listed = list(itertools.islice(storage.list(keys.output), MAX_PLANTED + 1))
     count = sum(item.modified is not None and item.modified > since for item in listed[:MAX_PLANTED])
-    return Planted(count, has_more=len(listed) > MAX_PLANTED)
+    return PlantedObjects(count, has_more=len(listed) > MAX_PLANTED)
 
 
-def doubt_about(jobs: Iterable[Job], weights: StoredWeights | None, is_posted: bool) -> str:
+def reason_to_doubt_weights(jobs: Iterable[Job], weights: StoredWeights | None, is_posted: bool) -> str:
     """Why no node of the run can have written the weights; empty if one can. `jobs`: the run's own in the queue, which may have
     forgotten them.
 
     `is_posted`: whether a record that nodes cannot write says that the run was queued.
     """
-    doubts = [_doubt_about(job, weights) for job in jobs]
+    doubts = [_reason_to_doubt(job, weights) for job in jobs]
     if not doubts:
         return "" if is_posted else TOO_EARLY
     return "" if "" in doubts else TOO_LATE if TOO_LATE in doubts else TOO_EARLY
 
 
-def _doubt_about(job: Job, weights: StoredWeights | None) -> str:
+def _reason_to_doubt(job: Job, weights: StoredWeights | None) -> str:
     if job.started is None and job.status in (RunState.PENDING, RunState.CANCELED):
         return TOO_EARLY
     written = [file.modified for file in weights.files if file.modified] if weights else []

@@ -12,7 +12,7 @@ from flux_training.training.runs.run import RunKeys
 NODE_REPLACED = "the worker on the job's node hangs, so the node is replaced"
 
 
-def hand_out_of(storage: Storage, keys: RunKeys, job: Job, has_failed: bool = False) -> HandOut:
+def last_hand_out(storage: Storage, keys: RunKeys, job: Job, has_failed: bool = False) -> HandOut:
     """The job's last hand-out by the services' clocks: the node's own may be wrong. Raises ServiceError."""
     written = listed(storage, keys.progress)
     started = job.started or job.created or datetime.now(UTC)
@@ -38,7 +38,7 @@ def replace_hung_node(
     if job.status != "running" or not job.machine_id:
         return False
     storage = connection.storage(bucket)
-    if not storage.exists() or not is_hung(hand_out_of(storage, keys, job), stall_minutes):
+    if not storage.exists() or not is_hung(last_hand_out(storage, keys, job), stall_minutes):
         return False
     salad = connection.salad()
     names = [group.name for group in salad.list_groups() if group.id == job.container_group_id]

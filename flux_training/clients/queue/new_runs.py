@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job, Kelpie
 from flux_training.clients.records import listed
-from flux_training.clients.results import stored_results, weights_problems
+from flux_training.clients.results import problems_of_weights, read_stored_results
 from flux_training.clients.storage import MAX_KEYS_PER_DELETE, Storage
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
@@ -45,10 +45,10 @@ class NewRun:
 
         They may be a copy of earlier results. `renew` is called before they are moved. Raises ServiceError.
         """
-        weights = stored_results(self.storage, self.keys, steps).weights
+        weights = read_stored_results(self.storage, self.keys, steps).weights
         if weights is None or weights.size > MAX_COPIED_BYTES:
             return ""
-        if weights_problems(self.storage, weights, steps):
+        if problems_of_weights(self.storage, weights, steps):
             return ""
         # Renew the claim first. If this machine slept, another update may have queued the run, and the weights may come from
         # its node.

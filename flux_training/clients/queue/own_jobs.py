@@ -66,19 +66,19 @@ def choose_own_job(jobs: Iterable[Job], place: RunPlace) -> Job | None:
     Canceled jobs do not count: a run that is declared again after its removal is queued again.
     """
     own = [job for job in jobs if place.is_own(job)]
-    unfinished = in_order(job for job in own if job.unfinished)
+    unfinished = jobs_by_age(job for job in own if job.unfinished)
     if unfinished:
         return unfinished[0]
-    ended = in_order(job for job in own if job.status in ("completed", "failed"))
+    ended = jobs_by_age(job for job in own if job.status in ("completed", "failed"))
     return ended[-1] if ended else None
 
 
-def last_posted(jobs: Iterable[Job]) -> Job | None:
+def newest_posted_job(jobs: Iterable[Job]) -> Job | None:
     """The newest of a run's jobs, whatever became of it. Kelpie's times are whole seconds, so requeues are counted as well."""
     none = datetime.min.replace(tzinfo=UTC)
     return max(jobs, key=lambda job: (job.created or none, count_requeues(job.environment)), default=None)
 
 
-def in_order(jobs: Iterable[Job]) -> list[Job]:
+def jobs_by_age(jobs: Iterable[Job]) -> list[Job]:
     """Oldest first; by id within a second, so that all processes agree."""
     return sorted(jobs, key=lambda job: (job.created or datetime.min.replace(tzinfo=UTC), job.id))

@@ -12,7 +12,7 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import UncertainOutcome
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import CLAIM_SECONDS, ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, in_order, own_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, jobs_by_age, own_job
 from flux_training.clients.waiting import pause
 from flux_training.training.errors import FluxError
 
@@ -141,7 +141,7 @@ class Queue:
 
     def _only_one(self, place: RunPlace, job: Job) -> Job:
         """After a repeated post: keep the oldest of several unfinished jobs of the run."""
-        unfinished = in_order(
+        unfinished = jobs_by_age(
             found for found in self.jobs(fresh=True) if place.is_own(found) and found.unfinished
         )
         for duplicate in unfinished[1:]:
@@ -155,7 +155,7 @@ _queues: dict[tuple[str, str | None], Queue] = {}
 _queues_lock = Lock()
 
 
-def queue_of(connection: Connection, group_id: str | None) -> Queue:
+def shared_queue(connection: Connection, group_id: str | None) -> Queue:
     """The queue that all jobs of a group, or of all groups, in this process share, with its listing."""
     with _queues_lock:
         return _queues.setdefault((connection.kelpie_url, group_id), Queue(connection.kelpie(), group_id))

@@ -21,7 +21,7 @@ def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple
     mark = read_mark(storage, layout)
     below = f"{layout.run_records}{job}/" if job else layout.run_records
     keys = (item.key for item in itertools.islice(storage.list(below), MAX_RECORDS))
-    found = _places(key.removeprefix(layout.run_records) for key in keys)
+    found = _jobs_and_runs_in(key.removeprefix(layout.run_records) for key in keys)
     if mark is not None and mark.is_current:
         return found
     return sorted({*found, *run_folders(storage, layout, job)})
@@ -29,10 +29,10 @@ def recorded_runs(storage: Storage, layout: Layout, job: str = "") -> list[tuple
 
 def run_folders(storage: Storage, layout: Layout, job: str = "") -> list[tuple[str, str]]:
     """(job, run id) of the folders below runs/, which nodes can make too. Raises ServiceError."""
-    return runs_in(layout, folders_of_runs(storage, layout, job))
+    return runs_in(layout, list_run_folders(storage, layout, job))
 
 
-def folders_of_runs(storage: Storage, layout: Layout, job: str = "") -> Mapping[str, Folders]:
+def list_run_folders(storage: Storage, layout: Layout, job: str = "") -> Mapping[str, Folders]:
     """The folders of jobs and those of their runs, by the prefix that was listed."""
     found = {} if job else {layout.runs: storage.list_folders(layout.runs)}
     for name in filter(JOB_NAME.fullmatch, [job] if job else found[layout.runs].names):
@@ -42,12 +42,12 @@ def folders_of_runs(storage: Storage, layout: Layout, job: str = "") -> Mapping[
 
 
 def runs_in(layout: Layout, folders: Mapping[str, Folders]) -> list[tuple[str, str]]:
-    """(job, run id) of what `folders_of_runs` has found, sorted."""
+    """(job, run id) of what `list_run_folders` has found, sorted."""
     below = {prefix.removeprefix(layout.runs): found.names for prefix, found in folders.items()}
-    return _places(f"{job}{run}/" for job, names in below.items() for run in names)
+    return _jobs_and_runs_in(f"{job}{run}/" for job, names in below.items() for run in names)
 
 
-def _places(paths: Iterable[str]) -> list[tuple[str, str]]:
+def _jobs_and_runs_in(paths: Iterable[str]) -> list[tuple[str, str]]:
     """The jobs and runs in `<job>/<run id>/…`, without other names."""
     parts = (path.split("/") for path in paths)
     found = {(one[0], one[1]) for one in parts if len(one) > 2}

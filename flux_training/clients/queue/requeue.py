@@ -11,7 +11,7 @@ from datetime import datetime
 from flux_training.clients.errors import Conflict
 from flux_training.clients.kelpie import Job, JobRequest, Kelpie
 from flux_training.clients.queue.claims import ClaimFile
-from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, last_posted, own_job
+from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, newest_posted_job, own_job
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import read_json
@@ -29,7 +29,7 @@ def job_of_run(kelpie: Kelpie, kelpie_id: str, place: RunPlace) -> Job | None:
         return known
     jobs = kelpie.list_jobs(known.container_group_id)
     own = (job for job in jobs if place.is_own(job))
-    return choose_own_job(jobs, place) or last_posted(own) or known
+    return choose_own_job(jobs, place) or newest_posted_job(own) or known
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class SilentRun:
         self.queue.forget()
         posted = self.queue.post_once(
             self.place,
-            same_request(job, self._requeues(job) + 1),
+            requeue_request(job, self._requeues(job) + 1),
             ClaimFile(self.storage, self.keys, self.owner),
         )
         if not self._is_removed(job, posted):
@@ -139,7 +139,7 @@ def cancel_run(
     return kelpie.cancel_job(last.id)
 
 
-def same_request(job: Job, count: int) -> JobRequest:
+def requeue_request(job: Job, count: int) -> JobRequest:
     """The request that posted the job, as the run's requeue number `count`."""
     return JobRequest(
         container_group_id=job.container_group_id,

@@ -10,7 +10,7 @@ from flux_training.clients.errors import ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import read_bounded, read_record
-from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound
+from flux_training.clients.results import MAX_CONFIG_BYTES, newest_sound_checkpoint
 from flux_training.clients.salad import ContainerGroup
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
@@ -78,7 +78,7 @@ class ClassOffer:
     bill: Bill
 
 
-def class_offers(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, list[ClassOffer]]:
+def gpu_class_offers(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, list[ClassOffer]]:
     """By cluster, all community GPU classes, those first that fit and on which the jobs cost least. Raises ServiceError."""
     finished = _finished_runs(stack, [job.name for job in jobs])
     states = {job.name: RunState.NEW for job in jobs}
@@ -89,12 +89,12 @@ def class_offers(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str,
     return found
 
 
-def unavailable_classes(stack: StackServices, bill: StackBill, stack_name: str) -> list[str]:
+def unavailable_gpu_warnings(stack: StackServices, bill: StackBill, stack_name: str) -> list[str]:
     """A warning for each cluster that has runs to train and whose GPU classes have no free node now. None if SaladCloud does not say."""
     found: list[str] = []
     for name, own in bill.clusters.items():
         rate = own.rate
-        if own.lines and not is_free(stack, [replace(rate, gpu=gpu) for gpu in rate.gpu.split(OR)]):
+        if own.lines and not is_gpu_class_free(stack, [replace(rate, gpu=gpu) for gpu in rate.gpu.split(OR)]):
             of = f" of cluster {name}" if name else ""
             found.append(
                 f"no {rate.gpu}{of} is free at priority {rate.priority} now; jobs wait until one is; {flux_command('offers', stack_name)} lists the others"
@@ -102,7 +102,7 @@ def unavailable_classes(stack: StackServices, bill: StackBill, stack_name: str) 
     return found
 
 
-def is_free(stack: StackServices, rates: Sequence[Rate]) -> bool:
+def is_gpu_class_free(stack: StackServices, rates: Sequence[Rate]) -> bool:
     """Whether a node of one of these classes could start now. True if SaladCloud does not say."""
     salad = stack.connection.salad()
     with suppress(ServiceError):
@@ -139,7 +139,7 @@ class ClusterPricing:
         bill_at = self._bill_at(finished)
 
         def offered(one: GpuClass) -> ClassOffer:
-            gpu = offer_of(one, priority)
+            gpu = gpu_offer_of_class(one, priority)
             available = salad.gpu_availability(one.id).at(priority)
             fits = gpu.memory is None or gpu.memory >= self._memory_needed
             return ClassOffer(gpu, available, fits, bill_at(_rate(gpu, priority)))
@@ -188,7 +188,7 @@ class ClusterPricing:
             return self._rates(bill_at, kept)
         for priority in priorities[:-1]:
             rates = self._rates(bill_at, priority)
-            if is_free(self.stack, rates):
+            if is_gpu_class_free(self.stack, rates):
                 return rates
         return self._rates(bill_at, priorities[-1])
 
@@ -201,7 +201,7 @@ class ClusterPricing:
                 self._rate_of_class(name, priority, may_be_unknown=not budget.any_limit) for name in names
             ]
         classes = self.stack.connection.salad().gpu_classes()
-        offers = [offer_of(one, priority) for one in classes if one.gpu_class_type == "community"]
+        offers = [gpu_offer_of_class(one, priority) for one in classes if one.gpu_class_type == "community"]
 
         def hours_on(offer: Offer) -> float | None:
             bill = bill_at(_rate(offer, priority))
@@ -229,7 +229,7 @@ class ClusterPricing:
             if not may_be_unknown:
                 raise
             return Rate(gpu, priority, None, str(error))
-        return _rate(offer_of(find_gpu_class(classes, gpu), priority), priority)
+        return _rate(gpu_offer_of_class(find_gpu_class(classes, gpu), priority), priority)
 
     def _kept_group(self) -> ContainerGroup | None:
         """The existing group, if changing it would disturb runs or be useless."""
@@ -247,7 +247,7 @@ class ClusterPricing:
 def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     """The work of a run; a resumed one has only the steps after its parent's newest valid checkpoint."""
     parent = stack.layout.run(job.name, job.parent) if job.parent else None
-    checkpoint = newest_sound(stack.storage, parent, before=job.folder.steps) if parent else None
+    checkpoint = newest_sound_checkpoint(stack.storage, parent, before=job.folder.steps) if parent else None
     return Work(
         job.name,
         job.folder.steps,
@@ -259,7 +259,7 @@ def _work(stack: StackServices, job: DeclaredJob, state: RunState) -> Work:
     )
 
 
-def offer_of(gpu: GpuClass, priority: str) -> Offer:
+def gpu_offer_of_class(gpu: GpuClass, priority: str) -> Offer:
     price = gpu.price(priority)
     return Offer(gpu.id, gpu.name, memory_gb(gpu.name), None if price is None else float(price))
 

@@ -4,14 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flux_training.clients.kelpie import Job, Kelpie
-from flux_training.clients.pins import pinned_keys
-from flux_training.clients.queue.earlier_layout import posted_in_layout_1
+from flux_training.clients.pins import list_pin_keys
+from flux_training.clients.queue.earlier_layout import posted_jobs_of_layout_1
 from flux_training.clients.queue.own_jobs import RunPlace, choose_own_job, own_job
 from flux_training.clients.queue.posting import Queue
-from flux_training.clients.results import RunResults, believed, inspect_run, inspect_weights, posted_id
+from flux_training.clients.results import (
+    RunResults,
+    inspect_run,
+    inspect_weights,
+    posted_job_id,
+    results_if_trusted,
+)
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
-from flux_training.clients.verified import Verified
+from flux_training.clients.verified import VerifiedWeightsCache
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.run import RUN_ID_VARIABLE, RunKeys, config_digest
@@ -45,9 +51,9 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     kelpie = stack.connection.kelpie()
     if not stack.bucket_exists:
         return RunStates({job.name: RunState.NEW for job in jobs})
-    verified = Verified.load()
+    verified = VerifiedWeightsCache.load()
     # If nodes can write the records too, a record alone proves nothing.
-    pinned = frozenset[str]() if stack.nodes_reach_records else pinned_keys(storage, layout)
+    pinned = frozenset[str]() if stack.nodes_reach_records else list_pin_keys(storage, layout)
 
     everywhere = Queue(kelpie, None)
     sound = set[str]()
@@ -61,7 +67,7 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
             return False
         sound.add(job.name)
         own = everywhere.own_jobs(RunPlace.at(storage.bucket, keys), fresh)
-        return believed(found, own, not stack.nodes_reach_records and was_queued(keys)).finished
+        return results_if_trusted(found, own, not stack.nodes_reach_records and was_queued(keys)).finished
 
     def was_queued(keys: RunKeys) -> bool:
         # In a bucket with an earlier layout, a run whose job the queue has forgotten has no record.
@@ -70,17 +76,19 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     finished = dict(zip([job.name for job in jobs], in_parallel(is_finished, jobs), strict=True))
     verified.save()
     left = [job for job in jobs if not finished[job.name]]
-    queued = group_jobs(stack) if left else []
+    queued = jobs_in_container_groups(stack) if left else []
     places = [layout.run(job.name, job.run_id) for job in left]
-    posted = posted_in_layout_1(storage, kelpie, places) if stack.has_earlier_layout else {}
+    posted = posted_jobs_of_layout_1(storage, kelpie, places) if stack.has_earlier_layout else {}
 
     def state_of(job: DeclaredJob) -> RunState:
-        listed = state_in(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
+        listed = state_in_queue(queued, RunPlace.of(storage.bucket, layout, job.name, job.run_id))
         if listed and listed.has_ended and is_finished(job, fresh=True):
             # The run finished after the bucket was read and before the queue was listed.
             return RunState.COMPLETED
         keys = layout.run(job.name, job.run_id)
-        return listed or (_state(posted[keys]) if keys in posted else state_as_posted(storage, kelpie, keys))
+        return listed or (
+            _state(posted[keys]) if keys in posted else state_of_posted_job(storage, kelpie, keys)
+        )
 
     known = dict.fromkeys(finished, RunState.COMPLETED)
     states = known | dict(zip([job.name for job in left], in_parallel(state_of, left), strict=True))
@@ -92,19 +100,21 @@ def run_states_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> RunState
     return RunStates(states, frozenset(runs.values()), failing, pinned, unproven, maybe_finished)
 
 
-def _sound_results(storage: Storage, keys: RunKeys, job: DeclaredJob, verified: Verified) -> RunResults:
+def _sound_results(
+    storage: Storage, keys: RunKeys, job: DeclaredJob, verified: VerifiedWeightsCache
+) -> RunResults:
     config = config_digest(job.image_set.manifest, job.folder.raw_config)
     return inspect_weights(storage, keys, job.folder.steps, verified, config)
 
 
-def group_jobs(stack: StackServices) -> list[Job]:
+def jobs_in_container_groups(stack: StackServices) -> list[Job]:
     """The queue's jobs for the stack's container groups; none for those that do not exist."""
     salad, kelpie = stack.connection.salad(), stack.connection.kelpie()
     groups = [salad.get_group(cluster.name) for cluster in stack.settings.all_clusters.values()]
     return [job for group in groups if group for job in kelpie.list_jobs(container_group_id=group.id)]
 
 
-def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:
+def state_in_queue(queued: Iterable[Job], place: RunPlace) -> RunState | None:
     """The state of an unfinished run by the queue's list; None if its job is not listed or was canceled."""
     job = choose_own_job(queued, place)
     return _state(job) if job else None
@@ -112,15 +122,15 @@ def state_in(queued: Iterable[Job], place: RunPlace) -> RunState | None:
 
 def state_of_run(storage: Storage, kelpie: Kelpie, keys: RunKeys, steps: int) -> RunState:
     """The state of one run, whatever container group it was queued for."""
-    job = own_job(kelpie, posted_id(storage, keys), RunPlace.at(storage.bucket, keys))
+    job = own_job(kelpie, posted_job_id(storage, keys), RunPlace.at(storage.bucket, keys))
     if inspect_run(storage, keys, steps, job).finished:
         return RunState.COMPLETED
     return _state(job) if job else RunState.NEW
 
 
-def state_as_posted(storage: Storage, kelpie: Kelpie, keys: RunKeys) -> RunState:
+def state_of_posted_job(storage: Storage, kelpie: Kelpie, keys: RunKeys) -> RunState:
     """The state of an unfinished run by the job that was posted for it; NEW if there is none."""
-    job = own_job(kelpie, posted_id(storage, keys), RunPlace.at(storage.bucket, keys))
+    job = own_job(kelpie, posted_job_id(storage, keys), RunPlace.at(storage.bucket, keys))
     return _state(job) if job else RunState.NEW
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flux_training.clients.errors import Conflict
-from flux_training.clients.results import posted_id, read_json
+from flux_training.clients.results import posted_job_id, read_json
 from flux_training.clients.storage import Storage
 from flux_training.training.budget.entries import (
     SpendingEntry,
@@ -74,7 +74,9 @@ def keep_entries_of_deleted_runs(storage: Storage, layout: Layout) -> None:
         job, run = key.removeprefix(layout.run_records).split("/")[:2]
         mark = hash_of_run(layout.prefix, job, run)
         for entry in [one for one in entries if one.run == mark]:
-            kept = replace(entry, run=hash_of_run(mark, "deleted", posted_id(storage, layout.run(job, run))))
+            kept = replace(
+                entry, run=hash_of_run(mark, "deleted", posted_job_id(storage, layout.run(job, run)))
+            )
             storage.put_bytes(kept.key, canonical_json({"job": job, "run": run, "usd": entry.usd}))
             storage.delete_many([entry.key])
 
@@ -92,30 +94,30 @@ def reserve(
     `replaced`: the id of the run's last job in the queue; by default the last one that is recorded, which is none if an update was
     killed right after its post.
     """
-    after = hash_of_previous_job(replaced or posted_id(storage, keys))
+    after = hash_of_previous_job(replaced or posted_job_id(storage, keys))
     entry = SpendingEntry(today(), hash_of_run(prefix, keys.job, keys.run), after, reservation.usd)
     body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix} | reservation.in_details)
     with _reserving:
-        is_new = _write_new(storage, entry.key, body)
+        is_new = _write_unless_exists(storage, entry.key, body)
         if not reservation.budget.limits_spending:
             return
         found = read_spending(storage, entry.day)
-        why = _does_not_fit_beside(found, entry, reservation.budget)
+        why = _why_over_budget(found, entry, reservation.budget)
         if not why:
             # An update that was killed may have left entries of this job with an older estimate, so they are deleted.
             storage.delete_many([one.key for one in found if one.is_same_job(entry) and one.key != entry.key])
             return
         # Keep entries that existed before: the update that wrote one may have posted the job before it was killed.
         storage.delete_many([entry.key] if is_new else [])
-    raise _no_longer_fits(keys, why, again)
+    raise _over_budget_error(keys, why, again)
 
 
-def _does_not_fit_beside(found: Sequence[SpendingEntry], entry: SpendingEntry, budget: BudgetSettings) -> str:
+def _why_over_budget(found: Sequence[SpendingEntry], entry: SpendingEntry, budget: BudgetSettings) -> str:
     others = [one for one in found if not one.is_same_job(entry)]
     return describe_exceeded_limit(entry.usd, spent_on(entry.day, others), budget)
 
 
-def _no_longer_fits(keys: RunKeys, why: str, again: str) -> FluxError:
+def _over_budget_error(keys: RunKeys, why: str, again: str) -> FluxError:
     return FluxError(
         f"{keys.job} no longer fits in the budget: other jobs have been queued in the meantime",
         why,
@@ -123,7 +125,7 @@ def _no_longer_fits(keys: RunKeys, why: str, again: str) -> FluxError:
     )
 
 
-def _write_new(storage: Storage, key: str, body: bytes) -> bool:
+def _write_unless_exists(storage: Storage, key: str, body: bytes) -> bool:
     """False if the object was there."""
     try:
         storage.put_bytes(key, body, if_none_match=True)
@@ -132,7 +134,7 @@ def _write_new(storage: Storage, key: str, body: bytes) -> bool:
     return True
 
 
-def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, again: str) -> None:
+def reserve_budget_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, again: str) -> None:
     """Record that a watcher queues the run once more, with the cost and the limits of its last entry.
 
     `replaced`: the job that was canceled for that. Nothing is recorded for a run without an entry this month or last month, whose cost
@@ -148,8 +150,8 @@ def reserve_again(storage: Storage, prefix: str, keys: RunKeys, replaced: str, a
     reservation = Reservation(last.usd, _limits_of(storage, last))
     # Check the limits before writing anything, because a watcher tries again at each poll.
     entry = SpendingEntry(day, mark, hash_of_previous_job(replaced), last.usd)
-    if why := _does_not_fit_beside(found, entry, reservation.budget):
-        raise _no_longer_fits(keys, why, again)
+    if why := _why_over_budget(found, entry, reservation.budget):
+        raise _over_budget_error(keys, why, again)
     reserve(storage, prefix, keys, reservation, again, replaced)
 
 

@@ -16,7 +16,7 @@ from flux_training.clients.pins import read_pin
 from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.recorded_runs import recorded_runs
-from flux_training.clients.results import inputs_of_run, inspect_run, newest_sound, past_runs
+from flux_training.clients.results import inputs_of_run, inspect_run, list_past_runs, newest_sound_checkpoint
 from flux_training.clients.stack.pricing import price_stack
 from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
@@ -77,7 +77,7 @@ def survey_stack(
     stack: StackServices, declared: Sequence[DeclaredJob], lint: LintReport, with_changes: bool
 ) -> tuple[Survey, StackBill]:
     """Raises BadInput, ServiceError."""
-    chosen = in_parallel(lambda job: _as_queued(stack, job), declared)
+    chosen = in_parallel(lambda job: _with_resumed_run(stack, job), declared)
     jobs = [job for job, _ in chosen]
     runs = run_states_of(stack, jobs)
     states = runs.by_job
@@ -106,13 +106,16 @@ def survey_stack(
     ), bill
 
 
-def findings_of(survey: Survey, layout: Layout, stack: str) -> tuple[str, ...]:
+def findings_of_survey(survey: Survey, layout: Layout, stack: str) -> tuple[str, ...]:
     """What nodes may have written for single jobs. `stack`: its name."""
     unproven = [job for job in survey.jobs if job.name in survey.unproven]
-    return (*survey.findings, *(_unproven(layout.run(job.name, job.run_id), stack) for job in unproven))
+    return (
+        *survey.findings,
+        *(_unproven_findings(layout.run(job.name, job.run_id), stack) for job in unproven),
+    )
 
 
-def _unproven(keys: RunKeys, stack: str) -> str:
+def _unproven_findings(keys: RunKeys, stack: str) -> str:
     accept = flux_command(f"fetch {keys.job} --run {keys.run} --accept-changed-weights", stack)
     return (
         f"{keys.job}: {keys.model} has finished weights, but there is no record that run {keys.run} was ever queued: "
@@ -149,22 +152,22 @@ def _wanted(
     return WantedJob(job.name, job.settings.priority, recorded)
 
 
-def _as_trained_before(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:
+def _with_earlier_run_id(stack: StackServices, job: DeclaredJob) -> DeclaredJob | None:
     """The job as an earlier version queued it, with other line endings in its id; None if there is no such run."""
     own = job.with_own_line_endings
     if own is None or not stack.bucket_exists:
         return None
     if own.settings.resume:
-        made, parent = find_past_run(_run_id_of(own), past_runs(stack.storage, stack.layout, own.name))
+        made, parent = find_past_run(_run_id_of(own), list_past_runs(stack.storage, stack.layout, own.name))
         return replace(own, parent=parent) if made else None
     # Nodes can write a run.json below this run id, too, so run.json alone is no proof.
     is_recorded = (own.name, own.run_id) in recorded_runs(stack.storage, stack.layout, own.name)
     return own if is_recorded else None
 
 
-def _as_queued(stack: StackServices, job: DeclaredJob) -> tuple[DeclaredJob, str]:
+def _with_resumed_run(stack: StackServices, job: DeclaredJob) -> tuple[DeclaredJob, str]:
     """The job; with `resume: true`, it has the run that it continues. Also a finding about that run; empty if there is none."""
-    if before := _as_trained_before(stack, job):
+    if before := _with_earlier_run_id(stack, job):
         return before, ""
     if not job.settings.resume or not stack.bucket_exists:
         return job, ""
@@ -177,7 +180,7 @@ def _run_id_of(job: DeclaredJob) -> Callable[[str | None], str]:
 
 
 def _parent_of(stack: StackServices, job: DeclaredJob) -> Parent:
-    past = past_runs(stack.storage, stack.layout, job.name)
+    past = list_past_runs(stack.storage, stack.layout, job.name)
     made, parent = find_past_run(_run_id_of(job), past)
     if made:
         return Parent(parent)
@@ -188,15 +191,15 @@ def _parent_of(stack: StackServices, job: DeclaredJob) -> Parent:
 
 
 def _checkpoints_of(stack: StackServices, keys: RunKeys, steps: int) -> Checkpoints:
-    newest = newest_sound(stack.storage, keys)
+    newest = newest_sound_checkpoint(stack.storage, keys)
     if newest is None or newest[1] < steps:
         step = newest[1] if newest else None
         return Checkpoints(step, step)
-    usable = newest_sound(stack.storage, keys, before=steps)
-    return Checkpoints(newest[1], usable[1] if usable else None, _has_finished(stack, keys, newest[1]))
+    usable = newest_sound_checkpoint(stack.storage, keys, before=steps)
+    return Checkpoints(newest[1], usable[1] if usable else None, _has_run_finished(stack, keys, newest[1]))
 
 
-def _has_finished(stack: StackServices, keys: RunKeys, step: int) -> bool:
+def _has_run_finished(stack: StackServices, keys: RunKeys, step: int) -> bool:
     """Whether the run has a result of so many steps that its own node has made, by the queue or by the record of its weights."""
     pin = None if stack.nodes_reach_records else read_pin(stack.storage, keys)
     if pin is not None:
@@ -216,7 +219,7 @@ def _changes_of(stack: StackServices, jobs: Sequence[DeclaredJob]) -> dict[str, 
 
 
 def _changes_since_newest(stack: StackServices, job: DeclaredJob) -> JobChanges | None:
-    past = past_runs(stack.storage, stack.layout, job.name)
+    past = list_past_runs(stack.storage, stack.layout, job.name)
     earlier = [run for run in past if run.run_id != job.run_id]
     newest = max(earlier, key=lambda run: (run.created_at, run.run_id), default=None)
     return changes_since(stack, job, newest.run_id) if newest else None

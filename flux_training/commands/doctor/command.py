@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flux_training.clients.connection import Connection
-from flux_training.clients.reachability import addresses, probe_services
+from flux_training.clients.reachability import probe_services, service_addresses
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import console, say, screen, stack_option
 from flux_training.commands.doctor import machine, services
@@ -143,7 +143,7 @@ def _check_services(
     """Whether the bucket can be used. `memory_gb`: GPU memory that the declared jobs of each cluster need."""
     up, owner = make_command("up", stack), f"{project_name(project_root())}/{stack}"
     connection = connection.model_copy(update={"few_retries": True})
-    urls = addresses(connection)
+    urls = service_addresses(connection)
     if settings.storage.kind == "r2":
         urls["Cloudflare"] = connection.cloudflare_url
     if not checkup.check("Proxy", lambda: services.check_proxies(urls.values())):

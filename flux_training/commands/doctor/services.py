@@ -10,9 +10,9 @@ from flux_training.clients.connection import Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.gpu_classes import GpuClass, find_gpu_class
 from flux_training.clients.kelpie import Job, KelpieRule
-from flux_training.clients.reachability import ServiceProbe, reach_step, require_usable_proxies
+from flux_training.clients.reachability import ServiceProbe, reachability_advice, require_usable_proxies
 from flux_training.clients.salad import ContainerGroup, Salad
-from flux_training.clients.stack.pricing import offer_of
+from flux_training.clients.stack.pricing import gpu_offer_of_class
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.storage import Storage
 from flux_training.commands.doctor.result import CheckResult, bad, note, ok
@@ -46,7 +46,9 @@ def check_proxies(urls: Iterable[str]) -> list[CheckResult]:
 def check_reachable(title: str, probe: ServiceProbe) -> list[CheckResult]:
     """Any answer will do. Compares the service's clock with ours."""
     if probe.problem:
-        return [bad(title, f"{probe.host} cannot be reached: {probe.problem}", reach_step(probe.problem))]
+        return [
+            bad(title, f"{probe.host} cannot be reached: {probe.problem}", reachability_advice(probe.problem))
+        ]
     skew = check_clock(title, probe.date, probe.time) if probe.time else []
     return [ok(title, f"answers at {probe.host}"), *skew]
 
@@ -68,7 +70,9 @@ def check_clock(service: str, date: str | None, now: datetime) -> list[CheckResu
 def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int) -> list[CheckResult]:
     """`memory_gb`: GPU memory that the jobs need. Raises BadInput if no class fits `cluster.gpu`."""
     if not is_gpu_name(cluster.gpu):
-        offers = [offer_of(gpu, cluster.priority) for gpu in classes if gpu.gpu_class_type == "community"]
+        offers = [
+            gpu_offer_of_class(gpu, cluster.priority) for gpu in classes if gpu.gpu_class_type == "community"
+        ]
         # Ignore the jobs' hours here: the check only finds out whether any GPU class matches, and the price of the cheapest.
         offer = choose_gpu(cluster.gpu, memory_gb, offers, lambda _offer: 1.0, kept=None)
         price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_of
+from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_and_port
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.interrupts import EXIT_INTERRUPTED
@@ -216,7 +216,7 @@ def _review(dataset: Path, options: CaptionOptions) -> None:
     trigger = _trigger_word(dataset.parent)
     if TRIGGER in options.trigger and not trigger:
         options = replace(options, position="none")
-    service = f"{options.model} at {host_of(options.base_url)}"
+    service = f"{options.model} at {host_and_port(options.base_url)}"
     serve(dataset, trigger, Captioning(service, lambda image: _caption_again(image, options)))
 
 
@@ -272,7 +272,7 @@ def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -
     say(f"{dataset}: {counted(len(missing), 'image')} without a caption")
     sizes = [fitted_size(*size, options.max_side) for image in missing if (size := size_of(image))]
     cost = estimate_caption_cost(sizes, options.model, options.instruction, options.price)
-    service = f"{options.model} at {host_of(options.base_url)}"
+    service = f"{options.model} at {host_and_port(options.base_url)}"
     if cost is None or options.price is None:
         say(f"{service}: unknown cost (give the price with --price 0.10,0.40)")
         return
@@ -310,11 +310,11 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
 
 
 def _captioner(options: CaptionOptions, stop: threading.Event) -> Captioner:
-    from flux_training.clients.captioning.captioner import Captioner, key_for
+    from flux_training.clients.captioning.captioner import Captioner, api_key_for
 
-    key = key_for(options.base_url, os.environ)
+    key = api_key_for(options.base_url, os.environ)
     if key is None and os.environ.get(KEY_VARIABLE):
-        say(f"{KEY_VARIABLE} is not sent: http to {host_of(options.base_url)} is not encrypted")
+        say(f"{KEY_VARIABLE} is not sent: http to {host_and_port(options.base_url)} is not encrypted")
     return Captioner(
         options.model, options.base_url, key, options.instruction,
         max_tokens=options.max_tokens, per_minute=options.per_minute, stop=stop,
@@ -392,8 +392,8 @@ def _saved(outcome: CaptionOutcome) -> CaptionOutcome:
 
 def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
     """The model's caption of an image, with the trigger word; None if the user stopped before the answer."""
-    from flux_training.clients.captioning.captioner import Refused, Stopped
-    from flux_training.clients.captioning.requests import NotACompletion
+    from flux_training.clients.captioning.captioner import CaptioningRefused, CaptioningStopped
+    from flux_training.clients.captioning.requests import InvalidCompletion
 
     try:
         picture = _picture(image, options)
@@ -402,14 +402,14 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
         if found.problem and not found.final:
             answers.append(captioner.ask(picture, strict=True))
             found = caption_from(answers[1], options.instruction)
-    except Stopped:
+    except CaptioningStopped:
         return None
-    except Refused:
+    except CaptioningRefused:
         raise
     except FluxError as error:
         # Do not name the image in the error: the caller shows it beside the problem.
         problem = str(error).removeprefix(f"{image.name}: ")
-        return CaptionOutcome(image, problem=problem, hopeless=isinstance(error, NotACompletion))
+        return CaptionOutcome(image, problem=problem, hopeless=isinstance(error, InvalidCompletion))
     text = place_trigger(found.text, options.trigger, options.position) if found.text else ""
     tokens_in, tokens_out = sum(one.tokens_in for one in answers), sum(one.tokens_out for one in answers)
     return CaptionOutcome(image, text, found.problem, tokens_in, tokens_out, found.removed, found.hopeless)

@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.clients.stack.pricing import offer_of
+from flux_training.clients.stack.pricing import gpu_offer_of_class
 from flux_training.commands.cli import say, screen, stack_option
 from flux_training.commands.stack.access import connection_of, read_only_engine
 from flux_training.commands.stack.file import stack_settings
@@ -54,7 +54,7 @@ def _offers(stack: str, priority: str) -> tuple[list[Offer], str]:
         classes = connection.model_copy(update={"few_retries": True}).salad().gpu_classes()
     except FluxError as error:
         return [], str(error)
-    return [offer_of(one, priority) for one in classes if one.gpu_class_type == "community"], ""
+    return [gpu_offer_of_class(one, priority) for one in classes if one.gpu_class_type == "community"], ""
 
 
 def _table(found: list[ModelOffer]) -> Table:

@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.clients.stack.pricing import ClassOffer, class_offers
+from flux_training.clients.stack.pricing import ClassOffer, gpu_class_offers
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import say, screen, stack_option
 from flux_training.commands.stack.access import connection_of, read_only_engine
@@ -50,7 +50,7 @@ def read_offers(stack: str) -> dict[str, list[ClassOffer]]:
     """By cluster, those first that fit and cost least. Raises FluxError."""
     settings = stack_settings(project_root(), stack)
     services = StackServices(connection_of(read_only_engine(stack), stack), settings)
-    return class_offers(services, declare_jobs(settings))
+    return gpu_class_offers(services, declare_jobs(settings))
 
 
 def offers_heading(settings: StackSettings, cluster: str) -> str:

@@ -9,15 +9,21 @@ from typing import Any
 
 import rich_click as click
 
-from flux_training.clients.datasets import ImageIndex, StoredImage, differing, read_dataset, stored_images
-from flux_training.clients.stack.pricing import unavailable_classes
+from flux_training.clients.datasets import (
+    ImageIndex,
+    StoredImage,
+    changed_or_missing_images,
+    list_stored_images,
+    read_dataset,
+)
+from flux_training.clients.stack.pricing import unavailable_gpu_warnings
 from flux_training.clients.stack.run_states import state_of_run
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import (
     SURVEY_VARIABLE,
     Survey,
     changes_since,
-    findings_of,
+    findings_of_survey,
     read_survey,
 )
 from flux_training.commands.cli import UserPath, no_cache_option, say_wrapped, stack_option
@@ -159,7 +165,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
         found,
         alarms=alarms(services, survey, steps, stack),
         warnings=(
-            *findings_of(survey, services.layout, stack),
+            *findings_of_survey(survey, services.layout, stack),
             *warnings_about(services, survey.bill, stack),
         ),
         jobs=jobs,
@@ -173,7 +179,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
 
 def warnings_about(services: StackServices, bill: StackBill, stack: str) -> tuple[str, ...]:
     shared = [shared_keys_warning(services.settings.storage.kind)] if services.nodes_reach_records else []
-    return (*shared, *unavailable_classes(services, bill, stack))
+    return (*shared, *unavailable_gpu_warnings(services, bill, stack))
 
 
 def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[str, ...]:
@@ -305,9 +311,9 @@ class Comparison:
         if not self.survey.bucket_exists:
             return list(image_set.images.values())
         storage, layout, digest = self.stack.storage, self.stack.layout, image_set.digest
-        stored = stored_images(storage, layout, digest, image_set.images)
+        stored = list_stored_images(storage, layout, digest, image_set.images)
         if not stored:
             return list(image_set.images.values())
         expected = {name: StoredImage(image) for name, image in image_set.images.items()}
         record = read_dataset(storage, layout, digest) or expected
-        return [image_set.images[name] for name in differing(record, stored)]
+        return [image_set.images[name] for name in changed_or_missing_images(record, stored)]

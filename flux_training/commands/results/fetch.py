@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_record
-from flux_training.clients.results import past_runs, posted_id
+from flux_training.clients.results import list_past_runs, posted_job_id
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import OUTPUTS, UserPath, outputs_of, say, screen, stack_option
 from flux_training.commands.completion import complete_job
@@ -184,13 +184,15 @@ def newest_run(storage: Storage, layout: Layout, name: str) -> StackJob | None:
 
 def _run_ids(storage: Storage, layout: Layout, name: str) -> list[str]:
     """Oldest first."""
-    return [run.run_id for run in sorted(past_runs(storage, layout, name), key=lambda run: run.created_at)]
+    return [
+        run.run_id for run in sorted(list_past_runs(storage, layout, name), key=lambda run: run.created_at)
+    ]
 
 
 def _past_run(storage: Storage, layout: Layout, name: str, run_id: str) -> StackJob:
     keys = layout.run(name, run_id)
     record = read_record(storage, keys.record, RunRecord).value or RunRecord()
-    return StackJob(name, run_id, posted_id(storage, keys), record.steps, keys)
+    return StackJob(name, run_id, posted_job_id(storage, keys), record.steps, keys)
 
 
 @contextmanager

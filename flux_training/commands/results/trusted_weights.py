@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from flux_training.clients.pins import accept_weights, pin_weights
 from flux_training.clients.queue.hand_outs import TOO_EARLY
 from flux_training.clients.records import read_record
-from flux_training.clients.results import weights_problems
+from flux_training.clients.results import problems_of_weights
 from flux_training.clients.storage import Storage
 from flux_training.commands.watch.job_status import JobStatus, accept_hint, doubt_in
 from flux_training.training.runs.pins import PinnedWeights
@@ -30,7 +30,7 @@ def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, st
     # Until the job has ended, the run's own node may still write the weights.
     may_change = status.queue_job is not None and status.queue_job.unfinished
     if accept_changed and found is not None and (pin is not None or not may_change):
-        if problems := weights_problems(storage, found, steps):
+        if problems := problems_of_weights(storage, found, steps):
             return TrustedWeights(problem=f"the weights in the bucket are not valid: {'; '.join(problems)}")
         pin = accept_weights(storage, status.job.keys, found, steps, pin)
     elif pin is not None and status.changed_weights:

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from flux_training.clients import local_cloud
-from flux_training.clients.connection import VARIABLES, Connection, connect, storage_kind, with_node_rights
+from flux_training.clients.connection import (
+    VARIABLES,
+    Connection,
+    connect,
+    parse_storage_kind,
+    with_node_access_to_records,
+)
 from flux_training.commands.stack.engine import NO_STACK, Engine, find_engine
 from flux_training.commands.stack.file import stack_path, uses_local_cloud
 from flux_training.commands.stack.project import project_root
@@ -21,7 +27,7 @@ def prepare_engine(stack: str, output: TextIO | None = None) -> Engine:
     local = uses_local_cloud(project_root(), stack)
     engine = find_engine(stack, local)
     if local:
-        local_cloud.need_local_cloud(output=output)
+        local_cloud.ensure_local_cloud(output=output)
     engine.select()
     engine.release()
     return engine.update_passphrase()
@@ -34,7 +40,7 @@ def preview_engine(stack: str, output: TextIO | None = None) -> Iterator[Engine]
     local = uses_local_cloud(project_root(), stack)
     engine = find_engine(stack, local)
     if local:
-        local_cloud.need_local_cloud(output=output)
+        local_cloud.ensure_local_cloud(output=output)
     if engine.exists():
         engine.release()
         yield engine.update_passphrase()
@@ -84,9 +90,11 @@ def connection_of(engine: Engine, stack: str) -> Connection:
     given = engine.settings()
     storage = given.get("storage")
     if uses_local_cloud(project_root(), stack):
-        return with_node_rights(connect("local", {}, os.environ), storage)
+        return with_node_access_to_records(connect("local", {}, os.environ), storage)
     # GitHub passes an unset secret as an empty variable, so ignore empty ones.
     settings: dict[str, Any] = {
         key: given.get(key) for variable, key in VARIABLES.items() if not os.environ.get(variable, "").strip()
     }
-    return with_node_rights(connect("salad", settings, os.environ, storage_kind(storage), stack), storage)
+    return with_node_access_to_records(
+        connect("salad", settings, os.environ, parse_storage_kind(storage), stack), storage
+    )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flux_training.clients.records import read_bounded, read_record
-from flux_training.clients.results import CHANGED_CONFIG, stored_inputs
+from flux_training.clients.results import CHANGED_CONFIG, read_stored_inputs
 from flux_training.clients.storage import Storage
 from flux_training.commands.cli import outputs_of
 from flux_training.commands.report.chart import chart_curve, marks_of
@@ -37,7 +37,7 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
     """Seven reads, however many samples there are. `stack` is named in commands. Raises ServiceError."""
     progress = read_record(storage, keys.progress, RunProgress)
     record = read_record(storage, keys.record, RunRecord)
-    inputs = stored_inputs(storage, keys)
+    inputs = read_stored_inputs(storage, keys)
     is_own = inputs is not None and inputs.run_id == keys.run
     config = document_of(inputs.raw_config if inputs and is_own else b"")
     reported, queued = progress.value or RunProgress(), record.value or RunRecord()

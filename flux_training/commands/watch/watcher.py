@@ -16,7 +16,7 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.requeue import SilentRun, job_of_run
 from flux_training.clients.salad import Instance
-from flux_training.clients.stack.spending import reserve_again
+from flux_training.clients.stack.spending import reserve_budget_again
 from flux_training.commands.stack.declared import withdrawn_jobs
 from flux_training.commands.watch.groups import StackGroup, stack_groups, usd_an_hour
 from flux_training.commands.watch.job_status import (
@@ -240,7 +240,7 @@ class Watcher:
 
     def _reserve(self, job: StackJob, replaced: Job) -> None:
         again = make_command("up", self._stack)
-        reserve_again(self.storage, self._layout.prefix, job.keys, replaced.id, again)
+        reserve_budget_again(self.storage, self._layout.prefix, job.keys, replaced.id, again)
 
     def _replace_node(self, group: str, job: Job) -> str:
         """What to say of it. The run is queued again in any case: it may be given to another node."""
