@@ -35,8 +35,13 @@ from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.runs.run_state import RunState, describe_unqueued_runs
-from flux_training.training.settings import SINGLE_CLUSTER, StackSettings, on_machines, parse_stack_settings
-from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
+from flux_training.training.settings import (
+    SINGLE_CLUSTER,
+    StackSettings,
+    parse_stack_settings,
+    with_chosen_machines,
+)
+from flux_training.training.stack_bill import describe_stack_bill, stack_budget_findings
 from flux_training.training.words import make_command
 
 # If a program exits with this code, Pulumi shows the errors it logged and no traceback (docs/pulumi.md).
@@ -86,7 +91,7 @@ def main() -> None:
     if not pulumi.runtime.is_dry_run():
         unfinished = [job for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
         write_prepared(owner, (prepared_run(job, bill, settings) for job in unfinished))
-    settings = on_machines(
+    settings = with_chosen_machines(
         settings, {name: (one.rate.gpu, one.rate.priority) for name, one in bill.clusters.items()}
     )
     context = PipelineContext(
@@ -125,7 +130,7 @@ def survey_declared_jobs(
     write_survey(survey)
     if settings.cloud == "local":
         note_long_trainings(survey)
-    if findings := over_stack_budget(settings.budget, bill):
+    if findings := stack_budget_findings(settings.budget, bill):
         raise BadInput(findings)
     return survey, bill, stack
 

@@ -427,7 +427,7 @@ def _verified_weights(
         pin = pin_weights(storage, run.keys, results.weights, run.steps)
     if stored and (pin is None or pin.contradicts(PinnedWeights.model_validate(stored), nodes_reach_records)):
         return stored
-    return pin.in_state if pin else None
+    return pin.state_record if pin else None
 
 
 def _cost(storage: Storage, keys: RunKeys) -> dict[str, Any]:

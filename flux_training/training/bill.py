@@ -9,7 +9,7 @@ from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.records import EstimateRecord
 
 FREE = "The local cloud is free: its prices are examples."
-CHEAPER = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
+CHEAPER = "raise the limit, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
 
 def show_hours(seconds: float) -> str:

@@ -43,7 +43,7 @@ def _as_list(value: Any) -> Any:
 def _gpu_names_as_text(value: Any) -> Any:
     """A list of names as one text."""
     if isinstance(value, str) and not value.strip():
-        raise ValueError("is empty; write a name such as `RTX 5090`, or leave it out")
+        raise ValueError("is empty; write a name such as `RTX 5090`, or remove the key")
     if not isinstance(value, list):
         return value
     if not value or not all(isinstance(name, str) and name.strip() and is_gpu_name(name) for name in value):

@@ -15,7 +15,7 @@ from flux_training.training.estimates.calibration import (
     MAX_CORRECTION,
     Correction,
     FinishedRun,
-    corrected,
+    apply_correction,
     correction_from,
 )
 from flux_training.training.estimates.model_work import model_work
@@ -329,7 +329,9 @@ def line_for(
     if cloud.stand_in and correction is None:
         times, basis = stand_in_times(work.steps_left), "the usual speed of the stand-in trainer"
     else:
-        times = corrected(trainer_times(work.workload, work.begun, work.steps, work.images, peak), correction)
+        times = apply_correction(
+            trainer_times(work.workload, work.begun, work.steps, work.images, peak), correction
+        )
         basis = _basis(work.workload, correction)
     parts = _parts(work, times, rate, cloud)
     time = total(part.seconds for part in parts)

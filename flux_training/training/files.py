@@ -15,14 +15,14 @@ NEW_FILE_MODE = 0o644
 # For each errno, what went wrong and what the user should do next.
 REMEDIES = {
     errno.ENOSPC: ("the disk is full", "free some space (`df -h` shows the disks), then run the same command again"),
-    errno.EDQUOT: ("your quota on this disk is used up", "delete what you do not need, then run the same command again"),
-    errno.EFBIG: ("it would be larger than files may be here", "raise the limit (`ulimit -f unlimited`), then run the same command again"),
+    errno.EDQUOT: ("your quota on this disk is used up", "delete files that you do not need, then run the same command again"),
+    errno.EFBIG: ("the file would exceed the maximum file size", "raise the limit (`ulimit -f unlimited`), then run the same command again"),
     errno.EROFS: ("the file system is read-only", "mount it for writing, or work in a copy elsewhere"),
     errno.EACCES: ("you have no permission", "change its owner or mode (`ls -ld` shows them), or work in a copy elsewhere"),
     errno.EPERM: ("you have no permission", "change its owner or mode (`ls -ld` shows them), or work in a copy elsewhere"),
     errno.ENAMETOOLONG: ("its name is longer than this file system allows", "give it a shorter name (Linux takes 255 bytes, an encrypted home folder 143)"),
 }  # fmt: skip
-DRIVE_GONE = ("the disk or network drive does not answer", "see whether it is connected and mounted (`df` shows it), then run the same command again")  # fmt: skip
+DRIVE_GONE = ("the disk or network drive does not answer", "check that the drive is connected and mounted (`df` lists it), then run the same command again")  # fmt: skip
 # These errors are only explained if they name a file. Otherwise the cause is a connection or a terminal,
 # not a disk.
 REMEDIES_OF_FILES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), DRIVE_GONE)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
-from flux_training.training.words import MAX_PLACES, first_of, flux_command
+from flux_training.training.words import MAX_PLACES, flux_command, list_first
 
 Severity = Literal["error", "warning"]
 
@@ -92,7 +92,7 @@ class FindingGroup:
         """`jobs/cat/dataset/00001.txt, 00002.txt, 00003.txt and 7 more`; with the number of jobs if there are several."""
         folder = f"{PurePath(self.findings[0].path).parent}/"
         first, *others = (finding.place for finding in self.findings)
-        named = first_of([first, *(place.removeprefix(folder) for place in others)])
+        named = list_first([first, *(place.removeprefix(folder) for place in others)])
         jobs = len({finding.job for finding in self.findings})
         return f"{named} (in {jobs:,} jobs)" if jobs > 1 else named
 

@@ -25,11 +25,11 @@ SHAPES = {
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "dict_type": "must be a map, one `name: value` on each line below it",
-    "float_parsing": "must be a number, without a unit",
+    "float_parsing": "must be a number without a unit",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "int_from_float": "must be a whole number",
-    "int_parsing": "must be a whole number, without a unit",
+    "int_parsing": "must be a whole number without a unit",
     "int_parsing_size": "must be a smaller number",
     "int_type": "must be a whole number",
     "model_attributes_type": "must be a map, one `name: value` on each line below it",
@@ -46,7 +46,7 @@ LIMITS = {
 }
 
 
-def misplaced(project: str, keys: Iterable[str], known: Collection[str]) -> Iterator[str]:
+def find_misplaced_settings(project: str, keys: Iterable[str], known: Collection[str]) -> Iterator[str]:
     """A finding for each of the keys (`namespace:name`) that seems meant for the project, but has another namespace, where it is ignored.
 
     `known`: the names of the project's settings.
@@ -57,14 +57,14 @@ def misplaced(project: str, keys: Iterable[str], known: Collection[str]) -> Iter
             continue
         if name in known:
             yield f"{key}: would be ignored, because the settings of this project begin with `{project}:`; write `{project}:{name}`"
-        elif _seems_ours(namespace, project):
+        elif _seems_meant_for_this_project(namespace, project):
             yield (
                 f"{key}: would be ignored, because the settings of this project begin with `{project}:`, and `{name}` is none of "
                 f"them{nearest(name, known)}; known keys: {', '.join(sorted(known))}"
             )
 
 
-def _seems_ours(namespace: str, project: str) -> bool:
+def _seems_meant_for_this_project(namespace: str, project: str) -> bool:
     """Whether a namespace is probably a typing error, or copied from the documentation."""
     ours = (project, DOCUMENTED_NAMESPACE)
     is_similar = bool(difflib.get_close_matches(namespace, ours, n=1, cutoff=MIN_SIMILARITY))

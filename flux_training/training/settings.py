@@ -37,7 +37,7 @@ from flux_training.training.cluster_settings import (
 from flux_training.training.errors import BadInput
 from flux_training.training.gpu import is_gpu_name
 from flux_training.training.lint.rules import RULES
-from flux_training.training.setting_errors import describe_setting_error, misplaced
+from flux_training.training.setting_errors import describe_setting_error, find_misplaced_settings
 from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import nearest
 
@@ -138,7 +138,7 @@ class StorageSettings(StrictSettings):
     @classmethod
     def _refuse_dot_folders(cls, prefix: str) -> str:
         if {".", ".."} & set(prefix.split("/")):
-            raise ValueError("must not contain `.` or `..`: on the nodes these keys become paths")
+            raise ValueError("must not contain `.` or `..`, because nodes use the object keys as file paths")
         return prefix
 
     @property
@@ -169,7 +169,7 @@ class ImageSettings(StrictSettings):
     vscode_version: str = Field("latest", pattern=r"^[0-9a-z.]+$")
 
     @model_validator(mode="after")
-    def _complete(self) -> ImageSettings:
+    def _check_image_build(self) -> ImageSettings:
         needed = {"repository": self.repository, "kelpieSha256": self.kelpie_sha256}
         missing = [name for name, value in needed.items() if self.build and value is None]
         if missing:
@@ -254,7 +254,7 @@ class StackSettings(StrictSettings):
             for name in self.clusters
             if not CLUSTER_NAME.fullmatch(name)
         ]
-        findings = [*misnamed, *shared, *filter(None, [self._wrong_dev_cluster])]
+        findings = [*misnamed, *shared, *filter(None, [self._describe_wrong_dev_cluster])]
         if findings:
             raise ValueError("; ".join(findings))
         return self
@@ -263,7 +263,7 @@ class StackSettings(StrictSettings):
     def _check_combinations(self) -> StackSettings:
         built_dev = self.dev.enabled and self.dev.image is None
         with_image = [
-            f"{_place_of(name)}.image" for name, one in self.all_clusters.items() if one.has_own_image
+            f"{_key_of_cluster(name)}.image" for name, one in self.all_clusters.items() if one.has_own_image
         ]
         wrong = {
             "storage.kind aws: the local cloud does not emulate AWS; use s3 or r2": self.cloud == "local"
@@ -278,7 +278,7 @@ class StackSettings(StrictSettings):
             "dev.enabled with image.build: true needs image.vscodeSha256": built_dev
             and self.image.build
             and self.image.vscode_sha256 is None,
-            f"{_place_of(self.dev_cluster)}.name gives the dev group the name {self.dev_group_name}, which is too long; shorten it": self.dev.enabled
+            f"{_key_of_cluster(self.dev_cluster)}.name gives the dev group the name {self.dev_group_name}, which is too long; shorten it": self.dev.enabled
             and not GROUP_NAME.fullmatch(self.dev_group_name),
         }
         findings = [finding for finding, holds in wrong.items() if holds]
@@ -289,23 +289,23 @@ class StackSettings(StrictSettings):
     @model_validator(mode="after")
     def _check_models(self) -> StackSettings:
         findings = [
-            f"{_place_of(name)}.model ({one.model}) says what an image of your own holds; set {_place_of(name)}.image as well, or "
+            f"{_key_of_cluster(name)}.model ({one.model}) says what an image of your own holds; set {_key_of_cluster(name)}.image as well, or "
             "image.build: true to build it"
             for name, one in self.all_clusters.items()
             if one.model and not one.has_own_image and not self.image.build
         ]
         model = self.image.model if "model" in self.image.model_fields_set else None
         if self.image.build and model and model not in self.built_models:
-            names = " and ".join(_place_of(name) for name in self.all_clusters)
+            names = " and ".join(_key_of_cluster(name) for name in self.all_clusters)
             findings.append(
-                f"image.model ({model}) would be in no image, because of the model or image of {names}; remove image.model"
+                f"image.model ({model}) would not be in any image, because each of these clusters has its own model or image: {names}; remove image.model"
             )
         if findings:
             raise ValueError("; ".join(findings))
         return self
 
     @property
-    def _wrong_dev_cluster(self) -> str:
+    def _describe_wrong_dev_cluster(self) -> str:
         """Empty if `dev.cluster` may be as it is."""
         given, names = self.dev.cluster, ", ".join(self.clusters)
         if given is not None and not self.clusters:
@@ -354,7 +354,7 @@ class StackSettings(StrictSettings):
         return list(dict.fromkeys(filter(None, [*models, self.built_dev_model])))
 
 
-def _place_of(cluster: str) -> str:
+def _key_of_cluster(cluster: str) -> str:
     """The key of a cluster's settings."""
     return f"clusters.{cluster}" if cluster else "cluster"
 
@@ -365,14 +365,17 @@ def _with_group_name(cluster: str, settings: ClusterSettings) -> ClusterSettings
     return settings.model_copy(update={"name": f"{DEFAULT_GROUP}-{cluster}"})
 
 
-def on_machines(settings: StackSettings, machines: Mapping[str, tuple[str, str]]) -> StackSettings:
+def with_chosen_machines(settings: StackSettings, machines: Mapping[str, tuple[str, str]]) -> StackSettings:
     """The settings with the GPU class and the priority that were chosen for each cluster, where its settings leave a choice."""
-    found = {name: _on_machine(cluster, *machines[name]) for name, cluster in settings.all_clusters.items()}
+    found = {
+        name: _with_chosen_machine(cluster, *machines[name])
+        for name, cluster in settings.all_clusters.items()
+    }
     several = SINGLE_CLUSTER not in found
     return settings.model_copy(update={"clusters": found} if several else {"cluster": found[SINGLE_CLUSTER]})
 
 
-def _on_machine(cluster: ClusterSettings, gpu: str, priority: str) -> ClusterSettings:
+def _with_chosen_machine(cluster: ClusterSettings, gpu: str, priority: str) -> ClusterSettings:
     named = is_gpu_name(cluster.gpu)
     return cluster.model_copy(update={"gpu": cluster.gpu if named else gpu, "priorities": (priority,)})
 
@@ -386,7 +389,7 @@ def parse_stack_settings(project: str, config: Mapping[str, str]) -> StackSettin
         key.removeprefix(f"{project}:"): text for key, text in config.items() if key.startswith(f"{project}:")
     }
     values = {key: _plain(text) for key, text in texts.items()}
-    findings = list(misplaced(project, config, _settings_at([])))
+    findings = list(find_misplaced_settings(project, config, _settings_at([])))
     try:
         settings = StackSettings.model_validate(values)
     except ValidationError as error:

@@ -25,7 +25,7 @@ def describe_stack_bill(bill: StackBill, local: bool) -> str:
     return "\n".join(parts)
 
 
-def over_stack_budget(budget: BudgetSettings, bill: StackBill) -> list[str]:
+def stack_budget_findings(budget: BudgetSettings, bill: StackBill) -> list[str]:
     """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
     if bill.only:
         return budget_findings(budget, bill.only)

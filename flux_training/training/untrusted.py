@@ -137,7 +137,7 @@ def _time(value: object) -> object:
     return time if is_plausible else value
 
 
-def _shown_in(limit: int) -> Callable[[object], object]:
+def _shortened_to(limit: int) -> Callable[[object], object]:
     return lambda value: one_line(value, limit) if isinstance(value, str) else _text(value)
 
 
@@ -150,8 +150,8 @@ def _text(value: object) -> object:
 
 
 # The field types of records. Text for display is shortened; text in the other fields must match exactly.
-Word = Annotated[str, BeforeValidator(_shown_in(40))]
-ShortText = Annotated[str, BeforeValidator(_shown_in(100))]
+Word = Annotated[str, BeforeValidator(_shortened_to(40))]
+ShortText = Annotated[str, BeforeValidator(_shortened_to(100))]
 Message = Annotated[str, BeforeValidator(_message)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_RUN_SECONDS, allow_inf_nan=False)]
 Loss = Annotated[float, Field(ge=0, le=MAX_LOSS, allow_inf_nan=False)]

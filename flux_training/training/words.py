@@ -37,7 +37,7 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def first_of(names: Sequence[str], limit: int = MAX_PLACES) -> str:
+def list_first(names: Sequence[str], limit: int = MAX_PLACES) -> str:
     """`a, b, c and 7 more`."""
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"

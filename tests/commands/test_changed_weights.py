@@ -261,7 +261,7 @@ def test_a_changed_record_is_an_error_also_for_weights_of_the_same_length(run: T
     assert found is not None
     pin_weights(run.storage, run.keys, StoredWeights((found,)), STEPS)
     assert stored is not None
-    stored = PinnedWeights.model_validate(stored.in_state)
+    stored = PinnedWeights.model_validate(stored.state_record)
     assert "somebody changed the record" in run.problem(stored)
     assert run.fetch(stored).failed
     assert run.local == GOOD
@@ -383,7 +383,7 @@ def test_both_stages_are_fetched_and_recorded(staged: TwoStageRun) -> None:
     assert pin is not None
     assert (pin.size, pin.digests) == (2 * len(GOOD), (hashlib.sha256(GOOD).hexdigest(),) * 2)
     assert staged.problem() == ""
-    assert staged.fetch(PinnedWeights.model_validate(pin.in_state)).failed == []
+    assert staged.fetch(PinnedWeights.model_validate(pin.state_record)).failed == []
 
 
 def test_a_run_with_one_stage_is_not_finished(staged: TwoStageRun) -> None:
@@ -423,7 +423,7 @@ def test_the_digests_of_stages_are_found_without_the_record(staged: TwoStageRun)
     staged.fetch()
     pin = read_pin(staged.storage, staged.keys)
     assert pin is not None
-    stored = PinnedWeights.model_validate(pin.in_state)
+    stored = PinnedWeights.model_validate(pin.state_record)
     staged.storage.delete_many([staged.keys.results])
     staged.outputs /= "again"
     assert staged.fetch(stored).failed == []

@@ -116,7 +116,7 @@ def test_captions_are_matched_by_image_and_not_by_name(checkout: Path, tmp_path:
     printed = run(new, "cat", "--from", source, "--add")
     dataset = checkout / "jobs/cat/dataset"
     assert sorted(file.name for file in dataset.iterdir()) == ["00001.jpg", "00002.jpg", "00002.txt"]
-    assert "00001.jpg: its caption is from small.png, which shows the same" in printed
+    assert "00001.jpg: its caption is taken from its duplicate small.png" in printed
 
 
 def test_all_invalid_options_are_reported_together(tmp_path: Path, run: Run) -> None:

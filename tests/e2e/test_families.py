@@ -17,7 +17,7 @@ from flux_training.training.models.choice import choose_model
 from flux_training.training.models.table import MODELS
 from flux_training.training.names import IMAGE_SUFFIXES
 from flux_training.training.train_yml.edit import new_train_yml
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from tests.e2e.checkout import Checkout, new_checkout
 from tests.e2e.test_main_job import results
 from tests.support.browser import page_in_chromium
@@ -57,7 +57,7 @@ def shortened(document: dict[str, Any], name: str) -> dict[str, Any]:
 def example(path: Path) -> dict[str, Any]:
     """An example of ai-toolkit with the recipe's changes: folders of the job, and its control images."""
     raw = path.read_bytes().replace(b'"OmniGen2/OmniGen2\n', b'"OmniGen2/OmniGen2"\n')
-    text = re.sub(r'/path/to/[^" ]*\.(jpg|png)', "control/00001.jpg", json.dumps(document_of(raw)))
+    text = re.sub(r'/path/to/[^" ]*\.(jpg|png)', "control/00001.jpg", json.dumps(parse_train_yml(raw)))
     document: dict[str, Any] = json.loads(text)
     for entry in document["config"]["process"][0]["datasets"]:
         entry["folder_path"] = "dataset"
@@ -135,7 +135,7 @@ def test_the_template_of_each_architecture_is_trained(part: int, tmp_path: Path)
         controls = model.datasets.control_images[0]
         name = arch.replace("_", "-")
         text = new_train_yml(name, "ohwx", model=model, controls=controls, is_in_image=False)
-        jobs[name] = shortened(document_of(text.encode()), name)
+        jobs[name] = shortened(parse_train_yml(text.encode()), name)
         if model.datasets.videos:
             jobs[name]["config"]["process"][0]["datasets"][0] |= {"num_frames": 17, "resolution": [64]}
     with new_checkout(tmp_path / "checkout") as checkout:

@@ -24,7 +24,7 @@ from flux_training.node.launcher.weights import weights_step
 from flux_training.training.models.table import MODELS
 from flux_training.training.train_yml.edit import new_train_yml
 from flux_training.training.train_yml.templates import control_folders
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.train_yml.trainer_version import NEWEST, PINNED, TrainerCommit
 from tests.commands.runs_folder import make_run
 from tests.node.runs import LaunchResult, Node, train_config
@@ -235,7 +235,7 @@ def test_its_examples_for_flux_lint_without_errors(path: Path) -> None:
     """With the changes of SaladCloud's recipe: name, folders and, where the image has them, the weights."""
     text = path.read_text(encoding="utf-8").replace("/path/to/control/folder", "dataset")
     text = text.replace("person1.jpg", "00001.jpg")
-    document = document_of(text.encode())
+    document = parse_train_yml(text.encode())
     document["config"]["name"] = "chelsea-cat"
     (process,) = document["config"]["process"]
     process["datasets"][0]["folder_path"] = "./dataset"

@@ -28,7 +28,7 @@ NO_PRICE = Rate("RTX 5090 (32 GB)", "batch", None, "no price at priority batch")
 CAT = Line("cat", "new", 2000, exact(3600.0), exact(0.36), "the recipe's figure")
 DOG = Line("a-large-dog", "queued", 12, exact(90.0), exact(0.009), "1 finished run like it")
 UNKNOWN = Line("bird", "new", 5, None, None, "the speed of it is unknown")
-FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
+FIX = "raise the limit, train fewer jobs or steps, or choose another cluster.gpu or priority"
 
 
 @pytest.mark.parametrize(

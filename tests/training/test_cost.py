@@ -30,7 +30,7 @@ from flux_training.training.estimates.speed import SPEED
 from flux_training.training.estimates.workload import Mode, Sampling, Workload, workload_of
 from flux_training.training.gpu import TFLOPS
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.untrusted import parse_record
 from tests.bench.measures import ROOT
 
@@ -281,7 +281,7 @@ def test_huge_numbers_give_finite_work() -> None:
         " train: {batch_size: HUGE}, sample: {width: HUGE, sample_steps: HUGE, prompts: [a]}}]}"
     )
     for huge in (10**9, 10**400):
-        workload = workload_of(document_of(raw.replace("HUGE", str(huge)).encode()))
+        workload = workload_of(parse_train_yml(raw.replace("HUGE", str(huge)).encode()))
         assert math.isfinite(step_work(workload, model_work(workload.mode.model)) + image_work(workload))
 
 
@@ -292,7 +292,7 @@ def test_the_workload_is_read_as_ai_toolkit_reads_it() -> None:
         "datasets": [{"resolution": [1024, 512]}, {"resolution": 768}],
     }
     document = {"job": "extension", "config": {"process": [process]}}
-    for read in (document, document_of(json.dumps(document).encode())):
+    for read in (document, parse_train_yml(json.dumps(document).encode())):
         workload = workload_of(read)
         assert (workload.rank, workload.batch, workload.accumulation) == (32, 2, 3)
         assert workload.resolutions == (512, 768, 1024)
@@ -300,7 +300,7 @@ def test_the_workload_is_read_as_ai_toolkit_reads_it() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"\xff", b"[1", b"- 1", b"config: 7", b"config: {process: [7]}"])
 def test_an_invalid_train_yml_has_the_trainers_defaults(raw: bytes) -> None:
-    workload = workload_of(document_of(raw))
+    workload = workload_of(parse_train_yml(raw))
     assert (workload.rank, workload.batch, workload.resolutions, workload.sampling.images) == (
         4,
         1,

@@ -43,9 +43,7 @@ def test_a_file_may_have_the_longest_name_that_there_is(stem: str, tmp_path: Pat
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN])
 def test_a_lost_drive_is_named(number: int) -> None:
     found = explain_file_error(OSError(number, "words", "jobs/cat"))
-    assert str(found).startswith(
-        "cannot use jobs/cat; the disk or network drive does not answer; see whether"
-    )
+    assert str(found).startswith("cannot use jobs/cat; the disk or network drive does not answer; check that")
     # Connections and terminals fail with the same numbers.
     assert explain_file_error(OSError(number, "words")) is None
 

@@ -215,7 +215,7 @@ def test_a_job_entry_must_be_a_map(entry: object) -> None:
         ({"storage": {"bucket": None}}, "p:storage.bucket: must be text, but has no value"),
         (
             {"cluster": {"memory": "30 GB"}},
-            "p:cluster.memory: must be a whole number, without a unit (it is '30 GB')",
+            "p:cluster.memory: must be a whole number without a unit (it is '30 GB')",
         ),
         ({"cluster": {"maxReplicas": 2.5}}, "p:cluster.maxReplicas: must be a whole number (it is 2.5)"),
         ({"cluster": {"maxReplicas": 501}}, "p:cluster.maxReplicas: must be at most 500 (it is 501)"),
@@ -230,10 +230,10 @@ def test_a_job_entry_must_be_a_map(entry: object) -> None:
         ({"cluster": {"environment": {"A": 1}}}, "p:cluster.environment.A: must be text; put it in quotes"),
         (
             {"cluster": {"gpu": " "}},
-            "p:cluster.gpu: is empty; write a name such as `RTX 5090`, or leave it out",
+            "p:cluster.gpu: is empty; write a name such as `RTX 5090`, or remove the key",
         ),
         ({"budget": {"maxUsdPerDay": "1e400"}}, "p:budget.maxUsdPerDay: must be"),
-        ({"budget": {"maxUsd": "ten"}}, "p:budget.maxUsd: must be a number, without a unit (it is 'ten')"),
+        ({"budget": {"maxUsd": "ten"}}, "p:budget.maxUsd: must be a number without a unit (it is 'ten')"),
         ({"cloud": ["local"]}, "p:cloud: must be 'local' or 'salad'"),
         ({"adopt": "maybe"}, "p:adopt: must be true or false (it is 'maybe')"),
         ({"adopt": {"x": 1}}, "p:adopt: must be true or false, not a map; write the value on the same line"),

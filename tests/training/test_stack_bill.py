@@ -8,9 +8,9 @@ import pytest
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.estimates.ranges import Range
-from flux_training.training.stack_bill import describe_stack_bill, over_stack_budget
+from flux_training.training.stack_bill import describe_stack_bill, stack_budget_findings
 
-FIX = "raise it, train fewer jobs or steps, or choose another cluster.gpu or priority"
+FIX = "raise the limit, train fewer jobs or steps, or choose another cluster.gpu or priority"
 CAT = Line("cat", "new", 2000, Range.exactly(3600.0), Range.exactly(0.36), "the recipe's figure")
 CLIP = Line("clip", "new", 500, Range.exactly(1800.0), Range.exactly(1.0), "the recipe's figure")
 FLUX = Bill(Rate("RTX 5090 (32 GB)", "high", 0.36), (CAT,))
@@ -65,4 +65,4 @@ def test_clusters_without_work_are_not_shown() -> None:
     ],
 )
 def test_the_budget_is_for_all_clusters(budget: dict[str, Any], bill: StackBill, findings: list[str]) -> None:
-    assert over_stack_budget(BudgetSettings.model_validate(budget), bill) == findings
+    assert stack_budget_findings(BudgetSettings.model_validate(budget), bill) == findings

@@ -53,7 +53,7 @@ from flux_training.training.models.choice import choose_model
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.train_yml.dataset_folders import FolderKind, folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
-from flux_training.training.words import counted, first_of, flux_command, with_escapes
+from flux_training.training.words import counted, flux_command, list_first, with_escapes
 
 if TYPE_CHECKING:
     from flux_training.clients.captioning.captioner import Captioner
@@ -486,6 +486,6 @@ def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -
         say("\nNo caption:")
         for problem in dict.fromkeys(problem for _, problem in failed):
             images = [image for image, why in failed if why == problem]
-            say(f"  {with_escapes(first_of(images))}: {problem}")
+            say(f"  {with_escapes(list_first(images))}: {problem}")
         what = f"{len(failed)} of {count} images got no caption"
         raise FluxError(what, "", f"run the same command again for these, or write them by hand: {review}")

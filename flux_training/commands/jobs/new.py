@@ -41,8 +41,8 @@ from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from flux_training.training.words import (
     DEFAULT_STACK,
     counted,
-    first_of,
     flux_command,
+    list_first,
     make_command,
     nearest,
     with_escapes,
@@ -352,4 +352,4 @@ def grouped(findings: Sequence[str]) -> list[str]:
     for finding in findings:
         name, _, reason = finding.partition(": ")
         files.setdefault(reason, []).append(name)
-    return [f"{first_of(names)}: {reason}" for reason, names in files.items()]
+    return [f"{list_first(names)}: {reason}" for reason, names in files.items()]

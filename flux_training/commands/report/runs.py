@@ -18,10 +18,10 @@ from flux_training.training.runs.run import NOISE_STAGES
 from flux_training.training.runs.samples import Sample, prompts_of, sample_grid
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.document import first_process
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.untrusted import parse_record
 from flux_training.training.values import mapping
-from flux_training.training.words import first_of, flux_command, make_command, nearest
+from flux_training.training.words import flux_command, list_first, make_command, nearest
 
 PAGE = "report.html"
 
@@ -69,7 +69,7 @@ class ReportedRun:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """train.yml as the trainer reads it; empty if it cannot be read."""
-        return document_of(self.config_text.encode())
+        return parse_train_yml(self.config_text.encode())
 
     @property
     def weights_in_image(self) -> str:
@@ -160,7 +160,7 @@ def _where_to_look(job: str, known: Sequence[str], stack: str) -> str:
     if similar := nearest(job, known):
         return similar
     if not JOB_NAME.fullmatch(job):
-        return f", and this is no name of a job; it has runs of {first_of(known)}" if known else ""
+        return f", and this is no name of a job; it has runs of {list_first(known)}" if known else ""
     return f"; {flux_command(f'fetch {job}', stack)} gets it if the stack has trained such a job"
 
 

@@ -9,7 +9,7 @@ from flux_training.commands.stack.project import project_root
 from flux_training.training.cluster_settings import BudgetSettings
 from flux_training.training.errors import FluxError
 from flux_training.training.jobs.declare import choose_jobs, job_folder_names
-from flux_training.training.words import first_of, flux_command, make_command
+from flux_training.training.words import flux_command, list_first, make_command
 
 
 def nothing_deployed(stack: str, *, is_updated: bool) -> str:
@@ -35,7 +35,7 @@ def nothing_deployed(stack: str, *, is_updated: bool) -> str:
 
 def _not_queued(names: Sequence[str], stack: str, budget: BudgetSettings, *, is_updated: bool) -> str:
     """Whether these declared jobs wait for the budget, and the next step. Only the end of an update tells for sure."""
-    named, up, is_one = first_of(names), make_command("up", stack), len(names) == 1
+    named, up, is_one = list_first(names), make_command("up", stack), len(names) == 1
     waits, are, them = ("waits", "is", "it") if is_one else ("wait", "are", "them")
     if not budget.limits_spending:
         return f"{named} {are} declared, but not queued yet. {up} queues {them}; it also continues an update that was interrupted."

@@ -21,7 +21,7 @@ from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import show_duration
 from flux_training.training.runs.samples import NAME, prompts_of, sample_grid, spread_evenly
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.words import printable
 
 # The maximum size of loss.csv: 100,000 steps of 20 bytes.
@@ -39,7 +39,7 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
     record = read_record(storage, keys.record, RunRecord)
     inputs = read_stored_inputs(storage, keys)
     is_own = inputs is not None and inputs.run_id == keys.run
-    config = document_of(inputs.raw_config if inputs and is_own else b"")
+    config = parse_train_yml(inputs.raw_config if inputs and is_own else b"")
     reported, queued = progress.value or RunProgress(), record.value or RunRecord()
     idle = queued.estimate.idle_seconds if queued.estimate else None
     return {

@@ -12,7 +12,7 @@ from flux_training.commands.stack.edit import declared_jobs, entry_for
 from flux_training.commands.watch.job_status import StackJob
 from flux_training.training.errors import BadInput
 from flux_training.training.train_yml.diff import distinctive_settings
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 
 Groups = Sequence[Sequence[str]]
 
@@ -38,7 +38,7 @@ def differing_settings_of(storage: Storage, jobs: Sequence[StackJob], sweeps: Gr
 
     def document(name: str) -> object:
         raw = read_bounded(storage, f"{by_name[name].keys.config}train.yml", MAX_CONFIG_BYTES)
-        return document_of(raw or b"")
+        return parse_train_yml(raw or b"")
 
     found: dict[str, str] = {}
     for sweep in sweeps:

@@ -49,7 +49,7 @@ def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> 
     parts += [Text(f"{name}: {faults}", style="yellow") for name, faults in faulty]
     if note := loss_note(row.status.progress for row in stack.rows):
         parts.append(Text(note, style="dim"))
-    wasted = [(row.name, row.waste.after_interruptions) for row in stack.rows]
+    wasted = [(row.name, row.waste.interruption_waste_in_words) for row in stack.rows]
     parts += [Text(f"{name}: {waste}", style="dim") for name, waste in wasted if waste]
     expected = [(row.name, show_dollar_range(row.expected)) for row in stack.rows]
     parts += [Text(f"{name}: {cost} expected in the end", style="dim") for name, cost in expected if cost]
@@ -67,7 +67,7 @@ def _waste_lines(stack: StackStatus, local: bool) -> list[str]:
     if local or not stack.has_ended or not waste.total:
         return []
     total = show_hours(paid + waste.idle)
-    heading = f"Paid without training: {show_hours(waste.total)} of {total} ({waste.by_cause})"
+    heading = f"Paid without training: {show_hours(waste.total)} of {total} ({waste.causes_in_words})"
     return [heading, *(f"- {line}" for line in advice(waste, paid))]
 
 

@@ -142,7 +142,7 @@ class DatasetReader:
                 captions={path.name: read_caption(path) for path in captions},
             )
             if self._cache:
-                self._cache.keep_only(facts.folder, {path.name for path in paths})
+                self._cache.forget_other_images(facts.folder, {path.name for path in paths})
         if self._cache:
             self._cache.save()
 

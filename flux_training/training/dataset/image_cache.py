@@ -93,7 +93,7 @@ class ImageCache:
             self._folders.setdefault(_key(path.parent), {})[path.name] = [*stamp, asdict(facts)]
             self._changed = True
 
-    def keep_only(self, folder: Path, names: set[str]) -> None:
+    def forget_other_images(self, folder: Path, names: set[str]) -> None:
         """Forget the images of a folder that are gone."""
         entries = self._folders.get(_key(folder), {})
         for name in entries.keys() - names:

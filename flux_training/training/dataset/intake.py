@@ -210,7 +210,7 @@ def _caption_from_duplicates(
         return best
     if lent is None:
         return best
-    intake.notes.append(f"{best.source}: its caption is from {lent.source}, which shows the same")
+    intake.notes.append(f"{best.source}: its caption is taken from its duplicate {lent.source}")
     return ImportedImage(best.source, best.file, lent.caption, best.fingerprint)
 
 

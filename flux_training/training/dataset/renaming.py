@@ -64,7 +64,9 @@ def plan_undo(dataset: Path) -> Renaming:
     """
     last = _read(dataset / LAST)
     if last is None:
-        raise FluxError(f"{dataset}: there is no renaming to undo", f"{LAST} would list the last one")
+        raise FluxError(
+            f"{dataset}: there is no renaming to undo", f"undo needs the list of the last renaming, {LAST}"
+        )
     moves = tuple(Move(move.new, move.old) for move in last[0].moves)
     missing = sorted(move.old for move in moves if not (dataset / move.old).exists())
     if missing:
@@ -95,7 +97,10 @@ def rename_files(dataset: Path, renaming: Renaming) -> None:
     taken = [name for name in (*new, *temporary) if (dataset / name).exists()]
     if taken:
         raise BadInput(
-            [f"{dataset / name}: is in the way; move it elsewhere, then run this again" for name in taken]
+            [
+                f"{dataset / name}: this file has a name that the renaming needs; move it elsewhere, then run this again"
+                for name in taken
+            ]
         )
     write_atomically(dataset / JOURNAL, _text(renaming, "away"))
     _finish(dataset, renaming, "away")
@@ -155,7 +160,7 @@ def _findings(dataset: Path, names: list[str], images: list[str], captions: set[
         if stems[Path(image).stem] > 1
     ]
     findings += [
-        f"{dataset / caption}: a caption without an image; a number could give it the image of another caption: delete it"
+        f"{dataset / caption}: a caption without an image; numbering could pair it with the wrong image: delete the caption"
         for caption in sorted(captions)
         if Path(caption).stem not in stems
     ]
@@ -201,8 +206,8 @@ def _read(path: Path) -> tuple[Renaming, str] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FluxError(
             f"{path}: cannot be read ({error})",
-            "it says which files were renamed",
-            "restore it, or delete it: then the old names are lost"
+            "this file lists which files were renamed",
+            "restore the file, or delete it if you do not need the old names"
             if path.name == LAST
-            else f"restore it, or name the files called {TEMPORARY.format('…')} by hand and delete it",
+            else f"restore the file, or rename the files called {TEMPORARY.format('…')} by hand and delete it",
         ) from error

@@ -41,11 +41,11 @@ def read_video_header(raw: bytes) -> VideoHeader:
         raise BadVideoError("not an MP4 or QuickTime file")
     moov = next((box.content for box in list(_boxes(raw)) if box.name == b"moov"), None)
     if moov is None:
-        raise BadVideoError("it has no header (moov)")
+        raise BadVideoError("the video has no header (moov)")
     for box in _boxes(moov):
         if box.name == b"trak" and (header := _video_track(box.content)):
             return header
-    raise BadVideoError("it has no video track with frames")
+    raise BadVideoError("the file has no video track with frames")
 
 
 def _video_track(trak: bytes) -> VideoHeader | None:
@@ -87,9 +87,11 @@ def _boxes(content: bytes) -> Iterator[Box]:
             start = at + LONG_HEADER_BYTES
         end = at + length if length else len(content)
         if end < start:
-            raise BadVideoError("its header has impossible lengths")
+            raise BadVideoError("the lengths in its header are impossible")
         if end > len(content):
-            raise CutVideoError(f"{name.decode('latin-1')!r} needs {end - len(content)} more bytes")
+            raise CutVideoError(
+                f"the video file ends {end - len(content)} bytes before the end of its box {name.decode('latin-1')!r}"
+            )
         yield Box(name, content[start:end])
         at = end
 

@@ -49,12 +49,12 @@ class Waste:
         return float(sum(getattr(self, cause) for cause in WASTE_WORDS))
 
     @property
-    def by_cause(self) -> str:
+    def causes_in_words(self) -> str:
         """`downloads 40 s, idle after the last job 5 min`; empty if there is none."""
         return self._words(*WASTE_WORDS)
 
     @property
-    def after_interruptions(self) -> str:
+    def interruption_waste_in_words(self) -> str:
         """`starting again 3 min, steps trained again 8 min`; empty if nothing was interrupted."""
         return self._words("starts", "repeated")
 

@@ -12,7 +12,7 @@ from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.workload import Workload, workload_of
 from flux_training.training.gpu import model_of
 from flux_training.training.runs.progress import RunProgress
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 
 MAX_CORRECTION = 2.0
 # With one or two finished runs, the next run is assumed to take up to this factor more or less time. With
@@ -61,7 +61,7 @@ def finished_run_of(progress: RunProgress, raw_config: bytes, images: int = 0) -
     training_seconds = gpu_seconds - start * (1 + restarts)
     if progress.steps <= begun or training_seconds <= 0:
         return None
-    workload = workload_of(document_of(raw_config))
+    workload = workload_of(parse_train_yml(raw_config))
     return FinishedRun(
         model_of(progress.gpu), workload, start, training_seconds, progress.steps, begun, images
     )
@@ -79,7 +79,7 @@ def correction_from(
     ratios = [
         (run.start_seconds / usual.start.likely, run.training_seconds / usual.training.likely)
         for run in runs
-        for usual in [_usual(run, tflops)]
+        for usual in [_times_without_correction(run, tflops)]
     ]
     starts, training = (_bounded_range([pair[place] for pair in ratios]) for place in (0, 1))
     like = "" if any(run.workload == workload for run in runs) else " with other settings, scaled"
@@ -89,14 +89,14 @@ def correction_from(
 
 def _stand_in_correction(runs: Sequence[FinishedRun], tflops: float) -> Correction:
     """The stand-in takes the same time for each step, and none for samples and saves. It runs on the user's machine: no bounds."""
-    usual = [_usual(run, tflops) for run in runs]
+    usual = [_times_without_correction(run, tflops) for run in runs]
     starts = [run.start_seconds / times.start.likely for run, times in zip(runs, usual, strict=True)]
     steps = [run.training_seconds / times.steps.likely for run, times in zip(runs, usual, strict=True)]
     words = "1 finished run" if len(runs) == 1 else f"{len(runs)} finished runs"
     return Correction(_spread(starts), _spread(steps), Range.exactly(0.0), f"{words} of the stand-in trainer")
 
 
-def _usual(run: FinishedRun, tflops: float) -> TrainerTimes:
+def _times_without_correction(run: FinishedRun, tflops: float) -> TrainerTimes:
     return trainer_times(run.workload, run.begun, run.steps, run.images, tflops)
 
 
@@ -113,7 +113,7 @@ def _spread(ratios: Sequence[float]) -> Range:
     return Range(min(min(ratios), middle / MIN_SPREAD), middle, max(max(ratios), middle * MIN_SPREAD))
 
 
-def corrected(times: TrainerTimes, correction: Correction | None) -> TrainerTimes:
+def apply_correction(times: TrainerTimes, correction: Correction | None) -> TrainerTimes:
     """The times with the spread of finished runs in place of the assumed one."""
     if correction is None:
         return times

@@ -124,7 +124,7 @@ def gather_jobs(
             )
             findings.append(_finding("dataset-unknown", message, name))
     places = [
-        _on_cluster(
+        _place_on_cluster(
             JobPlace(
                 name,
                 jobs_folder / name,
@@ -191,7 +191,7 @@ def _describe_fitting_clusters(section: Mapping[str, Any], fitting: Sequence[str
     return "; no image of theirs is known to hold its model"
 
 
-def _on_cluster(place: JobPlace, settings: StackSettings, name: str | None) -> JobPlace:
+def _place_on_cluster(place: JobPlace, settings: StackSettings, name: str | None) -> JobPlace:
     """The place with what its cluster says. A folder without a cluster can be linted as well."""
     if name is None:
         return replace(place, variables=NODE_VARIABLES)

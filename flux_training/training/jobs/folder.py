@@ -19,7 +19,7 @@ from flux_training.training.lint.registry import Subject
 from flux_training.training.names import caption_name
 from flux_training.training.text_files import normalized
 from flux_training.training.train_yml.dataset_folders import folder_uses
-from flux_training.training.train_yml.trainer_config import TrainerFile, document_of, read_trainer_file
+from flux_training.training.train_yml.trainer_config import TrainerFile, parse_train_yml, read_trainer_file
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class JobFolder:
     @cached_property
     def document(self) -> Mapping[str, Any]:
         """The content of `raw_config`, parsed once."""
-        return document_of(self.raw_config)
+        return parse_train_yml(self.raw_config)
 
 
 def read_config(path: Path) -> JobFolder:

@@ -28,7 +28,7 @@ def lint_jobs(
     """
     chosen = gather_jobs(settings, root, examiner or Examiner(), names, declared)
     findings = list(chosen.findings)
-    alike = _same_names(chosen)
+    alike = _names_that_differ_only_in_case(chosen)
     silenced: list[Silenced] = []
     for job in chosen.jobs:
         silence = chosen.settings[job.name].lint.silence
@@ -44,7 +44,7 @@ def lint_jobs(
     return LintReport([job.name for job in chosen.jobs], _once(findings), silenced)
 
 
-def _same_names(chosen: ChosenJobs) -> list[Finding]:
+def _names_that_differ_only_in_case(chosen: ChosenJobs) -> list[Finding]:
     folders = {job.name: str(job.folder) for job in chosen.jobs}
     rule = stack_rule("job-case")
     return [

@@ -11,7 +11,7 @@ import yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, MAX_JOB_NAME
 from flux_training.training.train_yml.templates import PROCESS, quoted
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.train_yml.yaml_text import node_at, set_value
 from flux_training.training.words import nearest
 
@@ -87,11 +87,11 @@ def _variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]
     # Keys that change together get one label in the job's name.
     parts = [_label(axis.keys[0]) + _tidy(value) for axis, value in zip(axes, values, strict=True)]
     name = "-".join([base, *parts])
-    before = document_of(text.encode())
+    before = parse_train_yml(text.encode())
     changed = text
     for key, value in pairs:
         changed = set_value(changed, _yaml_path(key), _literal(text, key, value))
-    same = document_of(changed.encode()) == before
+    same = parse_train_yml(changed.encode()) == before
     return Variant(name, tuple(pairs), set_value(changed, ("config", "name"), quoted(name)), same)
 
 
@@ -186,7 +186,7 @@ def _keys(node: yaml.Node | None, prefix: str) -> list[str]:
 
 
 def _value_at(text: str, key: str) -> Any:
-    value: Any = document_of(text.encode())
+    value: Any = parse_train_yml(text.encode())
     for step in _yaml_path(key):
         value = value[step]
     return value

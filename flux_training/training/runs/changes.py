@@ -12,7 +12,7 @@ from flux_training.training.train_yml.diff import (
     setting_label,
     show_value,
 )
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.untrusted import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, parse_object
 from flux_training.training.values import mapping
 from flux_training.training.words import counted
@@ -115,7 +115,7 @@ def find_changes(before: Inputs, after: Inputs) -> Changes:
 
 def _settings(before: Inputs, after: Inputs) -> Iterator[str]:
     if before.raw_config != after.raw_config:
-        old, new = (document_of(one.raw_config) for one in (before, after))
+        old, new = (parse_train_yml(one.raw_config) for one in (before, after))
         found = [_describe_setting_change(*one) for one in differing_values(old, new)]
         yield from found or ["train.yml differs only in comments or layout"]
     if before.attempt != after.attempt:

@@ -45,7 +45,7 @@ class PinnedWeights(UntrustedRecord):
     @model_validator(mode="after")
     def _check_stages(self) -> Self:
         if self.stages and self.stages.sha256 != self.sha256:
-            raise ValueError("sha256 is not that of the two stages")
+            raise ValueError("`sha256` does not match the digests of the two noise stages")
         return self
 
     @staticmethod
@@ -65,7 +65,7 @@ class PinnedWeights(UntrustedRecord):
         return canonical_json({"version": 1, **self.model_dump(exclude=left_out)})
 
     @property
-    def in_state(self) -> dict[str, Any]:
+    def state_record(self) -> dict[str, Any]:
         """What a stack's state stores of it."""
         return self.model_dump(include={"sha256", "size", "step"})
 

@@ -141,10 +141,12 @@ def read_resource_changes(preview: Mapping[str, Any]) -> list[ResourceChange]:
     by_urn: dict[str, list[Mapping[str, Any]]] = {}
     for step in preview.get("steps") or []:
         by_urn.setdefault(str(mapping(step).get("urn", "")), []).append(mapping(step))
-    return [step for urn, steps in by_urn.items() if (step := _merged(urn, steps)) is not None]
+    return [
+        step for urn, steps in by_urn.items() if (step := _merge_replacement_steps(urn, steps)) is not None
+    ]
 
 
-def _merged(urn: str, steps: Sequence[Mapping[str, Any]]) -> ResourceChange | None:
+def _merge_replacement_steps(urn: str, steps: Sequence[Mapping[str, Any]]) -> ResourceChange | None:
     qualified, _, name = urn.rpartition("::")
     type_ = qualified.rpartition("::")[2].rpartition("$")[2]
     kind = type_.rpartition(":")[2]

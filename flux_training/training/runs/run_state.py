@@ -63,8 +63,8 @@ ENDED = frozenset(
 # What is known of a run that failed without a message from its launcher.
 UNEXPLAINED = {
     RunState.WITHOUT_WEIGHTS: "the worker reported the job as completed, but there are no weights in the bucket",
-    RunState.LOST: "the queue no longer knows the job, and there are no weights in the bucket",
-    RunState.FAILED: "the job failed as many times as the queue allows",
+    RunState.LOST: "Kelpie no longer knows the job, and there are no weights in the bucket",
+    RunState.FAILED: "the job has reached the maximum number of failed attempts",
 }
 CANCELED_IN_QUEUE = "the job was canceled in the queue"
 

@@ -34,10 +34,10 @@ class WeightsHeader:
 def header_length(first_bytes: bytes) -> int:
     """The length of the JSON header; raises ValueError if this is not a safetensors file."""
     if len(first_bytes) < LENGTH_BYTES:
-        raise ValueError("it is shorter than a safetensors header")
+        raise ValueError("the file is shorter than a safetensors header")
     length = int.from_bytes(first_bytes[:LENGTH_BYTES], "little")
     if not 2 <= length <= MAX_HEADER_BYTES:
-        raise ValueError("it does not begin with a safetensors header")
+        raise ValueError("the file does not begin with a safetensors header")
     return length
 
 
@@ -51,9 +51,9 @@ def parse_header(raw: bytes) -> WeightsHeader:
         metadata = header.pop("__metadata__", {})
         ends = [int(tensor["data_offsets"][1]) for tensor in header.values()]
         if not all(0 <= end <= MAX_TENSOR_BYTES for end in ends):
-            raise ValueError("a tensor has an impossible end")
+            raise ValueError("a tensor in the safetensors header ends at an impossible position")
     except UNREADABLE as error:
-        raise ValueError("its safetensors header cannot be parsed") from error
+        raise ValueError("the safetensors header cannot be parsed") from error
     return WeightsHeader(len(ends), LENGTH_BYTES + length + max(ends, default=0), _step(metadata))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from flux_training.training.models.choice import MODEL_FOLDER
 from flux_training.training.models.table import DEFAULT_MODEL, TrainableModel
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.train_yml.yaml_text import add_entry, flow_yaml, node_at, set_value
 
 COMMON = Path(__file__).with_name("train_template.yml")
@@ -47,7 +47,7 @@ def template_for(model: TrainableModel, controls: int = 0, is_in_image: bool = T
     """
     text = COMMON.read_text(encoding="utf-8")
     if model.name != DEFAULT_MODEL or not is_in_image:
-        text = _with_head(text, model)
+        text = _with_head_comment(text, model)
         text = _with_model_section(text, model, is_in_image)
     for key, value in _values(model, controls).items():
         text = _with_value(text, key, value)
@@ -56,7 +56,7 @@ def template_for(model: TrainableModel, controls: int = 0, is_in_image: bool = T
 
 def recommended_document(model: TrainableModel, steps: int, is_in_image: bool = False) -> dict[str, Any]:
     """The content of the model's template, for estimates: with so many steps, and without images of its own."""
-    document = document_of(COMMON.read_bytes())
+    document = parse_train_yml(COMMON.read_bytes())
     process = document["config"]["process"][0]
     process["model"] = _model_values(model, is_in_image)
     for key, value in {**_values(model, 0), "train.steps": steps}.items():
@@ -139,7 +139,7 @@ def _sample(prompt: str, images: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{key}: {quoted(value)}" for key, value in parts.items()) + "}"
 
 
-def _with_head(text: str, model: TrainableModel) -> str:
+def _with_head_comment(text: str, model: TrainableModel) -> str:
     schema, _, _ = text.partition("\n")
     _, end, rest = text.partition(HEAD_END)
     head = f"""{schema}

@@ -133,7 +133,7 @@ class _Fault(Exception):  # noqa: N818 - it is private to this module
 
 def read_trainer_file(folder: Path) -> TrainerFile:
     """The job folder's train.yml or train.yaml. Errors go into its `fault`."""
-    present = _present(folder)
+    present = _existing_config_files(folder)
     if not present:
         return TrainerFile(folder, fault=Problem(str(folder), "no train.yml", code="config-missing"))
     if len(present) > 1:
@@ -154,7 +154,7 @@ def read_trainer_file(folder: Path) -> TrainerFile:
         return TrainerFile(path, raw, fault=Problem(str(path), fault.message, fault.line, fault.code))
 
 
-def document_of(raw: bytes) -> dict[str, Any]:
+def parse_train_yml(raw: bytes) -> dict[str, Any]:
     """The content of a train.yml, as ai-toolkit reads it; empty if it cannot be read."""
     try:
         return _parse_fast(raw)[0]
@@ -174,7 +174,7 @@ def positive_int(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _present(folder: Path) -> list[Path]:
+def _existing_config_files(folder: Path) -> list[Path]:
     # Include a broken link or a pipe here, so that reading it reports the problem.
     names = [folder / name for name in CONFIG_NAMES]
     return [path for path in names if os.path.lexists(path) and not path.is_dir()]
@@ -217,7 +217,7 @@ def _parse(raw: bytes, kind: type[yaml.SafeLoader] = _AiToolkitLoader) -> _Parse
         if node is None:
             raise _Fault("config-keys", "the file is empty")
         _count_nodes(node, set(), {})
-        _note_lines(node, (), lines, repeated)
+        _record_line_numbers(node, (), lines, repeated)
         document = loader.construct_document(node)
     except UnicodeDecodeError as error:
         raise _Fault("config-encoding", describe_encoding(raw, error.start)) from error
@@ -238,9 +238,9 @@ def _as_json(document: Any) -> dict[str, Any]:
         raise _Fault("config-keys", "ai-toolkit needs the keys `job` and `config` at the top")
     name = document["config"].get("name")
     try:
-        text = "".join(_within_limit(json.JSONEncoder(default=_no_json).iterencode(document)))
+        text = "".join(_within_limit(json.JSONEncoder(default=_not_json_error).iterencode(document)))
         if isinstance(name, str):
-            text = _fill_in(text, json.dumps(name)[1:-1])
+            text = _replace_placeholders(text, json.dumps(name)[1:-1])
         found = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise _Fault("config-value", f"ai-toolkit cannot convert it to JSON ({error})") from error
@@ -258,7 +258,7 @@ def _within_limit(parts: Iterable[str]) -> Iterator[str]:
         yield part
 
 
-def _fill_in(text: str, name: str) -> str:
+def _replace_placeholders(text: str, name: str) -> str:
     """Replaces each `[name]`. Raises _Fault if the text would become too long: a long name in many places needs gigabytes."""
     placeholder = "[name]"
     if len(text) + text.count(placeholder) * (len(name) - len(placeholder)) > MAX_EXPANDED:
@@ -266,7 +266,7 @@ def _fill_in(text: str, name: str) -> str:
     return text.replace(placeholder, name)
 
 
-def _no_json(value: object) -> NoReturn:
+def _not_json_error(value: object) -> NoReturn:
     raise TypeError(f"{value} is a {type(value).__name__}, put it in quotes for a text")
 
 
@@ -295,7 +295,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
-def _note_lines(
+def _record_line_numbers(
     node: yaml.Node, place: Place, lines: dict[Place, int], repeated: list[tuple[str, int]]
 ) -> None:
     if isinstance(node, yaml.MappingNode):
@@ -307,11 +307,11 @@ def _note_lines(
                 repeated.append((".".join((*place, key.value)), _line(key)))
             seen.add(key.value)
             lines[(*place, key.value)] = _line(key)
-            _note_lines(value, (*place, key.value), lines, repeated)
+            _record_line_numbers(value, (*place, key.value), lines, repeated)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             lines[(*place, str(number))] = _line(value)
-            _note_lines(value, (*place, str(number)), lines, repeated)
+            _record_line_numbers(value, (*place, str(number)), lines, repeated)
 
 
 def _line(node: yaml.Node) -> int:

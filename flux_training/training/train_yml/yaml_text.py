@@ -23,7 +23,7 @@ def set_value(text: str, path: Path, literal: str) -> str:
     if node is None:
         raise KeyError(".".join(map(str, path)))
     if _is_empty(node):
-        raise ValueError("it has no value; write one first")
+        raise ValueError("the key has no value; write one first")
     if not _is_replaceable(node):
         raise ValueError("it is a multi-line block")
     changed = text[: node.start_mark.index] + literal + text[node.end_mark.index :]
@@ -93,7 +93,7 @@ def remove_entry(text: str, path: Path, key: str) -> str:
 
 def node_at(text: str, path: Path) -> yaml.Node | None:
     """The node of a value, or None. Raises yaml.YAMLError."""
-    node = _composed(text)
+    node = _parse_nodes(text)
     for step in path:
         if isinstance(node, yaml.MappingNode):
             # If a key is repeated, YAML uses its last value, so search backwards.
@@ -106,7 +106,7 @@ def node_at(text: str, path: Path) -> yaml.Node | None:
 
 
 @functools.lru_cache(maxsize=4)
-def _composed(text: str) -> yaml.Node | None:
+def _parse_nodes(text: str) -> yaml.Node | None:
     return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
@@ -206,4 +206,4 @@ def _check_content(text: str, expected: Any) -> None:
             return
     except yaml.YAMLError:
         pass
-    raise ValueError("the change would change something else as well")
+    raise ValueError("this edit would also change other values in the file")

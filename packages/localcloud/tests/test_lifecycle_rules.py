@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from localcloud.storage.lifecycle_rules import expires, load_rules
+from localcloud.storage.lifecycle_rules import is_expired_by_rules, load_rules
 from localcloud.testing import s3_client
 
 
@@ -36,9 +36,9 @@ def test_rules_are_returned_as_they_were_set(connection: dict[str, Any], s3: Any
     put(s3, *rules)
     assert s3.get_bucket_lifecycle_configuration(Bucket="kept")["Rules"] == rules
     stored = load_rules(Path(connection["request_log"]).parent / "s3", "kept")
-    assert expires(stored, "runs/<&>/x", 3.0)
-    assert not expires(stored, "runs/<&>/x", 2.9)
-    assert not expires(stored, "other", 99)
+    assert is_expired_by_rules(stored, "runs/<&>/x", 3.0)
+    assert not is_expired_by_rules(stored, "runs/<&>/x", 2.9)
+    assert not is_expired_by_rules(stored, "other", 99)
 
 
 def test_a_recreated_bucket_has_the_default_rule(s3: Any) -> None:

@@ -23,19 +23,21 @@ def main() -> int:
     """Run the command line of this process."""
     choice = os.environ.get(_CHOICE, "")
     if choice not in ("", "cli", "embedded"):
-        return _refuse(f"{_CHOICE} must be `embedded` or `cli`, not {choice!r}; correct it or unset it")
+        return _print_error(f"{_CHOICE} must be `embedded` or `cli`, not {choice!r}; correct it or unset it")
     cli = None if choice == "embedded" else find_cli(os.environ)
     if cli:
-        os.environ[_STARTED] = os.pathsep.join([*_started(os.environ), str(cli)])
+        os.environ[_STARTED] = os.pathsep.join([*_paths_started_as_cli(os.environ), str(cli)])
         os.execv(cli, [str(cli), *sys.argv[1:]])  # noqa: S606 - the CLI gets this command line as it is
     if choice == "cli":
-        return _refuse(f"{_CHOICE}=cli, but the Pulumi CLI is not on the PATH; install it or unset {_CHOICE}")
+        return _print_error(
+            f"{_CHOICE}=cli, but the Pulumi CLI is not on the PATH; install it or unset {_CHOICE}"
+        )
     return run_embedded()
 
 
 def find_cli(environment: Mapping[str, str]) -> Path | None:
     """The first `pulumi` on the PATH that is not a script of this module, of whatever virtual environment, and was not started yet."""
-    started = _started(environment)
+    started = _paths_started_as_cli(environment)
     for folder in environment.get("PATH", os.defpath).split(os.pathsep):
         path = Path(folder or ".") / _NAME
         is_new = path.is_file() and os.access(path, os.X_OK) and str(path) not in started
@@ -44,7 +46,7 @@ def find_cli(environment: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _started(environment: Mapping[str, str]) -> list[str]:
+def _paths_started_as_cli(environment: Mapping[str, str]) -> list[str]:
     return [path for path in environment.get(_STARTED, "").split(os.pathsep) if path]
 
 
@@ -57,6 +59,6 @@ def _is_own_script(path: Path) -> bool:
     return start.startswith(b"#!") and _MARK in start
 
 
-def _refuse(message: str) -> int:
+def _print_error(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return 1

@@ -145,7 +145,7 @@ class EngineStack:
         """The deployment in the state file; the CLI would take it."""
         content: dict[str, Any] = json.loads(self.state_file.read_bytes())
         latest: dict[str, Any] = content["checkpoint"]["latest"]
-        assert serialization.find_flaw(latest.get("resources", [])) == ""
+        assert serialization.find_state_error(latest.get("resources", [])) == ""
         return latest
 
     def resources(self) -> dict[str, dict[str, Any]]:

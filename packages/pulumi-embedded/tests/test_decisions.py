@@ -28,7 +28,7 @@ def test_a_registration_finds_its_old_resource() -> None:
     assert (placed.new.urn, placed.new.provider, placed.new.inputs) == (urn("one"), PROVIDER, {"a": 1})
     assert (placed.new.created, placed.new.modified) == ("then", "later")
     assert found.news == {urn("one"): placed.new}
-    assert (found.is_matched(old), found.is_matched(going)) == (True, False)
+    assert (found.has_registration(old), found.has_registration(going)) == (True, False)
     # A row that is still to be deleted is nobody's old self.
     fresh = found.add_registration(goal("two"), "")
     assert (fresh.old, fresh.alias, fresh.old_inputs) == (None, None, {})
@@ -57,10 +57,10 @@ def test_an_alias_finds_the_old_resource() -> None:
 def test_keep_old_registers_only_existing_resources() -> None:
     old = resource("one")
     found = index_of(old)
-    assert found.keep_old(goal("one")) == (urn("one"), old)
-    assert found.keep_old(goal("none")) == (urn("none"), None)
+    assert found.add_unchanged(goal("one")) == (urn("one"), old)
+    assert found.add_unchanged(goal("none")) == (urn("none"), None)
     assert found.news == {urn("one"): old}
-    assert not found.is_matched(old)
+    assert not found.has_registration(old)
 
 
 def test_an_alias_can_be_used_once() -> None:
@@ -248,7 +248,7 @@ def test_components_are_not_checked() -> None:
     one = placed(resource("one", inputs={"a": 1}), resource("one", inputs={"a": 2}), ignore_changes=["a"])
     decisions().check_inputs(one, None)
     assert one.new.inputs == {"a": 1}
-    decisions().check_as_new(one, None)
+    decisions().check_inputs_as_new(one, None)
     assert one.new.inputs == {"a": 1}
 
 
@@ -256,7 +256,7 @@ def test_a_resource_that_is_recreated_is_checked_as_new() -> None:
     provider = FakeProvider()
     old = resource("one", inputs={"a": 1})
     one = placed(old, resource("one", inputs={"a": 2}), ignore_changes=["a"])
-    decisions().check_as_new(one, cast(Any, provider))
+    decisions().check_inputs_as_new(one, cast(Any, provider))
     assert provider.asked == [(urn("one"), {}, {"a": 2})]
     assert one.old is old
 
@@ -264,7 +264,7 @@ def test_a_resource_that_is_recreated_is_checked_as_new() -> None:
         raise StepError("refused")
 
     with pytest.raises(StepError):
-        decisions(on_failures=refuse).check_as_new(one, cast(Any, provider))
+        decisions(on_failures=refuse).check_inputs_as_new(one, cast(Any, provider))
     assert one.old is old
 
 
@@ -289,7 +289,7 @@ def test_how_old_and_new_differ() -> None:
 
 def test_a_read_resource_cannot_become_managed() -> None:
     with pytest.raises(
-        NeedsCliError, match="managing 'one', which this stack has only read until now, needs"
+        NeedsCliError, match="managing the resource 'one', which this stack has only read until now, needs"
     ):
         decisions().diff_resource(placed(resource("one", external=True), resource("one")), None)
 
@@ -347,19 +347,19 @@ def test_when_the_old_resource_is_deleted_first(
     diff: Diff, of_old: dict[str, Any], of_goal: dict[str, Any], first: bool
 ) -> None:
     old = resource("one", **of_old)
-    assert decisions(old).cascade_of(placed(old, resource("one"), **of_goal), diff) == (
+    assert decisions(old).find_cascade(placed(old, resource("one"), **of_goal), diff) == (
         [old] if first else []
     )
 
 
 def test_a_new_resource_has_no_cascade() -> None:
-    assert decisions().cascade_of(placed(None, resource("one")), FIRST) == []
+    assert decisions().find_cascade(placed(None, resource("one")), FIRST) == []
 
 
 def cascade(*more: Resource, replaces_on: tuple[str, ...] = ("on",)) -> list[str]:
     root = resource("root")
     found = decisions(root, *more, providers=FakeProviders(*replaces_on))
-    return [urns.name_of(one.urn) for one in found.cascade_of(placed(root, resource("root")), FIRST)]
+    return [urns.name_of(one.urn) for one in found.find_cascade(placed(root, resource("root")), FIRST)]
 
 
 def on(name: str, *of: str, key: str = "on", **more: Any) -> Resource:
@@ -397,7 +397,7 @@ def test_a_dependents_provider_is_asked_with_unknown_inputs() -> None:
     root = resource("root")
     user = on("user", "root", ignore_changes=["i"], replace_on_changes=["on"])
     providers = FakeProviders()
-    found = decisions(root, user, providers=providers).cascade_of(placed(root, resource("root")), FIRST)
+    found = decisions(root, user, providers=providers).find_cascade(placed(root, resource("root")), FIRST)
     assert found == [user, root]
     assert providers.asked == [("user", {"on": "x", "else": "y"}, {"on": UNKNOWN, "else": "y"}, ["i"])]
     assert providers.loaded == 2
@@ -410,7 +410,7 @@ def test_registered_dependents_are_not_deleted() -> None:
     found = ResourceIndex.from_state("dev", "p", state)
     found.add_registration(goal("user"), PROVIDER)
     deciding = Decisions(state, found, cast(Any, FakeProviders("on")), lambda *_: None)
-    assert deciding.cascade_of(placed(root, resource("root")), FIRST) == [root]
+    assert deciding.find_cascade(placed(root, resource("root")), FIRST) == [root]
 
 
 def test_a_protected_dependent_stops_the_replacement() -> None:

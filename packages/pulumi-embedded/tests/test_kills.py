@@ -85,7 +85,7 @@ class Killed:
     def _check_state(self) -> None:
         """Readable; what exists is known or pending, and what is known exists or is being deleted."""
         deployment = self._deployment()
-        assert serialization.find_flaw(deployment.get("resources") or []) == ""
+        assert serialization.find_state_error(deployment.get("resources") or []) == ""
         known = {item["urn"].rsplit("::", 1)[-1] for item in deployment.get("resources") or []}
         pending = {
             (entry["resource"]["urn"].rsplit("::", 1)[-1], entry["type"])

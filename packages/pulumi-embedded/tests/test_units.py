@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pulumi_embedded.deployment.targets import Targets
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.grpc_stubs import resource_pb2
-from pulumi_embedded.program.monitor import goal_of
+from pulumi_embedded.program.monitor import goal_from_request
 from pulumi_embedded.project import config_schema
 from pulumi_embedded.project.config import ConfigValue, Project, StackConfig, find_project
 from pulumi_embedded.project.secrets import Crypter, Passphrase
@@ -100,7 +100,7 @@ def test_a_wrong_passphrase_and_a_damaged_secret_are_reported(crypter: Crypter) 
 @pytest.mark.parametrize("name", STATES)
 def test_states_of_the_cli_are_read_and_written(crypter: Crypter, name: str) -> None:
     latest = json.loads((DATA / f"{name}.json").read_text())["checkpoint"]["latest"]
-    assert serialization.find_flaw(latest.get("resources", [])) == ""
+    assert serialization.find_state_error(latest.get("resources", [])) == ""
     loaded = serialization.load_state(latest, crypter)
     found = latest.get("resources", []) + [item["resource"] for item in latest.get("pending_operations", [])]
     resources = loaded.resources + [pending.resource for pending in loaded.pending]
@@ -170,7 +170,7 @@ def test_scalars_are_read_as_the_cli_reads_them(tmp_path: Path, crypter: Crypter
     ],
 )
 def test_flaws_that_the_cli_would_reject(items: list[dict[str, Any]], said: str) -> None:
-    assert serialization.find_flaw(items) == said
+    assert serialization.find_state_error(items) == said
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,9 @@ def test_targets_match_like_in_the_cli(pattern: str, matches: bool) -> None:
 def timeouts_of(**timeouts: str) -> dict[str, float]:
     """The time-outs of a registration, in seconds."""
     timeouts_ = resource_pb2.RegisterResourceRequest.CustomTimeouts(**timeouts)
-    return goal_of(resource_pb2.RegisterResourceRequest(customTimeouts=timeouts_), "/").custom_timeouts
+    return goal_from_request(
+        resource_pb2.RegisterResourceRequest(customTimeouts=timeouts_), "/"
+    ).custom_timeouts
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from flux_training.training.dataset.perceptual_hash import distance, perceptual_
 from flux_training.training.finding import Finding, Problem, group_findings
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
-from flux_training.training.settings import on_machines
+from flux_training.training.settings import with_chosen_machines
 from tests.training.lint_folders import make_clean_job, picture, stack
 
 
@@ -195,7 +195,7 @@ def test_progress_callback_is_called_for_each_new_image(tmp_path: Path) -> None:
 
 def test_the_chosen_machine_replaces_only_gpu_and_priority() -> None:
     settings = stack(gpu=">= 32 GB", cat={})
-    chosen = on_machines(settings, {"": ("RTX 5090 (32 GB)", "high")})
+    chosen = with_chosen_machines(settings, {"": ("RTX 5090 (32 GB)", "high")})
     assert chosen.cluster.gpu == "RTX 5090 (32 GB)"
     assert chosen.model_copy(update={"cluster": settings.cluster}) == settings
     assert chosen.cluster.model_copy(update={"gpu": settings.cluster.gpu}) == settings.cluster

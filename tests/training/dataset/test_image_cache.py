@@ -251,7 +251,7 @@ def test_facts_are_stored_by_folder_and_name(tmp_path: Path, images: dict[str, P
         assert again.get(path, stamped(path)) == ImageFacts(path.name, 1, name)
     assert cached(tmp_path)["version"] == VERSION
     assert set(cached(tmp_path)["folders"]) == {str(tmp_path / "one"), str(tmp_path / "two")}
-    again.keep_only(tmp_path / "one", {"b"})
+    again.forget_other_images(tmp_path / "one", {"b"})
     again.save()
     folders = cached(tmp_path)["folders"]
     assert {folder[-3:]: sorted(names) for folder, names in folders.items()} == {"one": ["b"], "two": ["a"]}
@@ -261,7 +261,7 @@ def test_an_unchanged_cache_is_not_written(tmp_path: Path, images: dict[str, Pat
     cache = ImageCache(tmp_path)
     path = images["one/a"]
     assert cache.get(path, stamped(path)) is None
-    cache.keep_only(tmp_path / "one", {"a"})
+    cache.forget_other_images(tmp_path / "one", {"a"})
     cache.save()
     assert not (tmp_path / CACHE_FOLDER).exists()
     cache.put(path, stamped(path), ImageFacts("a", 1, "sha"))

@@ -75,7 +75,7 @@ def test_largest_duplicate_is_kept_with_the_caption_of_the_other(tmp_path: Path)
     assert intake.taken[0].file.is_file()
     assert intake.taken[0].fingerprint == fingerprint_of(read_image(folder / "large.png").image)
     assert intake.duplicates == [Duplicate("small.png", "large.png")]
-    assert intake.notes == ["large.png: its caption is from small.png, which shows the same"]
+    assert intake.notes == ["large.png: its caption is taken from its duplicate small.png"]
 
 
 def test_different_captions_of_duplicates_are_reported(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_undo_does_not_overwrite_a_new_file(tmp_path: Path) -> None:
     fill(tmp_path, ["a", "b"])
     number_images(tmp_path)
     (tmp_path / "a.JPG").write_text("new", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"a\.JPG: is in the way"):
+    with pytest.raises(BadInput, match=r"a\.JPG: this file has a name that the renaming needs"):
         undo(tmp_path)
     assert pairs(tmp_path)[:2] == [("a", "a"), ("b", "b")]
 
@@ -281,7 +281,7 @@ def test_temporary_files_of_a_lost_journal_are_not_overwritten(tmp_path: Path) -
     fill(tmp_path, ["a"])
     (tmp_path / ".renaming-0").write_text("old", encoding="utf-8")
     before = contents(tmp_path)
-    with pytest.raises(BadInput, match=r"\.renaming-0: is in the way"):
+    with pytest.raises(BadInput, match=r"\.renaming-0: this file has a name that the renaming needs"):
         number_images(tmp_path)
     assert contents(tmp_path) == before
 
@@ -298,7 +298,7 @@ def test_undo_needs_a_previous_renaming(tmp_path: Path) -> None:
     with pytest.raises(FluxError) as error:
         plan_undo(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: there is no renaming to undo; .rename-last.json would list the last one"
+        f"{tmp_path}: there is no renaming to undo; undo needs the list of the last renaming, .rename-last.json"
     )
 
 
@@ -308,9 +308,9 @@ def test_undo_needs_a_previous_renaming(tmp_path: Path) -> None:
         (
             JOURNAL,
             complete_interrupted,
-            "restore it, or name the files called .renaming-… by hand and delete it",
+            "restore the file, or rename the files called .renaming-… by hand and delete it",
         ),
-        (LAST, plan_undo, "restore it, or delete it: then the old names are lost"),
+        (LAST, plan_undo, "restore the file, or delete it if you do not need the old names"),
     ],
 )
 def test_a_damaged_journal_is_reported_and_no_file_renamed(
@@ -322,6 +322,6 @@ def test_a_damaged_journal_is_reported_and_no_file_renamed(
         call(tmp_path)
     assert str(error.value) == (
         f"{tmp_path / name}: cannot be read (Expecting value: line 1 column 1 (char 0)); "
-        f"it says which files were renamed; {step}"
+        f"this file lists which files were renamed; {step}"
     )
     assert (tmp_path / "a.JPG").exists()

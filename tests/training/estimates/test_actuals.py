@@ -54,8 +54,8 @@ def test_waste_by_cause(progress: RunProgress, waste: Waste) -> None:
 
 
 def test_interruptions_are_said_in_words() -> None:
-    assert waste_of(PROGRESS).after_interruptions == "starting again 3 min, steps trained again 3 min"
-    assert waste_of(RunProgress()).after_interruptions == ""
+    assert waste_of(PROGRESS).interruption_waste_in_words == "starting again 3 min, steps trained again 3 min"
+    assert waste_of(RunProgress()).interruption_waste_in_words == ""
 
 
 def test_a_finished_run_has_an_error_and_is_inside_its_range_or_not() -> None:
@@ -118,6 +118,6 @@ def test_the_idle_time_of_a_run_counts_once_it_has_finished() -> None:
     record = RunRecord(estimate=ESTIMATE.model_copy(update={"idle_seconds": 450.0}))
     found = run_cost("cat", "0123456789ab", record, PROGRESS)
     assert (found.waste.idle, found.paid_seconds) == (450.0, 3540.0)
-    assert found.waste.by_cause.endswith("steps trained again 3 min, idle after the last job 8 min")
+    assert found.waste.causes_in_words.endswith("steps trained again 3 min, idle after the last job 8 min")
     assert waste_of(PROGRESS.model_copy(update={"state": "training"}), 450.0).idle == 0.0
     assert total_waste([found.waste, Waste(idle=50.0)]).idle == 500.0

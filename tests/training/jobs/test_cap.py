@@ -9,7 +9,7 @@ from flux_training.training.jobs.cap import cap_steps, describe_long_trainings
 from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.folder import JobFolder, read_config
 from flux_training.training.settings import StackSettings
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from tests.training.job_folders import make_job
 
 
@@ -27,7 +27,7 @@ def settings(**more: object) -> StackSettings:
 def test_only_the_number_of_steps_changes(job: JobFolder) -> None:
     capped = cap_steps(job, 200)
     assert (capped.steps, capped.save_every) == (200, job.save_every)
-    before, after = document_of(job.raw_config), document_of(capped.raw_config)
+    before, after = parse_train_yml(job.raw_config), parse_train_yml(capped.raw_config)
     before["config"]["process"][0]["train"]["steps"] = 200
     assert after == before
     assert cap_steps(job, 2000) is cap_steps(job, None) is job

@@ -11,8 +11,8 @@ from flux_training.training.settings import (
     SINGLE_CLUSTER,
     JobSettings,
     StackSettings,
-    on_machines,
     parse_stack_settings,
+    with_chosen_machines,
 )
 
 TWO: dict[str, Any] = {"flux": {}, "video": {"name": "mine", "gpu": "cheapest"}}
@@ -44,7 +44,7 @@ def test_only_what_leaves_a_choice_is_replaced_by_the_chosen_machine() -> None:
         "video": ("RTX 4090 (24 GB)", "high"),
         "list": ("RTX 4090 (24 GB) or RTX 3090 (24 GB)", "low"),
     }
-    found = on_machines(settings(clusters=clusters), machines).all_clusters
+    found = with_chosen_machines(settings(clusters=clusters), machines).all_clusters
     assert {name: (one.gpu, one.priority) for name, one in found.items()} == {
         "flux": ("RTX 5090", "high"),
         "video": ("RTX 4090 (24 GB)", "high"),
@@ -232,7 +232,7 @@ def test_the_dev_image_holds_the_model_of_its_cluster(clusters: dict[str, Any], 
                 "clusters": {"qwen": {"model": QWEN}, "video": {"image": "my/wan:1"}},
                 "image": BUILD | {"model": DEFAULT},
             },
-            f"p: image.model ({DEFAULT}) would be in no image, because of the model or image of clusters.qwen and clusters.video; "
+            f"p: image.model ({DEFAULT}) would not be in any image, because each of these clusters has its own model or image: clusters.qwen and clusters.video; "
             "remove image.model",
         ),
     ],

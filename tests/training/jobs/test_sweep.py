@@ -6,7 +6,7 @@ import pytest
 
 from flux_training.training.errors import BadInput
 from flux_training.training.jobs.sweep import make_variants, parse_axis
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 
 TEXT = (Path(__file__).parents[3] / "jobs/chelsea-cat/train.yml").read_text(encoding="utf-8")
 
@@ -59,7 +59,7 @@ def test_variants_differ_only_in_the_name_and_the_set_values() -> None:
 )
 def test_values_keep_their_type(axis: str, path: tuple[str | int, ...], value: object) -> None:
     (text,) = variants(axis).values()
-    found = document_of((text).encode())["config"]["process"][0]
+    found = parse_train_yml((text).encode())["config"]["process"][0]
     for step in path:
         found = found[step]
     assert (found, type(found)) == (value, type(value))

@@ -17,7 +17,7 @@ from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.models.table import FLOWMATCH, MODELS, TrainableModel
 from flux_training.training.settings import JobSettings, StackSettings, StorageSettings
 from flux_training.training.train_yml.edit import new_train_yml
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from tests.training.lint.trainer_cases import changed
 from tests.training.lint_folders import CLIP, picture
 
@@ -43,7 +43,7 @@ class FamilyMistake:
 
 def sound_document(model: TrainableModel) -> dict[str, Any]:
     controls = model.datasets.control_images[1]
-    document = document_of(
+    document = parse_train_yml(
         new_train_yml("cat", "tr1gger", model=model, controls=controls, is_in_image=False).encode()
     )
     return changed(document, {"datasets[0].num_frames": 17} if model.datasets.videos else {})

@@ -14,7 +14,7 @@ from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.models.choice import ModelPolicy, models_of_architecture
 from flux_training.training.models.table import MODELS, TrainableModel
-from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
+from flux_training.training.train_yml.trainer_config import TrainerFile, parse_train_yml
 from flux_training.training.train_yml.trainer_keys import TRAINER_KEYS
 from flux_training.training.train_yml.trainer_version import PINNED
 from tests.training.lint.trainer_cases import base_document, changed
@@ -451,7 +451,7 @@ def test_an_unchecked_architecture_is_only_a_warning() -> None:
 def example(path: Path) -> dict[str, Any]:
     """An example of ai-toolkit with the changes that every job needs here."""
     raw = path.read_bytes().replace(b'"OmniGen2/OmniGen2\n', b'"OmniGen2/OmniGen2"\n')
-    text = re.sub("/path/to/(control/)?(folder/)?", "control/", json.dumps(document_of(raw)))
+    text = re.sub("/path/to/(control/)?(folder/)?", "control/", json.dumps(parse_train_yml(raw)))
     document: dict[str, Any] = json.loads(text)
     document["config"]["name"] = "cat"
     for entry in document["config"]["process"][0]["datasets"]:

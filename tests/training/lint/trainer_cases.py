@@ -17,7 +17,7 @@ from flux_training.training.dataset.facts import DatasetReader
 from flux_training.training.lint.check import check_rules
 from flux_training.training.lint.registry import Subject
 from flux_training.training.train_yml.dataset_folders import folder_uses
-from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
+from flux_training.training.train_yml.trainer_config import TrainerFile, parse_train_yml
 
 ABSENT = "<absent>"
 # Rules about what ai-toolkit silently reads as something else, or trains without.
@@ -122,7 +122,7 @@ def agreement(case: TrainerCase, errors: Iterable[str]) -> Agreement:
 
 
 def base_document() -> dict[str, Any]:
-    return document_of(BASE.read_bytes())
+    return parse_train_yml(BASE.read_bytes())
 
 
 def changed(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

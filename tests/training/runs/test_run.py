@@ -126,9 +126,9 @@ def test_durations_in_words(seconds: float, text: str) -> None:
         (
             "lost",
             ModelFolderContents(False),
-            "the queue no longer knows the job, and there are no weights in the bucket",
+            "Kelpie no longer knows the job, and there are no weights in the bucket",
         ),
-        ("failed", ModelFolderContents(False), "the job failed as many times as the queue allows"),
+        ("failed", ModelFolderContents(False), "the job has reached the maximum number of failed attempts"),
         ("canceled", ModelFolderContents(False), "the job was canceled in the queue"),
         (
             "failed",
@@ -172,12 +172,12 @@ def test_header_length_is_limited(length: int, taken: bool) -> None:
     if taken:
         assert header_length(raw) == length
         return
-    with pytest.raises(ValueError, match=r"^it does not begin with a safetensors header$"):
+    with pytest.raises(ValueError, match=r"^the file does not begin with a safetensors header$"):
         header_length(raw)
 
 
 def test_a_file_shorter_than_a_header_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"^it is shorter than a safetensors header$"):
+    with pytest.raises(ValueError, match=r"^the file is shorter than a safetensors header$"):
         header_length(b"1234567")
 
 
@@ -222,7 +222,7 @@ def test_tensor_ends_within_the_limit_are_accepted(end: int) -> None:
     ],
 )
 def test_invalid_weights_headers_are_rejected(header: Any) -> None:
-    with pytest.raises(ValueError, match=r"^its safetensors header cannot be parsed$"):
+    with pytest.raises(ValueError, match=r"^the safetensors header cannot be parsed$"):
         parse_header(weights(header))
 
 

@@ -16,7 +16,7 @@ from flux_training.training.train_yml.templates import COMMON, PROMPTS
 from flux_training.training.train_yml.trainer_config import (
     MAX_BYTES,
     TrainerFile,
-    document_of,
+    parse_train_yml,
     positive_int,
     read_trainer_file,
 )
@@ -44,7 +44,7 @@ TEXTS = st.text(st.characters(categories=["L", "N", "P", "Zs", "S"]), min_size=1
 
 
 def process_of(text: str) -> dict[str, object]:
-    process = document_of((text).encode())["config"]["process"][0]
+    process = parse_train_yml((text).encode())["config"]["process"][0]
     assert isinstance(process, dict)
     return process
 
@@ -55,7 +55,7 @@ def test_unchanged_values_equal_the_ai_toolkit_example() -> None:
 
 
 def test_the_recipes_five_changes_are_made() -> None:
-    document = document_of(new_train_yml("cat", "word", ["[trigger] at sea", 'say "hi": #1']).encode())
+    document = parse_train_yml(new_train_yml("cat", "word", ["[trigger] at sea", 'say "hi": #1']).encode())
     process = document["config"]["process"][0]
     assert document["config"]["name"] == "cat"
     assert process["datasets"][0]["folder_path"] == "dataset"
@@ -104,14 +104,14 @@ def test_a_new_train_yml_has_no_finding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raw", [b"a: " + b"[" * 100_000, b"- " * 100_000, b"? " * 100_000])
 def test_deeply_nested_yaml_is_an_empty_document(raw: bytes) -> None:
-    assert document_of(raw) == {}
+    assert parse_train_yml(raw) == {}
 
 
 @pytest.mark.parametrize("head", ["", "%YAML 1.3\n---\n"])
 def test_a_number_like_1e_4_is_read_as_ai_toolkit_reads_it(head: str) -> None:
     """libyaml rejects the `%YAML 1.3` header; PyYAML and ai-toolkit accept it."""
     text = head + "job: extension\nconfig:\n  name: cat\n  process: [{lr: 1e-4, model: {lora:}}]\n"
-    assert document_of(text.encode())["config"]["process"][0]["lr"] == 0.0001
+    assert parse_train_yml(text.encode())["config"]["process"][0]["lr"] == 0.0001
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_invalid_train_yml_is_reported_with_its_bytes(
     assert read_trainer_file(tmp_path) == TrainerFile(
         path, raw, fault=Problem(str(path), message, line, code)
     )
-    assert document_of(raw) == {}
+    assert parse_train_yml(raw) == {}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_values_are_counted_with_aliases_expanded(tmp_path: Path, monkeypatch: p
     raw = b"job: x\nconfig: {a: &a [1, 2], b: *a}\n"  # 13 nodes: 5, and 4 each for a and b
     (tmp_path / "train.yml").write_bytes(raw)
     monkeypatch.setattr(trainer_config, "MAX_NODES", 13)
-    assert document_of(raw)["config"] == {"a": [1, 2], "b": [1, 2]}
+    assert parse_train_yml(raw)["config"] == {"a": [1, 2], "b": [1, 2]}
     monkeypatch.setattr(trainer_config, "MAX_NODES", 12)
     fault = read_trainer_file(tmp_path).fault
     assert fault is not None
@@ -249,7 +249,7 @@ def test_a_missing_key_has_the_line_of_its_parent(tmp_path: Path, text: str, lin
 )
 def test_the_name_placeholder_is_replaced_if_the_name_is_a_text(name: str, told: str) -> None:
     raw = f"job: x\nconfig: {{name: {name}}}\nmeta: {{version: '[name]-v1'}}\n"
-    assert document_of(raw.encode())["meta"] == {"version": told}
+    assert parse_train_yml(raw.encode())["meta"] == {"version": told}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flux_training.training.models.table import DEFAULT_MODEL, MODELS, Trainable
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.train_yml.edit import new_train_yml
 from flux_training.training.train_yml.templates import OWN_VALUES, recommended_document
-from flux_training.training.train_yml.trainer_config import TrainerFile, document_of
+from flux_training.training.train_yml.trainer_config import TrainerFile, parse_train_yml
 
 DOWNLOADED = "weights-downloaded"
 EDITING = [model for model in MODELS.values() if model.datasets.control_images[0]]
@@ -28,14 +28,14 @@ def name_of(model: TrainableModel) -> str:
 @functools.cache
 def downloading_document(model: TrainableModel) -> dict[str, Any]:
     """The template for an image without the model's weights."""
-    return document_of(new_train_yml("cat", "ohwx", model=model, is_in_image=False).encode())
+    return parse_train_yml(new_train_yml("cat", "ohwx", model=model, is_in_image=False).encode())
 
 
 def subject(model: TrainableModel, *, is_in_image: bool) -> Subject:
     text = new_train_yml(
         "cat", "ohwx", model=model, controls=model.datasets.control_images[0], is_in_image=is_in_image
     )
-    document = document_of(text.encode())
+    document = parse_train_yml(text.encode())
     file = TrainerFile(Path("train.yml"), text.encode(), document)
     policy = ModelPolicy(weights_in_image=model.weights if is_in_image else "")
     gpu = f"X ({memory_needed(document, policy.weights_in_image)} GB)"
@@ -72,7 +72,9 @@ def test_every_own_value_belongs_to_a_model() -> None:
 @pytest.mark.parametrize("model", EDITING, ids=name_of)
 def test_samples_of_edit_models_name_their_control_images(model: TrainableModel) -> None:
     most = model.datasets.control_images[1]
-    process = first_process(document_of(new_train_yml("cat", "ohwx", model=model, controls=most).encode()))
+    process = first_process(
+        parse_train_yml(new_train_yml("cat", "ohwx", model=model, controls=most).encode())
+    )
     folders = ["control", "control_2", "control_3"][:most]
     assert process["datasets"][0]["control_path"] == folders
     keys = ["ctrl_img", "ctrl_img_2", "ctrl_img_3"][:most]
@@ -82,14 +84,14 @@ def test_samples_of_edit_models_name_their_control_images(model: TrainableModel)
 
 
 def test_samples_of_image_to_video_models_name_a_first_frame() -> None:
-    process = first_process(document_of(new_train_yml("cat", "ohwx", model=MODELS["wan22-i2v"]).encode()))
+    process = first_process(parse_train_yml(new_train_yml("cat", "ohwx", model=MODELS["wan22-i2v"]).encode()))
     assert {sample["ctrl_img"] for sample in process["sample"]["samples"]} == {"dataset/00001.jpg"}
 
 
 def test_prompts_are_quoted_in_samples_too() -> None:
     prompts = ('say "hi": #1', "{a}, [b]")
     text = new_train_yml("cat", "ohwx", prompts, model=MODELS["flux1-kontext"], controls=1)
-    samples = first_process(document_of(text.encode()))["sample"]["samples"]
+    samples = first_process(parse_train_yml(text.encode()))["sample"]["samples"]
     assert [sample["prompt"] for sample in samples] == list(prompts)
 
 

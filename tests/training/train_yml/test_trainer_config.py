@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from flux_training.training.train_yml import trainer_config
-from flux_training.training.train_yml.trainer_config import document_of, read_trainer_file
+from flux_training.training.train_yml.trainer_config import parse_train_yml, read_trainer_file
 
 TEXT = "job: extension\nconfig:\n  name: cat\n  process:\n    - value: {value}\n"
 SIGNS = ["\t", " ", "\n", *":,#%?&*!|>'\"{}[]-\\@`0~", "\u2028", "\x85", "\ufeff", "\xa0", "<<", "---", "\r"]
 
 
 def value_of(text: str) -> Any:
-    return document_of(TEXT.format(value=text).encode())["config"]["process"][0]["value"]
+    return parse_train_yml(TEXT.format(value=text).encode())["config"]["process"][0]["value"]
 
 
 @pytest.mark.parametrize(
@@ -77,5 +77,5 @@ def test_the_fast_loader_reads_what_the_trainers_loader_reads(seed: int) -> None
     for _ in range(100):
         at, sign = dice.randrange(len(base)), dice.choice(SIGNS)
         raw = (base[:at] + sign + base[at + dice.randrange(2) :]).encode()
-        if document := document_of(raw):
+        if document := parse_train_yml(raw):
             assert document == trainer_config._parse(raw)[0]

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux_training.training.train_yml.trainer_config import document_of
+from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.train_yml.yaml_text import (
     add_entry,
     flow_yaml,
@@ -57,11 +57,16 @@ def test_comments_carriage_returns_and_earlier_duplicates_are_kept() -> None:
         ("a:\n  b: 1", ("a",), "2", ValueError("it is a multi-line block")),
         ("a: |\n  b", ("a",), "2", ValueError("it is a multi-line block")),
         ("a: >\n  b", ("a",), "2", ValueError("it is a multi-line block")),
-        ("a:\nb: 1", ("a",), "2", ValueError("it has no value; write one first")),
-        ("a: &x 1\nb: *x", ("a",), "2", ValueError("the change would change something else as well")),
+        ("a:\nb: 1", ("a",), "2", ValueError("the key has no value; write one first")),
+        ("a: &x 1\nb: *x", ("a",), "2", ValueError("this edit would also change other values in the file")),
         ("a: 1", ("a",), "2\nb: 3", ValueError("it is not YAML")),
-        ("a: [1]", ("a", 0), "2, 3", ValueError("the change would change something else as well")),
-        ("a: {0: {b: 1}}", ("a", 0, "b"), "2", ValueError("the change would change something else as well")),
+        ("a: [1]", ("a", 0), "2, 3", ValueError("this edit would also change other values in the file")),
+        (
+            "a: {0: {b: 1}}",
+            ("a", 0, "b"),
+            "2",
+            ValueError("this edit would also change other values in the file"),
+        ),
         ("a: 1", ("a",), "{", ValueError("it is not YAML")),
     ],
 )
@@ -134,7 +139,7 @@ def test_an_entry_is_added_at_any_depth(path: tuple[str, ...], before: str, afte
         (("jobs",), "jobs: 1", "its `jobs` is not a mapping"),
         (JOBS, "config:\n  p:jobs: [a]\n", "its `p:jobs` is not a mapping"),
         (("a", *JOBS), "a:\n  config:\n    p:jobs: x\n", "its `p:jobs` is not a mapping"),
-        (JOBS, "config:\n  p:jobs: {a: {},}", "the change would change something else as well"),
+        (JOBS, "config:\n  p:jobs: {a: {},}", "this edit would also change other values in the file"),
     ],
 )
 def test_documents_without_the_mapping_are_rejected(path: tuple[str, ...], text: str, message: str) -> None:
@@ -200,7 +205,7 @@ def test_quoted_texts_survive_a_round_trip(text: str) -> None:
         return
     quoted = quote_yaml(text)
     assert yaml.safe_load(quoted) == text
-    assert document_of(f"{{job: x, config: {{v: {quoted}}}}}".encode())["config"]["v"] == text
+    assert parse_train_yml(f"{{job: x, config: {{v: {quoted}}}}}".encode())["config"]["v"] == text
     assert yaml.safe_load(f"{{{quoted}: [{quoted}]}}") == {text: [text]}
 
 

@@ -155,7 +155,7 @@ def _missing_packages_and_captions(job: Subject) -> Iterator[Conflict]:
             yield "cache_clip_vision_to_disk needs an adapter, which is not supported here", place
 
 
-def _guidance(job: Subject) -> Iterator[Conflict]:
+def _guidance_conflicts(job: Subject) -> Iterator[Conflict]:
     train, model = job.section("train"), job.section("model")
     bypasses = train.get("bypass_guidance_embedding") or model.get("use_flux_cfg")
     if bypasses and train.get("do_guidance_loss"):
@@ -168,7 +168,7 @@ def _guidance(job: Subject) -> Iterator[Conflict]:
         yield message, ("train", "guidance_loss_target")
 
 
-def _adapters_of_the_model(job: Subject) -> Iterator[Conflict]:
+def _adapter_conflicts(job: Subject) -> Iterator[Conflict]:
     model = job.section("model")
     recovers = model.get("accuracy_recovery_adapter") or "|" in str(model.get("qtype"))
     assistant, inference = model.get("assistant_lora_path"), model.get("inference_lora_path")
@@ -197,7 +197,7 @@ def _adapters_of_the_model(job: Subject) -> Iterator[Conflict]:
         yield "lora_path excludes assistant_lora_path and inference_lora_path", ("model", "lora_path")
 
 
-def _preservation(job: Subject) -> Iterator[Conflict]:
+def _preservation_conflicts(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     if not train.get("diff_output_preservation"):
         return
@@ -221,7 +221,7 @@ def _preservation_before_caching(job: Subject) -> Iterator[Conflict]:
         yield f"diff_output_preservation with cache_text_embeddings {since}", place
 
 
-def _text_embeddings(job: Subject) -> Iterator[Conflict]:
+def _text_embedding_conflicts(job: Subject) -> Iterator[Conflict]:
     train, caching = job.section("train"), caches_text_embeddings(job)
     if any(caching) and not all(caching):
         yield "cache_text_embeddings must be set for all datasets or for none", ("datasets",)
@@ -233,7 +233,7 @@ def _text_embeddings(job: Subject) -> Iterator[Conflict]:
         yield message, ("train", "unload_text_encoder")
 
 
-def _frame_counts(job: Subject) -> Iterator[Conflict]:
+def _automatic_frame_count_conflicts(job: Subject) -> Iterator[Conflict]:
     is_batched = _number(job.section("train").get("batch_size"), 1) > 1
     if not is_batched or job.trainer_date >= BATCHED_FRAME_COUNT_SINCE:
         return
@@ -256,7 +256,7 @@ def _images_with_frames(job: Subject) -> Iterator[Conflict]:
             yield message, ("datasets", str(number), key)
 
 
-def _no_workers(job: Subject) -> Iterator[Conflict]:
+def _prefetching_without_workers(job: Subject) -> Iterator[Conflict]:
     """ai-toolkit's loader of all datasets has the options of the first."""
     first = next(iter(_datasets(job)), {})
     if first.get("num_workers", 1) != 0 or first.get("prefetch_factor", 1) is None:
@@ -298,13 +298,13 @@ def _too_few_random_triggers(job: Subject) -> Iterator[Conflict]:
             yield message, ("datasets", str(number), "random_triggers_max")
 
 
-def _deprecated(job: Subject) -> Iterator[Conflict]:
+def _removed_options(job: Subject) -> Iterator[Conflict]:
     for number, entry in enumerate(_datasets(job)):
         if entry.get("poi") is not None:
             yield "ai-toolkit no longer supports poi and stops", ("datasets", str(number), "poi")
 
 
-def _optimizer(job: Subject) -> Iterator[Conflict]:
+def _optimizer_conflicts(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     name, place = str(train.get("optimizer", "adamw")).lower(), ("train", "optimizer")
     package = next((package for start, package in MISSING_PACKAGES.items() if re.fullmatch(start, name)), "")
@@ -314,12 +314,12 @@ def _optimizer(job: Subject) -> Iterator[Conflict]:
         yield f"optimizer {name} cannot swap parameters", ("train", "do_paramiter_swapping")
 
 
-def _parameters(job: Subject) -> Iterator[Conflict]:
+def _optimizer_parameter_faults(job: Subject) -> Iterator[Conflict]:
     for message, place in parameter_faults(job.section("train")):
         yield message, ("train", *place)
 
 
-def _augmentations(job: Subject) -> Iterator[Conflict]:
+def _augmentation_conflicts(job: Subject) -> Iterator[Conflict]:
     augmented = any(entry.get("augmentations") for entry in _datasets(job))
     for number, entry in enumerate(_datasets(job)):
         given = entry.get("augmentations")
@@ -331,7 +331,7 @@ def _augmentations(job: Subject) -> Iterator[Conflict]:
         yield f"loss_target {target} needs augmentations in a dataset", ("train", "loss_target")
 
 
-def _denoising_steps(job: Subject) -> Iterator[Conflict]:
+def _denoising_step_conflicts(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     low, high = _number(train.get("min_denoising_steps"), 0), _number(train.get("max_denoising_steps"), 999)
     if low > min(high, _number(train.get("num_train_timesteps"), 1000) - 1):
@@ -352,13 +352,13 @@ def _timestep_types_with_too_few_steps(job: Subject) -> Iterator[Conflict]:
         yield message, ("train", "num_train_timesteps")
 
 
-def _single_items(job: Subject) -> Iterator[Conflict]:
+def _single_item_batching_conflicts(job: Subject) -> Iterator[Conflict]:
     train = job.section("train")
     if train.get("single_item_batching") and _number(train.get("batch_size"), 1) > 1:
         yield "single_item_batching fails with a batch_size above 1", ("train", "single_item_batching")
 
 
-def _doubled_batches(job: Subject) -> Iterator[Conflict]:
+def _unsupported_doubled_batches(job: Subject) -> Iterator[Conflict]:
     """Where ai-toolkit doubles the batch, or its timesteps, but not all that FLUX.1 gets with them."""
     train, model = job.section("train"), job.section("model")
     if _number(train.get("batch_size"), 1) <= 1:
@@ -371,7 +371,7 @@ def _doubled_batches(job: Subject) -> Iterator[Conflict]:
         yield "loss_type mean_flow fails with a batch_size above 1", ("train", "loss_type")
 
 
-def _start_step(job: Subject) -> Iterator[Conflict]:
+def _start_step_beyond_the_end(job: Subject) -> Iterator[Conflict]:
     start, steps = job.section("train").get("start_step"), job.config.steps if job.config else None
     if steps and _number(start, 0) >= steps:
         yield f"start_step {start} leaves none of the {steps} steps to train", ("train", "start_step")
@@ -398,7 +398,7 @@ def _log_folder_among_checkpoints(job: Subject) -> Iterator[Conflict]:
         )
 
 
-def _wandb(job: Subject) -> Iterator[Conflict]:
+def _wandb_without_key(job: Subject) -> Iterator[Conflict]:
     if job.section("logging").get("use_wandb") and "WANDB_API_KEY" not in job.variables:
         message = "use_wandb needs WANDB_API_KEY under cluster.environment in the stack's configuration"
         yield message, ("logging", "use_wandb")
@@ -410,29 +410,29 @@ CONFLICTS: tuple[Conflicts, ...] = (
     _layer_filters,
     _missing_packages_and_captions,
     _repeated_accumulation_keys,
-    _guidance,
-    _adapters_of_the_model,
-    _preservation,
-    _text_embeddings,
-    _frame_counts,
+    _guidance_conflicts,
+    _adapter_conflicts,
+    _preservation_conflicts,
+    _text_embedding_conflicts,
+    _automatic_frame_count_conflicts,
     _images_with_frames,
-    _no_workers,
+    _prefetching_without_workers,
     _datasets_without_buckets,
     _controls_need_buckets,
     _only_regularization,
     _too_few_random_triggers,
-    _deprecated,
-    _optimizer,
-    _parameters,
-    _augmentations,
-    _denoising_steps,
+    _removed_options,
+    _optimizer_conflicts,
+    _optimizer_parameter_faults,
+    _augmentation_conflicts,
+    _denoising_step_conflicts,
     _timestep_types_with_too_few_steps,
-    _single_items,
-    _doubled_batches,
-    _start_step,
+    _single_item_batching_conflicts,
+    _unsupported_doubled_batches,
+    _start_step_beyond_the_end,
     _seeds_above_the_maximum,
     _log_folder_among_checkpoints,
-    _wandb,
+    _wandb_without_key,
 )
 
 

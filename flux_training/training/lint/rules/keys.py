@@ -70,7 +70,7 @@ def _newest_part(entry: KeyEntry) -> tuple[str, str]:
     return entry.name, spec.since
 
 
-def _checked(job: Subject) -> Iterator[KeyEntry]:
+def _keys_without_own_rule(job: Subject) -> Iterator[KeyEntry]:
     """The keys whose values have no rule of their own, as far as ai-toolkit uses them."""
     for entry in entries(job.process):
         if not entry.spec or entry.spec.rule or uses_variable(entry.value):
@@ -81,7 +81,7 @@ def _checked(job: Subject) -> Iterator[KeyEntry]:
 
 def _value_rule(code: str, kind: FaultKind, why: str, fix: str) -> None:
     def check(job: Subject) -> Iterator[Problem]:
-        for entry in _checked(job):
+        for entry in _keys_without_own_rule(job):
             fault = entry.spec and value_fault(entry.spec, entry.value)
             if fault and fault.kind == kind:
                 yield job.process_problem(

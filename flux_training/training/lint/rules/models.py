@@ -78,10 +78,12 @@ def unknown_architectures(job: Subject) -> Iterator[Problem]:
         owner = f"; set arch: {choice.owner.arch}" if choice.owner else ""
         yield job.process_problem(message + owner, "model")
     elif job.model is None:
-        yield job.process_problem(f"model.{choice.key} selects {_unknown(choice.arch)}", "model", choice.key)
+        yield job.process_problem(
+            f"model.{choice.key} selects {_describe_unknown_architecture(choice.arch)}", "model", choice.key
+        )
 
 
-def _unknown(arch: str) -> str:
+def _describe_unknown_architecture(arch: str) -> str:
     known = TRAINER_KEYS["model"]["arch"].choices
     if arch in known:
         return f"{arch}, which docs/models.md does not describe"
@@ -246,7 +248,7 @@ def missing_training_adapter(job: Subject) -> Iterator[Problem]:
     ADAPTER_FIX,
 )
 def adapters_of_another_architecture(job: Subject) -> Iterator[Problem]:
-    yield from _adapters_of_others(job, same_architecture=False)
+    yield from _adapters_for_other_weights(job, same_architecture=False)
 
 
 @AREA.warning(
@@ -255,7 +257,7 @@ def adapters_of_another_architecture(job: Subject) -> Iterator[Problem]:
     ADAPTER_FIX,
 )
 def adapters_of_other_weights(job: Subject) -> Iterator[Problem]:
-    yield from _adapters_of_others(job, same_architecture=True)
+    yield from _adapters_for_other_weights(job, same_architecture=True)
 
 
 @AREA.error(
@@ -266,7 +268,7 @@ def adapters_of_other_weights(job: Subject) -> Iterator[Problem]:
 def misspelt_adapters(job: Subject) -> Iterator[Problem]:
     for key, path in _adapters_in(job):
         listed = _listed_adapter(path)
-        if listed and _place_of_adapter(path) != _place_of_adapter(listed):
+        if listed and _repository_and_depth(path) != _repository_and_depth(listed):
             yield job.process_problem(f"model.{key} is {path}, but the adapter is {listed}", "model", key)
 
 
@@ -297,7 +299,7 @@ def _listed_adapter(path: str) -> str:
     return repositories.get(same_letters(_repository(path), repositories), "")
 
 
-def _place_of_adapter(path: str) -> tuple[str, int]:
+def _repository_and_depth(path: str) -> tuple[str, int]:
     """Its repository, and how many folders deep: some architectures load a repository, others a file in one. Versions of a file differ in name."""
     return _repository(path), path.count("/")
 
@@ -306,7 +308,7 @@ def _repository(path: str) -> str:
     return "/".join(path.lower().split("/")[:2])
 
 
-def _adapters_of_others(job: Subject, *, same_architecture: bool) -> Iterator[Problem]:
+def _adapters_for_other_weights(job: Subject, *, same_architecture: bool) -> Iterator[Problem]:
     """Training adapters that the table has for other weights, of the job's architecture or of another."""
     if job.model is None:
         return
@@ -336,7 +338,7 @@ def _models_with_adapter(path: str) -> list[TrainableModel]:
 def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
     value = job.section("train").get("noise_scheduler")
     if job.model and _is_unsuitable(job, value):
-        message = job.describe_setting("train.noise_scheduler", value) + _near_sampler(job, value)
+        message = job.describe_setting("train.noise_scheduler", value) + _most_similar_sampler(job, value)
         yield job.process_problem(message, "train", "noise_scheduler")
 
 
@@ -351,7 +353,7 @@ def unsuitable_samplers(job: Subject) -> Iterator[Problem]:
     # If sample.sampler is null, ai-toolkit keeps the training's noise scheduler (commit 7e7053fc).
     keeps = "sampler" in sample and value is None and job.trainer_date >= NO_SAMPLER_SINCE
     if job.model and not keeps and _draws_samples(job) and _is_unsuitable(job, value):
-        message = job.describe_setting("sample.sampler", value) + _near_sampler(job, value)
+        message = job.describe_setting("sample.sampler", value) + _most_similar_sampler(job, value)
         yield job.process_problem(message, "sample", "sampler")
 
 
@@ -409,7 +411,7 @@ def _is_unsuitable(job: Subject, value: object) -> bool:
     return value is not None and value not in NOISE_SAMPLERS
 
 
-def _near_sampler(job: Subject, value: object) -> str:
+def _most_similar_sampler(job: Subject, value: object) -> str:
     return "" if _is_flow(job) or value == FLOWMATCH else nearest(str(value), NOISE_SAMPLERS)
 
 

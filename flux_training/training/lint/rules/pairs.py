@@ -281,7 +281,7 @@ def inpaint_images_without_transparency(job: Subject) -> Iterator[Problem]:
     "export the mask with the same size as the image",
 )
 def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
-    yield from _stretched(job, FolderKind.MASK)
+    yield from _partners_of_another_shape(job, FolderKind.MASK)
 
 
 @AREA.warning(
@@ -291,7 +291,7 @@ def masks_of_another_shape(job: Subject) -> Iterator[Problem]:
 )
 def control_images_of_another_shape(job: Subject) -> Iterator[Problem]:
     if job.choice.arch not in RAW_CONTROL_ARCHS:
-        yield from _stretched(job, FolderKind.CONTROL)
+        yield from _partners_of_another_shape(job, FolderKind.CONTROL)
 
 
 @AREA.error(
@@ -329,11 +329,11 @@ def control_images_that_equal_their_image(job: Subject) -> Iterator[Problem]:
             yield job.dataset_problem(control, f"the same file as {path_in_job_folder(name)}")
 
 
-def _stretched(job: Subject, kind: FolderKind) -> Iterator[Problem]:
+def _partners_of_another_shape(job: Subject, kind: FolderKind) -> Iterator[Problem]:
     """The images of this kind whose shape is not that of the image they belong to."""
     for name, partner in _pairs_of(job, kind):
         image, found = job.all_images[name], job.all_images[partner]
-        if image.sound and found.sound and _stretch(image, found) > MAX_STRETCH:
+        if image.sound and found.sound and _aspect_ratio_factor(image, found) > MAX_STRETCH:
             sizes = f"{found.width} x {found.height} pixels, but {path_in_job_folder(name)} is {image.width} x {image.height}"
             yield job.dataset_problem(partner, sizes)
 
@@ -366,7 +366,7 @@ def _stem(name: str) -> str:
     return PurePath(name).stem
 
 
-def _stretch(one: ImageFacts, other: ImageFacts) -> float:
+def _aspect_ratio_factor(one: ImageFacts, other: ImageFacts) -> float:
     """How many times wider one of the two is than the other, at the same height. ai-toolkit turns both upright."""
     ratio = _width_to_height(one) / _width_to_height(other)
     return max(ratio, 1 / ratio)

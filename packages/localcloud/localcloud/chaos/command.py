@@ -93,7 +93,7 @@ def run_chaos_command(home: Home, given: dict[str, Any]) -> str:
 
 def _interrupt(home: Home, node: str | None, *, kill: bool) -> str:
     database = open_database(home.database) if home.database.exists() else None
-    found = _running(database, node or "") if database else None
+    found = _find_running_node(database, node or "") if database else None
     if found is None:
         nothing = "no node runs; wait for one, or see the web page"
         raise ChaosError(f"no node {node} runs" if node else nothing)
@@ -104,7 +104,7 @@ def _interrupt(home: Home, node: str | None, *, kill: bool) -> str:
     return f"node {found['id']} {'was killed' if kill else 'is taken away'}; another machine replaces it"
 
 
-def _running(database: sqlite3.Connection, prefix: str) -> sqlite3.Row | None:
+def _find_running_node(database: sqlite3.Connection, prefix: str) -> sqlite3.Row | None:
     """The running node whose id begins with `prefix`; if there are several, one that has a job."""
     rows = database.execute(
         "SELECT i.* FROM instances i LEFT JOIN jobs j ON j.machine_id = i.machine_id AND j.status = 'running'"

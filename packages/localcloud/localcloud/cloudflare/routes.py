@@ -19,7 +19,7 @@ from localcloud.database import CloudDatabase, iso_time, now
 from localcloud.home import HomeState
 from localcloud.storage.objects import ObjectStorage
 from localcloud.web.request_bodies import parse_json
-from localcloud.web.routing import Handler, guarded_app
+from localcloud.web.routing import Handler, app_with_caller_check
 
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 LOCATIONS = ("apac", "eeur", "enam", "weur", "wnam", "oc")
@@ -73,7 +73,7 @@ class CloudflareRoutes:
             ("GET", account + "/tokens/{id}", self.get_token),
             ("DELETE", account + "/tokens/{id}", self.delete_token),
         ]
-        return guarded_app(table, _not_found, self._check_caller, {RefusalError: _refused})
+        return app_with_caller_check(table, _not_found, self._check_caller, {RefusalError: _refused})
 
     def _check_caller(self, request: Request) -> None:
         token, account = request.headers.get("authorization"), request.path_params.get("account")
@@ -157,14 +157,14 @@ class CloudflareRoutes:
         return success(token_shown(key) | {"value": value})
 
     async def get_token(self, request: Request) -> Response:
-        return success(token_shown(self._existing(request.path_params["id"])))
+        return success(token_shown(self._require_token(request.path_params["id"])))
 
     async def delete_token(self, request: Request) -> Response:
-        key = self._existing(request.path_params["id"])
+        key = self._require_token(request.path_params["id"])
         self._keys.remove(key.id)
         return success({"id": key.id})
 
-    def _existing(self, identity: str) -> AccessKey:
+    def _require_token(self, identity: str) -> AccessKey:
         key = self._keys.get(identity)
         if key is None or key.parent:
             raise RefusalError(404, 1003, "The token could not be found.")

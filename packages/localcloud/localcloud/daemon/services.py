@@ -50,7 +50,7 @@ ONLY_THIS_MACHINE = Middleware(
 PREFIXES = {"salad": SALAD_PREFIX, "kelpie": KELPIE_PREFIX, "cloudflare": CLOUDFLARE_PREFIX}
 
 
-def for_own_pages(handler: Handler) -> Handler:
+def refuse_other_sites(handler: Handler) -> Handler:
     """Refuses requests of scripts of other sites: browsers name the origin of each."""
 
     async def checked(request: Request) -> Response:
@@ -93,7 +93,7 @@ def connection_of(home: Home, state: HomeState) -> dict[str, Any]:
     }
 
 
-def place_api(path: str) -> tuple[str, str] | None:
+def service_of_api_path(path: str) -> tuple[str, str] | None:
     """(service, path below its base URL) for a path of the API port."""
     for service, prefix in PREFIXES.items():
         if path.startswith(prefix):
@@ -127,13 +127,15 @@ class LocalServices:
         cloudflare = CloudflareRoutes(self.database, self._storage(), keys, state).app()
         return Starlette(
             routes=[
-                Route("/", for_own_pages(self._page), middleware=[ONLY_THIS_MACHINE]),
-                Route("/samples/{job}/{name}", for_own_pages(self._sample), middleware=[ONLY_THIS_MACHINE]),
+                Route("/", refuse_other_sites(self._page), middleware=[ONLY_THIS_MACHINE]),
+                Route(
+                    "/samples/{job}/{name}", refuse_other_sites(self._sample), middleware=[ONLY_THIS_MACHINE]
+                ),
                 Mount(CLOUDFLARE_PREFIX, cloudflare),
                 Mount(SALAD_PREFIX, InjectedFaults(salad, chaos, "salad", state.project)),
                 Mount(KELPIE_PREFIX, InjectedFaults(kelpie, chaos, "kelpie", state.project)),
             ],
-            middleware=[Middleware(RequestLogMiddleware, log=self._requests, place=place_api)],
+            middleware=[Middleware(RequestLogMiddleware, log=self._requests, place=service_of_api_path)],
         )
 
     def s3(self) -> ASGIApp:

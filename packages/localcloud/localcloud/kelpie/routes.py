@@ -32,7 +32,7 @@ from localcloud.kelpie.validation import (
 )
 from localcloud.kelpie.webhooks import Webhooks
 from localcloud.salad.groups import GroupTable
-from localcloud.web.routing import Handler, guarded_app
+from localcloud.web.routing import Handler, app_with_caller_check
 
 T = TypeVar("T")
 
@@ -80,9 +80,9 @@ class KelpieRoutes:
         on_error: dict[Any, Any] = {
             InvalidRequestError: invalid,
             RefusedRequestError: refused,
-            UncaughtError: uncaught,
+            UncaughtError: crash_response,
         }
-        app = guarded_app(table, self.not_found, self.check_caller, on_error)
+        app = app_with_caller_check(table, self.not_found, self.check_caller, on_error)
         return KelpiePaths(app)
 
     def check_caller(self, request: Request) -> None:
@@ -133,7 +133,7 @@ class KelpieRoutes:
 
     async def get_job(self, request: Request) -> Response:
         refuse_query(request)
-        return JsonAnswer(existing(self.jobs.get(request.path_params["id"])))
+        return JsonAnswer(require_job(self.jobs.get(request.path_params["id"])))
 
     async def cancel_job(self, request: Request) -> Response:
         refuse_query(request)
@@ -155,12 +155,12 @@ class KelpieRoutes:
     async def heartbeat(self, request: Request) -> Response:
         node = await validated_body(Machine, request)
         status = self.jobs.heartbeat(request.path_params["id"], node.machine_id)
-        return JsonAnswer({"status": existing(status)})
+        return JsonAnswer({"status": require_job(status)})
 
     async def report_failed(self, request: Request) -> Response:
         node = await validated_body(Machine, request)
         identity = request.path_params["id"]
-        if existing(self.jobs.fail(identity, node.machine_id)) == "failed":
+        if require_job(self.jobs.fail(identity, node.machine_id)) == "failed":
             self.webhooks.fire(self.jobs.get(identity), node, "failed")
         return JsonAnswer({"message": "Failure reported"}, 202)
 
@@ -231,7 +231,7 @@ def forbidden(message: str) -> RefusedRequestError:
     return RefusedRequestError(403, "Forbidden", message)
 
 
-def existing(found: T | None) -> T:
+def require_job(found: T | None) -> T:
     """What was found of a job. Raises RefusedRequestError for an unknown job."""
     if found is None:
         raise RefusedRequestError(404, "Not Found", "Job not found")
@@ -245,7 +245,7 @@ def found_rule(rule: dict[str, Any] | None) -> Response:
     return JsonAnswer(rule)
 
 
-def uncaught(_request: Request, error: UncaughtError) -> Response:
+def crash_response(_request: Request, error: UncaughtError) -> Response:
     return Response(f"Error: {error}", 500, media_type="text/plain")
 
 
@@ -291,13 +291,13 @@ class KelpiePaths:
         raw = scope.get("raw_path") or scope["path"].encode()
         root = scope.get("root_path", "")
         path = raw.partition(b"?")[0].decode("latin-1")
-        below = without_dots(path.removeprefix(root)).rstrip("/") or "/"
+        below = resolve_dot_segments(path.removeprefix(root)).rstrip("/") or "/"
         if scope["method"] == "HEAD":
             below = "/no route"
         await self._app({**scope, "path": root + below}, receive, send)
 
 
-def without_dots(path: str) -> str:
+def resolve_dot_segments(path: str) -> str:
     """The path with its segments `.` and `..`, which may be escaped, resolved as in every URL."""
     kept: list[str] = []
     for part in path.split("/"):

@@ -217,21 +217,21 @@ def stored_job(submission: JobSubmission, **index: int) -> dict[str, Any]:
             raise RefusedRequestError(
                 400, "Invalid request", "Must use either sync or bucket/prefix", **index
             )
-        prefixes = {name: _with_slash(job[name]) for name in legacy if name.endswith("_prefix")}
+        prefixes = {name: _with_trailing_slash(job[name]) for name in legacy if name.endswith("_prefix")}
         return job | prefixes | {"sync": None}
     if legacy:
         raise RefusedRequestError(400, "Invalid request", "Cannot use both sync and bucket/prefix", **index)
     sync: dict[str, list[dict[str, Any]]] = submission.sync.model_dump(exclude_unset=True)
     for phase, entries in sync.items():
         for entry in entries:
-            entry["prefix"] = _with_slash(entry["prefix"])
+            entry["prefix"] = _with_trailing_slash(entry["prefix"])
             if entry["direction"] != DIRECTIONS[phase]:
                 message = f'sync.{phase}.direction must be "{DIRECTIONS[phase]}"'
                 raise RefusedRequestError(400, "Invalid request", message, **index)
     return job | {"sync": sync}
 
 
-def _with_slash(prefix: str) -> str:
+def _with_trailing_slash(prefix: str) -> str:
     return prefix if prefix.endswith("/") else f"{prefix}/"
 
 
@@ -359,7 +359,7 @@ def parse_body(raw: bytes) -> Any:
     Lone surrogates are replaced by characters from STAND_IN on; `with_surrogates` replaces them back.
     """
     try:
-        return _as_stored(json.loads(raw, parse_constant=_refuse_constant))
+        return _replace_surrogates(json.loads(raw, parse_constant=_refuse_constant))
     except (ValueError, RecursionError):
         return {}
 
@@ -371,13 +371,17 @@ def with_surrogates(document: str) -> str:
     )
 
 
-def _as_stored(value: Any) -> Any:
+def _replace_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return LONE_SURROGATE.sub(lambda found: chr(ord(found[0]) - FIRST_SURROGATE + STAND_IN), value)
     if isinstance(value, list):
-        return [_as_stored(one) for one in value]
+        return [_replace_surrogates(one) for one in value]
     if isinstance(value, dict):
-        return {_as_stored(name): _as_stored(below) for name, below in value.items() if name != "__proto__"}
+        return {
+            _replace_surrogates(name): _replace_surrogates(below)
+            for name, below in value.items()
+            if name != "__proto__"
+        }
     return value
 
 

@@ -127,7 +127,7 @@ class KelpieWorker:
         if self._idle.is_over(seconds) and self.uploading:
             log.info("no work for %g s: ending after the uploads, on this machine", seconds)
             self.stopping = True
-        elif self._idle.is_over(seconds) or (self._idle.is_cut_short(seconds) and not finalizing()):
+        elif self._idle.is_over(seconds) or (self._idle.is_cut_short(seconds) and not upload_threads()):
             log.info("no work for %g s: asking for another machine", seconds)
             sys.exit(EXIT_REALLOCATE)
 
@@ -247,7 +247,7 @@ class KelpieWorker:
             sys.exit(EXIT_REALLOCATE)
 
 
-def finalizing() -> list[threading.Thread]:
+def upload_threads() -> list[threading.Thread]:
     """The threads that still upload the results of a job."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("finalize-")]
 
@@ -270,7 +270,7 @@ def run_worker(worker: KelpieWorker) -> int:
     signal.signal(signal.SIGINT, on_interrupt)
     try:
         worker.run()
-        for thread in finalizing():
+        for thread in upload_threads():
             thread.join()
     except KelpieError as error:
         log.error("%s", error)

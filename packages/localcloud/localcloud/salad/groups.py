@@ -38,7 +38,7 @@ class GroupTable:
 
     def create(self, body: Any) -> dict[str, Any]:
         """Create a group. Raises ProblemError: 400 for an invalid body, 409 for a used name, 403 above the quota."""
-        fields = validation.prototype(body)
+        fields = validation.validated_new_group(body)
         name, replicas = fields.pop("name"), fields.pop("replicas")
         if self._find(name):
             detail = f"A container group named {name!r} exists in this project."
@@ -96,10 +96,10 @@ class GroupTable:
         self._on_change()
 
     def start(self, name: str) -> None:
-        self._switch(name, True, "start_time")
+        self._set_started(name, True, "start_time")
 
     def stop(self, name: str) -> None:
-        self._switch(name, False, "finish_time")
+        self._set_started(name, False, "finish_time")
 
     def instances(self, name: str) -> list[dict[str, Any]]:
         group = self._find_or_raise(name)
@@ -166,7 +166,7 @@ class GroupTable:
             raise not_found()
         return row
 
-    def _switch(self, name: str, started: bool, time_column: str) -> None:
+    def _set_started(self, name: str, started: bool, time_column: str) -> None:
         row = self._find_or_raise(name)
         if bool(row["started"]) != started:
             self._db.execute(

@@ -14,7 +14,7 @@ from localcloud.salad.catalog import GPU_CLASSES, GPU_IDS, PRIORITIES
 from localcloud.salad.groups import GroupTable
 from localcloud.salad.problems import ProblemError, not_found, problem_response
 from localcloud.web.request_bodies import parse_json
-from localcloud.web.routing import Handler, guarded_app
+from localcloud.web.routing import Handler, app_with_caller_check
 
 MERGE_PATCH = "application/merge-patch+json"
 ACCEPTED = 202
@@ -67,7 +67,7 @@ class SaladRoutes:
             ("GET", organization + "/quotas", self.quotas),
             ("POST", organization + "/availability/sce-gpu-availability", self.gpu_availability),
         ]
-        return guarded_app(table, _not_found, self._check_caller, {ProblemError: problem_response})
+        return app_with_caller_check(table, _not_found, self._check_caller, {ProblemError: problem_response})
 
     def _check_caller(self, request: Request) -> None:
         state, path = self._state, request.path_params

@@ -48,7 +48,7 @@ def whole(low: int, high: int) -> FieldRule:
     return FieldRule(Annotated[int, Field(ge=low, le=high)], f"must be a whole number from {low} to {high}")
 
 
-def matches(pattern: str) -> FieldRule:
+def must_match_pattern(pattern: str) -> FieldRule:
     return FieldRule(Annotated[str, Field(pattern=f"^{pattern}$")], f"must match ^{pattern}$")
 
 
@@ -67,13 +67,13 @@ COUNTRY_CODES: Any = Annotated[list[Literal[tuple(COUNTRIES)]], Field(min_length
 COMMAND: Any = Annotated[list[line(1000)], Field(max_length=100)]  # type: ignore[misc]  # a computed type
 ENVIRONMENT_VALUE = FieldRule(line(1000), "must be 1 to 1000 characters in one line, not empty")
 OF_NEW_GROUP = {
-    "name": matches("[a-z][a-z0-9-]{0,61}[a-z0-9]"),
+    "name": must_match_pattern("[a-z][a-z0-9-]{0,61}[a-z0-9]"),
     "autostart_policy": BOOLEAN,
     "restart_policy": one_of("always", "on_failure", "never"),
 }
 OF_GROUP = {
     "replicas": whole(0, 500),
-    "display_name": matches(r"[ ,\-.0-9A-Za-z]{2,63}"),
+    "display_name": must_match_pattern(r"[ ,\-.0-9A-Za-z]{2,63}"),
     "country_codes": FieldRule(COUNTRY_CODES, "must be a list of country codes, not empty"),
     "liveness_probe": OBJECT,
     "networking": OBJECT,
@@ -162,7 +162,7 @@ class BodyCheck:
             raise ProblemError(400, f"One or more validation errors occurred. {detail}"[:2000], self._errors)
 
 
-def prototype(body: Any) -> dict[str, Any]:
+def validated_new_group(body: Any) -> dict[str, Any]:
     """The fields of a new container group. Raises ProblemError 400."""
     check = BodyCheck(body)
     check.check(body, {}, required=("autostart_policy", "container", "name", "replicas", "restart_policy"))

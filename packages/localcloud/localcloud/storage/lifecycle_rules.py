@@ -90,7 +90,7 @@ def forget_rules(data: Path, bucket: str) -> None:
     _rules_file(data, bucket).unlink(missing_ok=True)
 
 
-def expires(rules: Sequence[Rule], key: str, age_days: float) -> bool:
+def is_expired_by_rules(rules: Sequence[Rule], key: str, age_days: float) -> bool:
     """Whether an object of this age must be deleted."""
     return any(
         rule["Status"] == "Enabled"
@@ -108,7 +108,7 @@ def delete_expired(storage: Any, now: float) -> list[str]:
         rules = load_rules(storage.data_dir, bucket.name)
         for key in walk_keys(storage.data_dir / bucket.name, ""):
             age = now - storage.head_object(bucket.name, key).last_modified.timestamp()
-            if expires(rules, key, age / SECONDS_A_DAY):
+            if is_expired_by_rules(rules, key, age / SECONDS_A_DAY):
                 storage.delete_object(bucket.name, key)
                 deleted.append(f"{bucket.name}/{key}")
     return deleted

@@ -12,7 +12,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 
-def guarded_app(
+def app_with_caller_check(
     table: Sequence[tuple[str, str, Handler]],
     not_found: Handler,
     check_caller: Callable[[Request], None],

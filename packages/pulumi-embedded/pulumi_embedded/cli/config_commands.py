@@ -73,7 +73,7 @@ def set_value(session: Session, options: argparse.Namespace) -> int:
 def set_all(session: Session, options: argparse.Namespace) -> int:
     _check_exists(session)
     config = session.config()
-    for key, value in _values_in_json(options.json) if options.json else []:
+    for key, value in _parse_config_json(options.json) if options.json else []:
         _store(session, config, key, value.text, secret=value.secret, is_path=False)
     for pairs, secret in ((options.plaintext, False), (options.secret, True)):
         for pair in pairs:
@@ -85,7 +85,7 @@ def set_all(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _values_in_json(text: str) -> list[tuple[str, ConfigValue]]:
+def _parse_config_json(text: str) -> list[tuple[str, ConfigValue]]:
     """Keys and values in what `config --json` prints. Raises EngineError."""
     try:
         entries = json.loads(text)
@@ -116,7 +116,7 @@ def _store(
         stored = {"secure": _crypter_for_new(session, config).encrypt(text)}
     elif path:
         stored = _typed(text)
-    key = _as_written(config, session, key)
+    key = _key_as_in_file(config, session, key)
     config.config[key] = _set_at_path(config.config.get(key), path, stored, asked) if path else stored
 
 
@@ -124,7 +124,7 @@ def remove_value(session: Session, options: argparse.Namespace) -> int:
     config = session.config()
     key, path = _key(session, options.key, options.path)
     parent: Any = config.config
-    *above, last = [_as_written(config, session, key), *path]
+    *above, last = [_key_as_in_file(config, session, key), *path]
     for part in above:
         if not _has(parent, part):
             return 0
@@ -145,7 +145,7 @@ def _key(session: Session, key: str, is_path: bool) -> tuple[str, paths.Path]:
     return full_key(session.project.name, name), parts[1:]
 
 
-def _as_written(config: StackConfig, session: Session, key: str) -> str:
+def _key_as_in_file(config: StackConfig, session: Session, key: str) -> str:
     """The key in the form that the file already uses, if it has it."""
     return next(
         (str(found) for found in config.config if full_key(session.project.name, str(found)) == key), key

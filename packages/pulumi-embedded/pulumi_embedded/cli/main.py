@@ -30,11 +30,11 @@ _Option = tuple[tuple[str, ...], dict[str, Any]]
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command, and return its exit status."""
     parser = make_parser()
-    options, unknown = parser.parse_known_args(_without_values_of_flags(arguments))
-    unknown = _without_late_value(options, unknown)
+    options, unknown = parser.parse_known_args(_normalize_flag_values(arguments))
+    unknown = _without_value_after_options(options, unknown)
     if unknown:
         command = getattr(options, "command_line", parser.prog)
-        known = getattr(options, "known_options", _names_of(_SHARED))
+        known = getattr(options, "known_options", _option_names_for_help(_SHARED))
         parser.exit(2, f"error: {unknown_arguments(command, unknown, known)}\n")
     if not hasattr(options, "function"):
         parser.print_help()
@@ -55,7 +55,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return 1
 
 
-def _without_values_of_flags(arguments: Sequence[str]) -> list[str]:
+def _normalize_flag_values(arguments: Sequence[str]) -> list[str]:
     """With `--yes` for `--yes=true`, and without `--yes=false`: no flag is on by default."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     kept = []
@@ -68,7 +68,7 @@ def _without_values_of_flags(arguments: Sequence[str]) -> list[str]:
     return [*kept, *arguments[end:]]
 
 
-def _without_late_value(options: argparse.Namespace, unknown: list[str]) -> list[str]:
+def _without_value_after_options(options: argparse.Namespace, unknown: list[str]) -> list[str]:
     """What is left of the arguments without the value in `config set KEY --secret -- VALUE`.
 
     argparse ends the positional arguments at the first option.
@@ -109,7 +109,7 @@ def _shared_options() -> argparse.ArgumentParser:
     return shared
 
 
-def _names_of(options: Sequence[_Option]) -> list[str]:
+def _option_names_for_help(options: Sequence[_Option]) -> list[str]:
     """What `--help` lists of them."""
     return [
         name for names, settings in options if settings.get("help") != argparse.SUPPRESS for name in names
@@ -289,7 +289,7 @@ def _add(
     added: argparse.ArgumentParser = where.add_parser(
         name, parents=[_shared_options()], help=help_, aliases=list(aliases), allow_abbrev=False
     )
-    known = _names_of([*options, *_SHARED])
+    known = _option_names_for_help([*options, *_SHARED])
     added.set_defaults(function=function, command_line=added.prog, known_options=known)
     for names, settings in options:
         added.add_argument(*names, **settings)

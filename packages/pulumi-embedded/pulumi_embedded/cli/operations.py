@@ -12,7 +12,7 @@ from pulumi_embedded.cli import stacks
 from pulumi_embedded.deployment.events import Listener
 from pulumi_embedded.deployment.run import Run
 from pulumi_embedded.deployment.targets import RunOptions, Targets
-from pulumi_embedded.display.event_stream import EventStream, opened_event_log
+from pulumi_embedded.display.event_stream import EventStream, open_event_log
 from pulumi_embedded.display.lines import Display, report_as_json
 from pulumi_embedded.errors import CANCELLED, CHANGES, FAILED, NeedsCliError, UsageError
 from pulumi_embedded.session import Session
@@ -20,24 +20,24 @@ from pulumi_embedded.session import Session
 
 def run_preview(session: Session, options: argparse.Namespace) -> int:
     stacks.select_only_stack(session)
-    with _started(session, options, program=True) as running:
+    with _started_run(session, options, program=True) as running:
         succeeded = running.preview("update", running.run.preview)
-        return _status(succeeded, running.display, options, "preview")
+        return _exit_status(succeeded, running.display, options, "preview")
 
 
 def run_up(session: Session, options: argparse.Namespace) -> int:
     stacks.select_only_stack(session)
-    return _operate(session, options, "update", Run.preview, Run.update, program=True)
+    return _run_operation(session, options, "update", Run.preview, Run.update, program=True)
 
 
 def run_refresh(session: Session, options: argparse.Namespace) -> int:
-    return _operate(
+    return _run_operation(
         session, options, "refresh", Run.preview_refresh, Run.refresh, program=options.run_program
     )
 
 
 def run_destroy(session: Session, options: argparse.Namespace) -> int:
-    status = _operate(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
+    status = _run_operation(session, options, "destroy", Run.preview_destroy, Run.destroy, program=False)
     if status == 0 and options.remove:
         if options.target or options.exclude:
             print("The stack was not removed, because it still has resources.")
@@ -50,7 +50,7 @@ def run_destroy(session: Session, options: argparse.Namespace) -> int:
 _TITLES = {"update": "Updating", "refresh": "Refreshing", "destroy": "Destroying"}
 
 
-def _operate(
+def _run_operation(
     session: Session,
     options: argparse.Namespace,
     what: str,
@@ -65,21 +65,21 @@ def _operate(
         raise UsageError(
             "--yes or --skip-preview or --preview-only must be passed in to proceed when running in non-interactive mode"
         )
-    with _started(session, options, program=program) as running:
+    with _started_run(session, options, program=program) as running:
         if preview_only or not options.skip_preview:
             succeeded = running.preview(what, lambda: preview_run(running.run))
             if preview_only or not succeeded:
-                return _status(succeeded, running.display, options, what)
+                return _exit_status(succeeded, running.display, options, what)
             if program:
                 running.run.start_next_program()
             if not options.yes and not _confirm(what):
                 return CANCELLED
         succeeded = running.change(_TITLES[what], lambda: change(running.run))
-        return _status(succeeded, running.display, options, what)
+        return _exit_status(succeeded, running.display, options, what)
 
 
 @dataclass
-class _Running:
+class _DisplayedRun:
     """The run of a command, its display, and its event streams: `--event-log` and, for `--json`, stdout."""
 
     run: Run
@@ -92,7 +92,7 @@ class _Running:
         streams = [self.logged] if self.logged else []
         succeeded = self._show(f"Previewing {what}", run, streams, preview=True)
         if self.printed is not None:
-            report = report_as_json(self.display.report, self.run.shown_config(), self.display.masked)
+            report = report_as_json(self.display.report, self.run.config_for_display(), self.display.masked)
             sys.stdout.write(report + "\n")
         return succeeded
 
@@ -106,7 +106,7 @@ class _Running:
     ) -> bool:
         self.display.start_run(title, preview=preview)
         for stream in streams:
-            stream.start_run(self.run.shown_config(), preview=preview)
+            stream.start_run(self.run.config_for_display(), preview=preview)
         succeeded = False
         try:
             succeeded = run()
@@ -118,7 +118,7 @@ class _Running:
 
 
 @contextmanager
-def _started(session: Session, options: argparse.Namespace, *, program: bool) -> Iterator[_Running]:
+def _started_run(session: Session, options: argparse.Namespace, *, program: bool) -> Iterator[_DisplayedRun]:
     """The run of a command and its display, both closed at the end."""
     if options.client:
         raise NeedsCliError("an inline program of the Automation API")
@@ -129,7 +129,7 @@ def _started(session: Session, options: argparse.Namespace, *, program: bool) ->
         parallel=max(options.parallel, 1),
         clear_pending_creates=getattr(options, "clear_pending_creates", False),
         run_program=getattr(options, "run_program", False),
-        targets=_targets(options),
+        targets=_targets_from_options(options),
         message=options.message,
         exec_kind=options.exec_kind,
     )
@@ -139,7 +139,7 @@ def _started(session: Session, options: argparse.Namespace, *, program: bool) ->
         if options.json:
             listener = printed = EventStream(listener, display.masked, lambda line: print(line, flush=True))
         if options.event_log:
-            write_line = opened.enter_context(opened_event_log(options.event_log))
+            write_line = opened.enter_context(open_event_log(options.event_log))
             listener = logged = EventStream(listener, display.masked, write_line)
         run = Run(session, listener, run_options, program=program)
         opened.callback(run.close)
@@ -147,10 +147,10 @@ def _started(session: Session, options: argparse.Namespace, *, program: bool) ->
         display.without_outputs = options.suppress_outputs
         display.set_secrets(run.secret_texts())
         display.on_closed = run.stop_starting_steps
-        yield _Running(run, display, logged, printed)
+        yield _DisplayedRun(run, display, logged, printed)
 
 
-def _targets(options: argparse.Namespace) -> Targets:
+def _targets_from_options(options: argparse.Namespace) -> Targets:
     if options.target and options.exclude:
         raise UsageError("--target and --exclude cannot be used together")
     dependents = options.target_dependents or getattr(options, "exclude_dependents", False)
@@ -170,7 +170,7 @@ def _display(session: Session, options: argparse.Namespace) -> Display:
     return Display(session.stack.name, color=color, details=options.diff, stream=stream)
 
 
-def _status(succeeded: bool, display: Display, options: argparse.Namespace, what: str) -> int:
+def _exit_status(succeeded: bool, display: Display, options: argparse.Namespace, what: str) -> int:
     if display.closed:
         raise BrokenPipeError
     if not succeeded:

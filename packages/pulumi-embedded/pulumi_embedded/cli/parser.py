@@ -35,26 +35,28 @@ class CommandParser(argparse.ArgumentParser):
         before = itertools.takewhile(lambda text: text != word, self._arguments)
         # A short option can be joined with its value: `-sdev` means `-s dev`.
         options = [
-            text for text in before if text.startswith("-") and not known.keys() & {_name_of(text), text[:2]}
+            text
+            for text in before
+            if text.startswith("-") and not known.keys() & {_option_name(text), text[:2]}
         ]
         if options:
             return unknown_arguments(self.prog, options, known)
-        return _refusal("command", self.prog, [word], self._commands.choices)
+        return _unknown_arguments_message("command", self.prog, [word], self._commands.choices)
 
 
 def unknown_arguments(command: str, arguments: Sequence[str], known: Iterable[str]) -> str:
     """The message for `arguments` that the command does not take. `known`: the names of its options."""
-    options = [_name_of(text) for text in arguments if text.startswith("-") and text.strip("-")]
+    options = [_option_name(text) for text in arguments if text.startswith("-") and text.strip("-")]
     if options:
-        return _refusal("option", command, options, known)
-    return _refusal("argument", command, arguments, ())
+        return _unknown_arguments_message("option", command, options, known)
+    return _unknown_arguments_message("argument", command, arguments, ())
 
 
-def _name_of(option: str) -> str:
+def _option_name(option: str) -> str:
     return option.partition("=")[0]
 
 
-def _refusal(kind: str, command: str, words: Sequence[str], known: Iterable[str]) -> str:
+def _unknown_arguments_message(kind: str, command: str, words: Sequence[str], known: Iterable[str]) -> str:
     known = list(known)
     named = ", ".join(f"`{word}`{_nearest(word, known)}" for word in words)
     plural = "s" if len(words) > 1 else ""

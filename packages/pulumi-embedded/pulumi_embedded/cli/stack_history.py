@@ -9,14 +9,14 @@ from pulumi_embedded.cli.config_commands import as_json
 from pulumi_embedded.cli.stacks import ago
 from pulumi_embedded.project.config import encrypted, value_of
 from pulumi_embedded.session import Session
-from pulumi_embedded.state.backend import unpacked
+from pulumi_embedded.state.backend import decompress_if_gzip
 
 _TIME = "%Y-%m-%dT%H:%M:%S.000Z"
 _SIGNS = {"create": "+", "delete": "-", "update": "~", "same": " "}
 
 
 def show_history(session: Session, options: argparse.Namespace) -> int:
-    updates = _page(_updates(session), options.page_size, options.page)
+    updates = _page(_recorded_updates(session), options.page_size, options.page)
     if options.json:
         print(json.dumps([_as_json(session, update, options.show_secrets) for update in updates], indent=2))
         return 0
@@ -43,13 +43,13 @@ def _page(updates: list[dict[str, Any]], size: int, page: int) -> list[dict[str,
     return updates[start : start + size]
 
 
-def _updates(session: Session) -> list[dict[str, Any]]:
+def _recorded_updates(session: Session) -> list[dict[str, Any]]:
     """The recorded updates, the newest first."""
     store = session.backend.store
     folder = session.backend.history_folder(session.stack)
     keys = [key for key in store.list_keys(folder) if ".history.json" in key and not key.endswith(".attrs")]
     contents = [store.read(key) for key in sorted(keys, reverse=True)]
-    return [json.loads(unpacked(content)) for content in contents if content is not None]
+    return [json.loads(decompress_if_gzip(content)) for content in contents if content is not None]
 
 
 def _as_json(session: Session, update: dict[str, Any], show_secrets: bool) -> dict[str, Any]:

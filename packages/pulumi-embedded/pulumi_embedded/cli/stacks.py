@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pulumi_embedded import VERSION
 from pulumi_embedded.errors import EngineError, StackNotFoundError
-from pulumi_embedded.program.processes import interpreter
+from pulumi_embedded.program.processes import project_interpreter
 from pulumi_embedded.project import selection
 from pulumi_embedded.properties import urns, values
 from pulumi_embedded.session import Session, create_stack
@@ -82,7 +82,7 @@ def list_stacks(session: Session, options: argparse.Namespace) -> int:
     for name in session.backend.stack_names(session.project.name):
         latest = snapshot.current_deployment(session.backend, StackId(session.project.name, name))
         count = len(latest.get("resources") or [])
-        updated = _moment((latest.get("manifest") or {}).get("time"))
+        updated = _parse_state_time((latest.get("manifest") or {}).get("time"))
         rows.append((name, name == selected, updated, count))
     if options.json:
         print(json.dumps([_row_as_json(*row) for row in rows], indent=2))
@@ -96,7 +96,7 @@ def list_stacks(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _moment(text: str | None) -> datetime | None:
+def _parse_state_time(text: str | None) -> datetime | None:
     """A time from the state, without its nanoseconds, which Python cannot represent."""
     try:
         return datetime.fromisoformat(text or "")
@@ -167,7 +167,7 @@ def _shown(value: values.Value, show_secrets: bool) -> Any:
 def export_stack(session: Session, options: argparse.Namespace) -> int:
     latest = session.deployment()
     if options.show_secrets:
-        latest = serialization.with_plain_secrets(latest, session.state_crypter(latest))
+        latest = serialization.decrypt_secrets(latest, session.state_crypter(latest))
     text = json.dumps({"version": 3, "deployment": latest}, indent=4, ensure_ascii=False) + "\n"
     if options.file:
         Path(options.file).write_text(text, encoding="utf-8")
@@ -180,9 +180,9 @@ def import_stack(session: Session, options: argparse.Namespace) -> int:
     text = (
         Path(options.file).read_text(encoding="utf-8", errors="replace") if options.file else sys.stdin.read()
     )
-    latest = _exported(text)
+    latest = _parse_exported_stack(text)
     stack = session.stack
-    problems = _problems(latest.get("resources") or [], stack)
+    problems = _problems_of_import(latest.get("resources") or [], stack)
     if problems and not options.force:
         problems.append("importing this file could be dangerous; rerun with --force to proceed anyway")
         raise EngineError("\n".join(problems))
@@ -198,7 +198,9 @@ def import_stack(session: Session, options: argparse.Namespace) -> int:
         crypter = session.crypter(session.config(), session.deployment())
         theirs = session.state_crypter(latest)
         if crypter is not None and latest.get("resources"):
-            latest["resources"] = serialization.reencrypted(latest["resources"], theirs or crypter, crypter)
+            latest["resources"] = serialization.reencrypt_secrets(
+                latest["resources"], theirs or crypter, crypter
+            )
         if crypter is not None:
             latest["secrets_providers"] = snapshot.secrets_provider(crypter.salt)
         session.load(latest)  # raises an error if the imported state is invalid
@@ -207,7 +209,7 @@ def import_stack(session: Session, options: argparse.Namespace) -> int:
     return 0
 
 
-def _exported(text: str) -> Json:
+def _parse_exported_stack(text: str) -> Json:
     """The deployment in an exported stack. Raises EngineError if the text is something else."""
     try:
         content = json.loads(text)
@@ -224,7 +226,7 @@ def _exported(text: str) -> Json:
     return found
 
 
-def _problems(items: list[Json], stack: StackId) -> list[str]:
+def _problems_of_import(items: list[Json], stack: StackId) -> list[str]:
     """The reasons, in the CLI's words, why these resources should not be imported."""
     found = []
     for item in items:
@@ -236,7 +238,7 @@ def _problems(items: list[Json], stack: StackId) -> list[str]:
             found.append(
                 f"resource '{urn}' is from a different stack ({urn.project}/{urn.stack} != {stack.project}/{stack.name})"
             )
-    flaw = serialization.find_flaw(items)
+    flaw = serialization.find_state_error(items)
     return [*found, *([f"state file contains errors: {flaw}"] if flaw else [])]
 
 
@@ -245,16 +247,16 @@ def remove_stack(session: Session, options: argparse.Namespace) -> int:
         session.requested = options.name
     stack = session.stack
     if not options.force:
-        _check_empty(session)
+        _check_stack_is_empty(session)
     asks = sys.stdin.isatty() and not getattr(options, "non_interactive", False)
-    if not options.yes and not (asks and _typed_name(stack)):
+    if not options.yes and not (asks and _user_typed_stack_name(stack)):
         raise EngineError("confirmation declined: pass --yes to remove the stack")
     delete_stack(session, force=options.force, preserve_config=options.preserve_config)
     print(f"Stack '{stack.name}' has been removed!")
     return 0
 
 
-def _typed_name(stack: StackId) -> bool:
+def _user_typed_stack_name(stack: StackId) -> bool:
     try:
         return (
             input(f"This will permanently remove the '{stack.name}' stack! Type its name: ").strip()
@@ -264,7 +266,7 @@ def _typed_name(stack: StackId) -> bool:
         return False
 
 
-def _check_empty(session: Session) -> None:
+def _check_stack_is_empty(session: Session) -> None:
     """Raises EngineError if the stack has resources, or creates with an unknown outcome."""
     latest = session.deployment()
     if latest.get("resources"):
@@ -287,7 +289,7 @@ def delete_stack(session: Session, *, force: bool, preserve_config: bool) -> Non
     stack = session.stack
     with locked(session):
         if not force:
-            _check_empty(session)
+            _check_stack_is_empty(session)
         session.backend.remove(stack)
         if not preserve_config:
             session.project.stack_config_file(stack.name).unlink(missing_ok=True)
@@ -324,7 +326,7 @@ def show_versions(session: Session, _options: argparse.Namespace) -> int:
         "Engine": f"{VERSION} (python -m pulumi_embedded)",
         "Pulumi SDK": metadata.version("pulumi"),
         "Python": platform.python_version(),
-        "Program's Python": interpreter(session.project),
+        "Program's Python": project_interpreter(session.project),
         "Project": session.project.name,
         "Backend": session.backend.url,
         "Stacks": ", ".join(session.backend.stack_names(session.project.name)) or "none",

@@ -16,9 +16,9 @@ from pulumi_embedded.state.serialization import Json
 
 
 def delete_from_state(session: Session, options: argparse.Namespace) -> int:
-    with _edited(session) as latest:
+    with _editing_state(session) as latest:
         items = latest.get("resources") or []
-        chosen = {item["urn"] for item in _chosen(items, options)}
+        chosen = {item["urn"] for item in _resources_to_edit(items, options)}
         dependents = {
             urn: [item["urn"] for item in items if item["urn"] not in chosen and urn in _depends_on(item)]
             for urn in chosen
@@ -26,7 +26,9 @@ def delete_from_state(session: Session, options: argparse.Namespace) -> int:
         if options.target_dependents:
             chosen = _with_dependents(items, chosen)
         elif blocked := {urn: found for urn, found in dependents.items() if found}:
-            raise EngineError("\n".join(_why_not(urn, found) for urn, found in sorted(blocked.items())))
+            raise EngineError(
+                "\n".join(_dependents_message(urn, found) for urn, found in sorted(blocked.items()))
+            )
         protected = [item["urn"] for item in items if item["urn"] in chosen and item.get("protect")]
         if protected and not options.force:
             raise EngineError(f"{', '.join(protected)} is protected; pass --force to delete it anyway")
@@ -36,13 +38,13 @@ def delete_from_state(session: Session, options: argparse.Namespace) -> int:
 
 
 def rename_resource(session: Session, options: argparse.Namespace) -> int:
-    with _edited(session) as latest:
+    with _editing_state(session) as latest:
         items = latest.get("resources") or []
         _find(items, options.urn)
         new = str(replace(urns.parse_urn(options.urn), name=options.name))
         if any(item["urn"] == new for item in items):
-            raise EngineError(f"the state has a resource {new} already")
-        _rename_all(latest, {options.urn: new})
+            raise EngineError(f"the state already has a resource {new}")
+        _rename_urns_in_state(latest, {options.urn: new})
     print("Resource renamed")
     return 0
 
@@ -65,7 +67,9 @@ def rename_stack(session: Session, options: argparse.Namespace) -> int:
     with locked(session):
         latest = dict(snapshot.recover_journal(backend, old)[1].deployment)
         items = latest.get("resources") or []
-        _rename_all(latest, {item["urn"]: _in_stack(item["urn"], old.name, new.name) for item in items})
+        _rename_urns_in_state(
+            latest, {item["urn"]: _urn_in_renamed_stack(item["urn"], old.name, new.name) for item in items}
+        )
         backend.write(new, snapshot.checkpoint_of(new, latest))
         _copy_history(backend, old, new)
         backend.remove(old)
@@ -79,8 +83,8 @@ def rename_stack(session: Session, options: argparse.Namespace) -> int:
 
 def _set_protection(session: Session, options: argparse.Namespace, *, is_protected: bool) -> int:
     word = "protected" if is_protected else "unprotected"
-    with _edited(session) as latest:
-        chosen = _chosen(latest.get("resources") or [], options)
+    with _editing_state(session) as latest:
+        chosen = _resources_to_edit(latest.get("resources") or [], options)
         for item in chosen:
             item.pop("protect", None)
             if is_protected:
@@ -89,7 +93,7 @@ def _set_protection(session: Session, options: argparse.Namespace, *, is_protect
     return 0
 
 
-def _in_stack(urn: str, old: str, new: str) -> str:
+def _urn_in_renamed_stack(urn: str, old: str, new: str) -> str:
     """The URN in the renamed stack. Its root resource is named `<project>-<stack>`."""
     parts = urns.parse_urn(urn)
     is_root = parts.type == urns.STACK_TYPE and parts.name == f"{parts.project}-{old}"
@@ -104,17 +108,17 @@ def _copy_history(backend: Backend, old: StackId, new: StackId) -> None:
 
 
 @contextmanager
-def _edited(session: Session) -> Iterator[Json]:
+def _editing_state(session: Session) -> Iterator[Json]:
     """The stack's state to change. It is written if the body succeeds and the result has no errors."""
     with locked(session):
         latest = dict(snapshot.recover_journal(session.backend, session.stack)[1].deployment)
         yield latest
-        if flaw := serialization.find_flaw(latest.get("resources") or []):
-            raise EngineError(f"the state would contain errors: {flaw}")
+        if flaw := serialization.find_state_error(latest.get("resources") or []):
+            raise EngineError(f"the edited state would be invalid: {flaw}")
         session.backend.write(session.stack, snapshot.checkpoint_of(session.stack, latest))
 
 
-def _chosen(items: list[Json], options: argparse.Namespace) -> list[Json]:
+def _resources_to_edit(items: list[Json], options: argparse.Namespace) -> list[Json]:
     """The resources that the command line names. Raises EngineError if one does not exist or none is named."""
     if options.all:
         return items
@@ -144,7 +148,7 @@ def _with_dependents(items: list[Json], chosen: Iterable[str]) -> set[str]:
     return found
 
 
-def _why_not(urn: str, dependents: list[str]) -> str:
+def _dependents_message(urn: str, dependents: list[str]) -> str:
     lines = "\n".join(f" * {dependent}" for dependent in dependents)
     return (
         f"{urn} can't be safely deleted because the following resources depend on it:\n{lines}\n"
@@ -152,7 +156,7 @@ def _why_not(urn: str, dependents: list[str]) -> str:
     )
 
 
-def _rename_all(latest: Json, new_urns: dict[str, str]) -> None:
+def _rename_urns_in_state(latest: Json, new_urns: dict[str, str]) -> None:
     """Replace URNs, also where resources refer to each other."""
     pending = [entry["resource"] for entry in latest.get("pending_operations") or []]
     for item in [*(latest.get("resources") or []), *pending]:

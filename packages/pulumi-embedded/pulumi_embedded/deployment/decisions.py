@@ -44,7 +44,7 @@ class Decisions:
         registered.new.inputs, failures = provider.check(registered.new.urn, registered.old_inputs, inputs)
         self.on_check_failures(registered, failures)
 
-    def check_as_new(self, registered: RegisteredResource, provider: Provider | None) -> None:
+    def check_inputs_as_new(self, registered: RegisteredResource, provider: Provider | None) -> None:
         """Check again without the old resource, whose values the first check may have carried over."""
         if provider is None:
             return
@@ -60,7 +60,9 @@ class Decisions:
         if old is None:
             return None
         if old.external:
-            raise NeedsCliError(f"managing {goal.name!r}, which this stack has only read until now,")
+            raise NeedsCliError(
+                f"managing the resource {goal.name!r}, which this stack has only read until now,"
+            )
         if self.targets.is_replaced(new.urn):
             return Diff(True, ["id"])
         if old.custom != new.custom or (new.custom and self._has_moved_provider(old, new)):
@@ -78,7 +80,7 @@ class Decisions:
         before, after = urns.provider_urn(old.provider), urns.provider_urn(new.provider)
         return self.index.aliases.taken.get(before, before) != after and UNKNOWN_TEXT not in new.provider
 
-    def cascade_of(self, registered: RegisteredResource, diff: Diff) -> list[Resource]:
+    def find_cascade(self, registered: RegisteredResource, diff: Diff) -> list[Resource]:
         """What must be deleted, in order, before the resource is created again. Empty if it is created first."""
         old, goal = registered.old, registered.goal
         if old is None or not diff.changes or not diff.replaces or old.pending_replacement:
@@ -104,7 +106,11 @@ class Decisions:
         affected = {root.urn}
         found = []
         for resource in self.state.resources:
-            if resource.delete or self.index.is_matched(resource) or not resource.depends_on() & affected:
+            if (
+                resource.delete
+                or self.index.has_registration(resource)
+                or not resource.depends_on() & affected
+            ):
                 continue
             affected.add(resource.urn)
             if resource.custom and not resource.external and self._must_be_replaced(resource, replaced):

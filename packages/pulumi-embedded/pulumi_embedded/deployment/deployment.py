@@ -75,7 +75,7 @@ class Deployment:
         if goal.custom:
             check_package(goal.type, goal.name, goal.version)
         if self.options.run_program:
-            return self._keep_old(goal)
+            return self._register_unchanged(goal)
         with self._lock:
             registered = self._provider_resources.register_resource(goal)
         urn = registered.new.urn
@@ -91,19 +91,21 @@ class Deployment:
         if goal.type != stack_references.REFERENCE_TYPE:
             check_package(goal.type, goal.name, goal.version)
         if self.options.run_program:
-            return self._keep_old(goal)
+            return self._register_unchanged(goal)
         with self._lock:
             registered = self._provider_resources.register_resource(goal)
         new, old = registered.new, registered.old
         new.external, new.id = True, goal.read_id
         try:
             if old is not None and not old.external:
-                raise NeedsCliError(f"reading {goal.name!r}, which this stack has managed until now,")
+                raise NeedsCliError(
+                    f"reading the resource {goal.name!r}, which this stack has managed until now,"
+                )
             if values.has_unknown(goal.read_id) or values.has_unknown(new.inputs):
                 new.id = UNKNOWN_TEXT
                 return Registration(new.urn, UNKNOWN_TEXT, new.inputs)
             if self.stop.stopping.is_set():
-                return self._skipped(new.urn)
+                return self._skipped_registration(new.urn)
             self.steps.read_resource(new, old, self.providers.get_provider(new.provider))
         except EngineError as error:
             return self._fail(new.urn, error)
@@ -121,7 +123,7 @@ class Deployment:
         check_package(function, "", version, f"the function {function}")
         with self._lock:
             reference = reference or self._provider_resources.default_reference(package, version, url)
-        if values.has_unknown(arguments) or self._provider_resources.is_unconfigured(reference):
+        if values.has_unknown(arguments) or self._provider_resources.is_configuration_unknown(reference):
             return {}, []
         return self.providers.get_provider(reference).invoke(function, arguments, preview=self.steps.preview)
 
@@ -177,10 +179,12 @@ class Deployment:
         targets = self.options.targets
         if self.options.run_program:
             return
-        undeclared = [old for old in self.state.resources if old.delete or not self._index.is_matched(old)]
+        undeclared = [
+            old for old in self.state.resources if old.delete or not self._index.has_registration(old)
+        ]
         for old in undeclared:
             if old.pending_replacement:
-                self.steps.drop_row(old)
+                self.steps.drop_from_state(old)
         try:
             targets.check_known([*self._index.news, *self._index.olds])
         except EngineError as error:
@@ -198,10 +202,10 @@ class Deployment:
 
     # Deploying one resource.
 
-    def _keep_old(self, goal: Goal) -> Registration:
+    def _register_unchanged(self, goal: Goal) -> Registration:
         """Answer with the resource of the old state. A resource that does not exist is not created."""
         with self._lock:
-            urn, old = self._index.keep_old(goal)
+            urn, old = self._index.add_unchanged(goal)
         if old is None:
             return Registration(urn, UNKNOWN_TEXT if goal.custom else "", goal.inputs)
         return _registration(old)
@@ -238,11 +242,11 @@ class Deployment:
     ) -> Registration:
         old, new, alias = registered.old, registered.new, registered.alias
         if self.stop.stopping.is_set():
-            return self._skipped(new.urn)
+            return self._skipped_registration(new.urn)
         if old is None:
             self.steps.create_resource(new, alias=alias)
         elif is_deleted or old.pending_replacement:
-            self._decisions.check_as_new(registered, provider)
+            self._decisions.check_inputs_as_new(registered, provider)
             self._recreate(registered, old, diff)
         elif diff is None or not (diff.changes or old.init_errors):
             self.steps.keep_resource(old, new, alias)
@@ -297,7 +301,7 @@ class Deployment:
                 deleted_first = self._decisions.deleted_first
                 other = deleted_first.get(registered.old.urn) if registered.old is not None else None
                 if other is None:
-                    resources = self._decisions.cascade_of(registered, diff) if diff is not None else []
+                    resources = self._decisions.find_cascade(registered, diff) if diff is not None else []
                     cascade = Cascade(resources)
                     for resource in resources:
                         deleted_first.setdefault(resource.urn, cascade)
@@ -330,7 +334,7 @@ class Deployment:
                 f'unable to replace resource "{new.urn}"\nas it is currently marked for protection. To unprotect the '
                 "resource, remove the `protect` flag from the resource in your Pulumi program and run `pulumi up`"
             )
-        self._decisions.check_as_new(registered, provider)
+        self._decisions.check_inputs_as_new(registered, provider)
         if cascade.resources:
             self._delete_first(cascade)
             self._recreate(registered, old, diff)
@@ -356,7 +360,7 @@ class Deployment:
                     pending_replacement=True,
                 )
             if not (resource.pending_replacement or self.steps.preview):
-                raise EngineError(f"{resource.urn} depends on it and could not be deleted")
+                raise EngineError(f"{resource.urn}, which depends on this resource, could not be deleted")
         self._finish(cascade)
 
     def _recreate(self, registered: RegisteredResource, old: Resource, diff: Diff | None) -> None:
@@ -382,9 +386,9 @@ class Deployment:
         """Answer without a step, but report problems with the inputs."""
         if not self.stop.cancelled and not values.has_unknown(registered.goal.inputs):
             self._decisions.check_inputs(registered, self._provider_resources.provider_of(registered.new))
-        return self._skipped(registered.new.urn)
+        return self._skipped_registration(registered.new.urn)
 
-    def _skipped(self, urn: str) -> Registration:
+    def _skipped_registration(self, urn: str) -> Registration:
         with self._lock:
             self._failed_urns.add(urn)
         return Registration(urn, result=SKIP)

@@ -90,7 +90,7 @@ class AliasResolver:
         if old_parent:
             new_name = urns.name_of(goal.parent)
             own = [(goal.type, goal.name), *((urns.type_of(urn), urns.name_of(urn)) for urn in found)]
-            found += [self._inherited(type_, name, new_name, old_parent) for type_, name in own]
+            found += [self._old_urn_of_child(type_, name, new_name, old_parent) for type_, name in own]
         return list(dict.fromkeys(found))
 
     def _old_urn(self, goal: Goal, alias: Alias) -> str:
@@ -109,7 +109,7 @@ class AliasResolver:
             alias.name or goal.name,
         )
 
-    def _inherited(self, type_: str, name: str, parent_name: str, old_parent: str) -> str:
+    def _old_urn_of_child(self, type_: str, name: str, parent_name: str, old_parent: str) -> str:
         """The old URN of a child. A child whose name begins with its parent's name was renamed together with it."""
         if name.startswith(parent_name):
             name = urns.name_of(old_parent) + name.removeprefix(parent_name)

@@ -65,7 +65,7 @@ class ProgramRun:
         monitor = Monitor(self.deployment, self.deployment.listener, settings["root_directory"])
         with running_server(monitor, self.deployment.providers, parallel, self.child.kill) as address:
             self.child.send_settings({**settings, "address": address, "parallel": parallel})
-            output = self.child.follow_output(on_line)
+            output = self.child.forward_output(on_line)
             waiter = threading.Thread(target=self._wait, daemon=True)
             waiter.start()
             self._registered.wait()

@@ -74,11 +74,11 @@ class ProviderResources:
 
     def provider_of(self, new: Resource) -> Provider | None:
         """The provider of a resource. None for a component, or if a preview does not know the provider's configuration."""
-        if not new.custom or self.is_unconfigured(new.provider):
+        if not new.custom or self.is_configuration_unknown(new.provider):
             return None
         return self.providers.get_provider(new.provider)
 
-    def is_unconfigured(self, reference: str) -> bool:
+    def is_configuration_unknown(self, reference: str) -> bool:
         """Whether the provider's configuration is not known yet."""
         return reference in self._unconfigured
 

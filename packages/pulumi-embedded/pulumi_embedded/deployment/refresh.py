@@ -69,7 +69,7 @@ class Refresh:
             return EngineError("canceled")
         self.listener.on_step_started(step)
         try:
-            new = self._compare(old, step)
+            new = self._compare_with_actual(old, step)
         except EngineError as error:
             self.listener.on_step_failed(step, str(error))
             return error
@@ -78,9 +78,9 @@ class Refresh:
         self.listener.on_step_ended(step)
         return new
 
-    def _compare(self, old: Resource, step: ResourceStep) -> Resource | None:
+    def _compare_with_actual(self, old: Resource, step: ResourceStep) -> Resource | None:
         """The actual resource. What differs is noted in the step."""
-        new = self._actual(old)
+        new = self._read_actual_resource(old)
         if new is None:
             op, note = events.DELETE, "gone"
         elif _is_same(old, new):
@@ -98,7 +98,7 @@ class Refresh:
             step.op = op
         return new
 
-    def _actual(self, old: Resource) -> Resource | None:
+    def _read_actual_resource(self, old: Resource) -> Resource | None:
         """The resource as its provider reads it."""
         init_errors: list[str] = []
         try:

@@ -58,7 +58,7 @@ class ResourceIndex:
             self._matched.add(id(old))
         return RegisteredResource(goal, new, old, (old_urn, urn) if old_urn and old_urn != urn else None)
 
-    def keep_old(self, goal: Goal) -> tuple[str, Resource | None]:
+    def add_unchanged(self, goal: Goal) -> tuple[str, Resource | None]:
         """Add a registration that keeps the resource of the old state. Returns its URN, and that resource if there is one."""
         urn = self._urn(goal)
         _, old = self._find_old(goal, urn)
@@ -66,7 +66,7 @@ class ResourceIndex:
             self.news[urn] = old
         return urn, old
 
-    def is_matched(self, old: Resource) -> bool:
+    def has_registration(self, old: Resource) -> bool:
         """Whether this row of the old state belongs to a registration."""
         return id(old) in self._matched
 

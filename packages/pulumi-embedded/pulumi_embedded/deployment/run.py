@@ -98,7 +98,7 @@ class Run:
         return self._change("destroy", self._refresh_first(self._delete_all))
 
     def refresh(self) -> bool:
-        return self._change("refresh", self._refresh_and_settle)
+        return self._change("refresh", self._refresh_and_clear_pending_creates)
 
     def _refresh_first(self, change: Change) -> Change:
         def refresh_and_change(state: StackState, changing: StateSnapshot) -> bool:
@@ -109,7 +109,7 @@ class Run:
 
         return refresh_and_change
 
-    def _refresh_and_settle(self, state: StackState, changing: StateSnapshot) -> bool:
+    def _refresh_and_clear_pending_creates(self, state: StackState, changing: StateSnapshot) -> bool:
         succeeded = self._refresh(state, changing)
         if self._options.run_program:
             succeeded = self._deploy(state, changing) and succeeded
@@ -132,7 +132,7 @@ class Run:
         if recovered:
             self._warn(f"an earlier update was killed; {recovered} of its steps were added to the state")
         key = self._session.state_crypter(checkpoint.deployment)
-        checkpoint = snapshot.change_key(backend, stack, checkpoint, key, self._crypter)
+        checkpoint = snapshot.reencrypt_state(backend, stack, checkpoint, key, self._crypter)
         state = self._session.load(checkpoint.deployment)
         changing = StateSnapshot(backend, stack, self._crypter, checkpoint)
         changing.open(state)
@@ -201,7 +201,7 @@ class Run:
             to_delete = self._options.targets.select_for_delete(existing)
             for resource in state.resources:
                 if resource.pending_replacement:
-                    steps.drop_row(resource)
+                    steps.drop_from_state(resource)
             succeeded = Deletions(steps, self.listener, flag.stopping, self._options).delete_all(to_delete)
         return succeeded and not flag.cancelled
 
@@ -220,7 +220,7 @@ class Run:
         ):
             yield flag
 
-    def shown_config(self) -> dict[str, str]:
+    def config_for_display(self) -> dict[str, str]:
         """The configuration as `--json` shows it."""
         found = self._config.values(self._session.project, self._crypter)
         return {key: "[secret]" if value.secret else value.text for key, value in found.items()}

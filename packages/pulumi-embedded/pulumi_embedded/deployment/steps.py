@@ -184,7 +184,7 @@ class StepRunner:
             if self.snapshot:
                 self.snapshot.record_step(put=[new], drop=[old] if old else [], wait=False)
 
-    def drop_row(self, old: Resource) -> None:
+    def drop_from_state(self, old: Resource) -> None:
         """Drop the row of a resource that was deleted by an earlier run."""
         if self.snapshot:
             self.snapshot.record_step(drop=[old], wait=False)

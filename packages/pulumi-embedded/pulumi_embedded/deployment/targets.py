@@ -58,7 +58,7 @@ class Targets:
         """Raises EngineError with the message if a target matches none of these URNs."""
         known = list(urns)
         for pattern in (*self.patterns, *self.replaced):
-            if not any(_compiled(pattern).fullmatch(urn) for urn in known):
+            if not any(_compile_patterns(pattern).fullmatch(urn) for urn in known):
                 raise EngineError(message.format(pattern))
 
     def select_for_delete(self, resources: list[Resource]) -> list[Resource]:
@@ -87,11 +87,11 @@ class Targets:
 
 
 def _matches(patterns: tuple[str, ...], urn: str) -> bool:
-    return any(_compiled(pattern).fullmatch(urn) for pattern in patterns)
+    return any(_compile_patterns(pattern).fullmatch(urn) for pattern in patterns)
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile_patterns(pattern: str) -> re.Pattern[str]:
     parts = (re.escape(part).replace(r"\*", "[^:]*") for part in pattern.split("**"))
     return re.compile(".*".join(parts), re.DOTALL)
 

@@ -20,7 +20,7 @@ import grpc
 from pulumi_embedded.deployment import events
 from pulumi_embedded.deployment.events import Listener, ResourceStep
 from pulumi_embedded.display import details
-from pulumi_embedded.display.lines import SEVERITIES, change_texts
+from pulumi_embedded.display.lines import SEVERITIES, map_texts
 from pulumi_embedded.errors import EngineError
 from pulumi_embedded.program.grpc_stubs import GRPC_OPTIONS, events_pb2, events_pb2_grpc
 from pulumi_embedded.properties.values import Properties
@@ -98,7 +98,7 @@ class EventStream:
 
     def on_step_failed(self, step: ResourceStep, message: str) -> None:
         self._diagnostic(events.ERROR, step.urn, message, ephemeral=False)
-        self._emit("resOpFailedEvent", {"metadata": _metadata(step), "status": 0, "steps": 1})
+        self._emit("resOpFailedEvent", {"metadata": _step_metadata(step), "status": 0, "steps": 1})
         self._listener.on_step_failed(step, message)
 
     def on_message(self, severity: int, urn: str, text: str, *, ephemeral: bool = False) -> None:
@@ -114,7 +114,7 @@ class EventStream:
 
     def _step(self, step: ResourceStep) -> dict[str, Any]:
         planning = {"planning": True} if self._preview else {}
-        return {"metadata": _metadata(step), **planning}
+        return {"metadata": _step_metadata(step), **planning}
 
     def _diagnostic(self, severity: int, urn: str, text: str, *, ephemeral: bool) -> None:
         content = {
@@ -130,14 +130,14 @@ class EventStream:
     def _emit(self, kind: str, content: dict[str, Any]) -> None:
         if not self._is_running:
             return
-        shown = change_texts(content, self._masked)
+        shown = map_texts(content, self._masked)
         with self._lock:
             event = {"sequence": self._sequence, "timestamp": int(time.time()), kind: shown}
             self._sequence += 1
             self._write_line(json.dumps(event, separators=(",", ":"), ensure_ascii=False))
 
 
-def _metadata(step: ResourceStep) -> dict[str, Any]:
+def _step_metadata(step: ResourceStep) -> dict[str, Any]:
     provider = step.new.provider if step.new else step.old.provider if step.old else ""
     reasons = details.reasons_as_json(step)
     detailed = {
@@ -172,18 +172,20 @@ def _state(resource: Resource | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def opened_event_log(target: str) -> Iterator[WriteLine]:
+def open_event_log(target: str) -> Iterator[WriteLine]:
     """Where `--event-log` writes its lines: a file, or with `tcp://HOST:PORT` the Automation API's server.
 
     Raises EngineError if the file cannot be written or nothing answers at the address.
     """
-    opened = _connected(target.removeprefix(_GRPC)) if target.startswith(_GRPC) else _opened_file(target)
+    opened = (
+        _connect_to_server(target.removeprefix(_GRPC)) if target.startswith(_GRPC) else _open_log_file(target)
+    )
     with opened as write_line:
         yield write_line
 
 
 @contextmanager
-def _opened_file(path: str) -> Iterator[WriteLine]:
+def _open_log_file(path: str) -> Iterator[WriteLine]:
     try:
         file = Path(path).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed below; this only checks that it opens
     except OSError as error:
@@ -193,7 +195,7 @@ def _opened_file(path: str) -> Iterator[WriteLine]:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[WriteLine]:
+def _connect_to_server(address: str) -> Iterator[WriteLine]:
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     requests = (events_pb2.EventRequest(event=line) for line in iter(lines.get, None))
     with grpc.insecure_channel(address, options=GRPC_OPTIONS) as channel:

@@ -221,12 +221,12 @@ class Display:
             "[retain]" if resource and resource.retain_on_delete and step.op != events.SAME else ""
         )
         self.print_line(f"{'    ' * indent}{self._paint(SYMBOLS[step.op])}{step.type}: ({word}){locked}")
-        self._marked(details.step_lines(step, indent))
+        self._print_marked_lines(details.step_lines(step, indent))
         if not self.preview and step.type != urns.STACK_TYPE and step.op != events.REFRESH:
             lines = details.output_lines(step, indent + 1)
-            self._marked([f"{'    ' * (indent + 1)}--outputs:--", *lines] if lines else [])
+            self._print_marked_lines([f"{'    ' * (indent + 1)}--outputs:--", *lines] if lines else [])
 
-    def _marked(self, lines: list[str]) -> None:
+    def _print_marked_lines(self, lines: list[str]) -> None:
         """Print lines, each with its mark in color."""
         for text in lines:
             mark = text.lstrip()[:2]
@@ -248,12 +248,12 @@ class Display:
                 mark = "" if message.severity == events.INFO else f"{SEVERITIES[message.severity]}: "
                 color = {events.ERROR: "31", events.WARNING: "33"}.get(message.severity)
                 # Mask secrets before wrapping: a secret that is broken into two lines would not be found.
-                text = self._wrapped(self.masked(mark + message.text))
+                text = self._wrap_to_terminal(self.masked(mark + message.text))
                 if color:
                     text = text.replace(mark.rstrip(), self._ansi(mark.rstrip(), color), 1)
                 self.print_line("    " + text.replace("\n", "\n    "))
 
-    def _wrapped(self, text: str) -> str:
+    def _wrap_to_terminal(self, text: str) -> str:
         """On a terminal, lines broken at spaces, with room for the indent of diagnostics."""
         if not self._stream.isatty():
             return text
@@ -275,7 +275,7 @@ class Display:
             )
         if lines:
             self.print_line("    --outputs:--" if self._details else "\nOutputs:")
-            self._marked(lines)
+            self._print_marked_lines(lines)
 
     def _summary(self) -> None:
         counts = self.report.step_counts
@@ -304,13 +304,13 @@ class Display:
         return f"\033[{code}m{text}\033[0m" if self._color and code and text.strip() else text
 
 
-def change_texts(value: Any, change: Callable[[str], str]) -> Any:
+def map_texts(value: Any, change: Callable[[str], str]) -> Any:
     """The value with all its texts changed, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
         value = {change(key): item for key, item in value.items()}
-    return values.convert_items(value, lambda item: change_texts(item, change))
+    return values.convert_items(value, lambda item: map_texts(item, change))
 
 
 def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[str], str]) -> str:
@@ -340,7 +340,7 @@ def report_as_json(report: RunReport, config: dict[str, str], masked: Callable[[
             op: count for op, count in report.step_counts.items() if op in (*_COUNTED, events.SAME)
         },
     }
-    return json.dumps(change_texts(content, masked), indent=4, ensure_ascii=False)
+    return json.dumps(map_texts(content, masked), indent=4, ensure_ascii=False)
 
 
 def label_of(urn: str, between: str = "") -> str:

@@ -46,7 +46,7 @@ def lines_of(properties: Properties, indent: int, mark: str = NONE, width: int =
     width = max(width, _width(properties))
     lines: list[str] = []
     for key in sorted(properties):
-        if not _internal(key):
+        if not _is_internal_key(key):
             lines += _under(_named(key, width)(indent, mark), _value(properties[key], indent, mark))
     return lines
 
@@ -58,7 +58,7 @@ def lines_of_changes(
     shown = [
         key
         for key in sorted({**old, **new} if keys is None else {*keys} & {*old, *new})
-        if not _internal(key)
+        if not _is_internal_key(key)
         and not _is_omitted(old, new, key, view)
         and (view.sames or not _unchanged(old, new, key, view))
     ]
@@ -73,7 +73,7 @@ def lines_of_outputs(
         key
         for key in sorted({**old, **new})
         if not _is_omitted(old, new, key, view)
-        and not (_unchanged(old, new, key, view) and not _printed(new[key]))
+        and not (_unchanged(old, new, key, view) and not _is_shown_if_unchanged(new[key]))
     ]
     left_out = [] if sames else [key for key in shown if _unchanged(old, new, key, view)]
     return _properties(shown, old, new, indent, view, left_out)
@@ -96,7 +96,7 @@ def _properties(
 def _property(
     title: Title, old: Properties, new: Properties, key: str, indent: int, view: DiffView
 ) -> list[str]:
-    if _unchanged(old, new, key, view) and not _printed(new[key]):
+    if _unchanged(old, new, key, view) and not _is_shown_if_unchanged(new[key]):
         return []
     return _item(title, old.get(key, MISSING), new.get(key, MISSING), indent, view)
 
@@ -120,14 +120,14 @@ def _difference(title: Title, old: Value, new: Value, indent: int, view: DiffVie
     if isinstance(old, dict) and isinstance(new, dict):
         lines = lines_of_changes(old, new, indent + 1, view)
         return [title(indent, UPDATE) + "{", *lines, _INDENT * indent + "}"]
-    if _is_leaf(old) and _is_leaf(new) and _printed(old) and _printed(new):
+    if _is_leaf(old) and _is_leaf(new) and _is_shown_if_unchanged(old) and _is_shown_if_unchanged(new):
         if isinstance(old, str) and isinstance(new, str):
             return _texts(title, old, new, indent, view)
         return [f"{title(indent, UPDATE)}{_one_line(old)} => {_one_line(new)}"]
     lines = []
-    if _printed(old):
+    if _is_shown_if_unchanged(old):
         lines += _under(title(indent, DELETE), _value(old, indent, DELETE))
-    if _printed(new):
+    if _is_shown_if_unchanged(new):
         lines += _under(title(indent, ADD), _value(new, indent, ADD))
     return lines
 
@@ -217,15 +217,15 @@ def _parsed_json_or_yaml(text: str) -> tuple[str, Any] | None:
             kind, found = "yaml", YAML(typ="safe", pure=True).load(stripped)
         except (YAMLError, ValueError):
             return None
-    return (kind, _by_text(found)) if isinstance(found, (dict, list)) else None
+    return (kind, _keys_and_scalars_as_text(found)) if isinstance(found, (dict, list)) else None
 
 
-def _by_text(value: Any) -> Any:
+def _keys_and_scalars_as_text(value: Any) -> Any:
     """The value with text in place of YAML's other types of keys and values, such as dates."""
     if isinstance(value, dict):
-        return {str(key): _by_text(item) for key, item in value.items()}
+        return {str(key): _keys_and_scalars_as_text(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_by_text(item) for item in value]
+        return [_keys_and_scalars_as_text(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
@@ -251,7 +251,7 @@ def _is_omitted(old: Properties, new: Properties, key: str, view: DiffView) -> b
     return view.preview and key in old and isinstance(new.get(key), Unknown)
 
 
-def _printed(value: Value) -> bool:
+def _is_shown_if_unchanged(value: Value) -> bool:
     """Whether it is shown when unchanged: empty values are not."""
     return value is not None and value != "" and value != [] and value != {}
 
@@ -260,7 +260,7 @@ def _is_leaf(value: Value) -> bool:
     return not isinstance(value, (dict, list, ResourceRef))
 
 
-def _internal(key: str) -> bool:
+def _is_internal_key(key: str) -> bool:
     return key.startswith("__")
 
 

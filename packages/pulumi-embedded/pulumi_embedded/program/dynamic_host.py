@@ -99,10 +99,10 @@ class _RequestCounter(grpc.ServerInterceptor):
 
 def main() -> None:
     """Serve until the engine ends."""
-    from lazy_automation import postpone_automation  # type: ignore[import-not-found]  # beside this script
+    from lazy_automation import import_automation_lazily  # type: ignore[import-not-found]  # beside this script
 
     sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python -m` would set it
-    postpone_automation()
+    import_automation_lazily()
     try:
         importlib.import_module(
             "pulumi.dynamic"

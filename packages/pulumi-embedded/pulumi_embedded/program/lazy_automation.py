@@ -25,6 +25,6 @@ class _LazyAutomation:
         return spec
 
 
-def postpone_automation() -> None:
+def import_automation_lazily() -> None:
     """Call this before `import pulumi`."""
     sys.meta_path.insert(0, _LazyAutomation())

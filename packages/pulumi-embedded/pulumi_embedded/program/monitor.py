@@ -76,7 +76,7 @@ class Registrar(Protocol):
         """Called when the program has registered everything. Returns after the deletions."""
 
 
-def _aborting(call: Callable[[Any, Any], Any]) -> Any:
+def _abort_on_error(call: Callable[[Any, Any], Any]) -> Any:
     """A handler that aborts with the failure's message: gRPC would hide an exception's type and message."""
 
     def handle(self: Monitor, request: Any, context: Any) -> Any:
@@ -109,9 +109,9 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
     def SupportsFeature(self, _request: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask for GetDeploymentInfo")
 
-    @_aborting
+    @_abort_on_error
     def RegisterResource(self, request: Any) -> Any:
-        answer = self._registrar.register_resource(goal_of(request, self._root))
+        answer = self._registrar.register_resource(goal_from_request(request, self._root))
         return resource_pb2.RegisterResourceResponse(
             urn=answer.urn,
             id=answer.id,
@@ -119,21 +119,21 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
             result=answer.result,
         )
 
-    @_aborting
+    @_abort_on_error
     def RegisterResourceOutputs(self, request: Any) -> Any:
         self._registrar.register_outputs(request.urn, values.from_struct(request.outputs))
         return empty_pb2.Empty()
 
-    @_aborting
+    @_abort_on_error
     def SignalAndWaitForShutdown(self, _request: Any) -> Any:
         self._registrar.end_registrations()
         return empty_pb2.Empty()
 
-    @_aborting
+    @_abort_on_error
     def ReadResource(self, request: Any) -> Any:
         if request.packageRef:
             raise NeedsCliError(f"a parameterized package on {request.type} {request.name!r}")
-        answer = self._registrar.read_resource(read_goal_of(request, self._root))
+        answer = self._registrar.read_resource(read_goal_from_request(request, self._root))
         return resource_pb2.ReadResourceResponse(
             urn=answer.urn,
             id=answer.id,
@@ -141,7 +141,7 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineS
             result=answer.result,
         )
 
-    @_aborting
+    @_abort_on_error
     def Invoke(self, request: Any) -> Any:
         if request.packageRef:
             raise NeedsCliError(f"a parameterized package for the function {request.tok}")
@@ -187,14 +187,14 @@ def _add_unsupported(method: str, name_of: Callable[[Any], str]) -> None:
     def refuse(_monitor: Any, request: Any) -> Any:
         raise NeedsCliError(name_of(request))
 
-    setattr(Monitor, method, _aborting(refuse))
+    setattr(Monitor, method, _abort_on_error(refuse))
 
 
 for _method, _name_of in _UNSUPPORTED.items():
     _add_unsupported(_method, _name_of)
 
 
-def goal_of(request: Any, root: str) -> Goal:
+def goal_from_request(request: Any, root: str) -> Goal:
     """The registration in a request. Raises NeedsCliError for unsupported features."""
     _refuse_unsupported(request)
     return replace(
@@ -213,7 +213,7 @@ def goal_of(request: Any, root: str) -> Goal:
     )
 
 
-def read_goal_of(request: Any, root: str) -> Goal:
+def read_goal_from_request(request: Any, root: str) -> Goal:
     """The look-up in a request."""
     return replace(
         _shared_goal(request, root),
@@ -232,7 +232,7 @@ def _shared_goal(request: Any, root: str) -> Goal:
         provider=request.provider,
         dependencies=list(request.dependencies),
         additional_secret_outputs=list(request.additionalSecretOutputs),
-        source_position=_position(request.sourcePosition, root),
+        source_position=_source_position(request.sourcePosition, root),
         version=request.version,
         plugin_url=request.pluginDownloadURL,
     )
@@ -280,7 +280,7 @@ def _timeouts(timeouts: Any) -> dict[str, float]:
     return found
 
 
-def _position(position: Any, root: str) -> str:
+def _source_position(position: Any, root: str) -> str:
     """`file:///…` as `project:///<path relative to the project's folder>#<line>`."""
     parsed = urlparse(position.uri)
     if parsed.scheme != "file":

@@ -25,7 +25,7 @@ _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _SECRET_VARIABLES: Final = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 
 
-def interpreter(project: Project) -> str:
+def project_interpreter(project: Project) -> str:
     """The Python of the project's virtual environment if there is one, otherwise the engine's own."""
     if project.virtualenv:
         for path in ("bin/python", "Scripts/python.exe"):
@@ -41,7 +41,7 @@ class ChildProcess:
     @classmethod
     def start_script(cls, name: str, project: Project) -> ChildProcess:
         """Start one of this package's scripts with the project's interpreter."""
-        return cls([interpreter(project), "-u", str(_PACKAGE / name)], project)
+        return cls([project_interpreter(project), "-u", str(_PACKAGE / name)], project)
 
     def __init__(self, command: list[str], project: Project) -> None:
         inherited = {key: value for key, value in os.environ.items() if key not in _SECRET_VARIABLES}
@@ -69,7 +69,7 @@ class ChildProcess:
         assert self._process.stdout is not None  # noqa: S101 - created with a pipe
         return self._process.stdout.readline().decode(errors="replace").strip()
 
-    def follow_output(
+    def forward_output(
         self, on_line: Callable[[str], None], *, stdout: bool = True, stderr: bool = True
     ) -> list[threading.Thread]:
         """Pass on every line that it prints to these streams. Follow stdout after `first_line`."""

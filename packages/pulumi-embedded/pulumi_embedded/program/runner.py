@@ -26,13 +26,13 @@ ALREADY_REPORTED = 32
 
 def main() -> int:
     """Run the program that the settings name, and return its exit status."""
-    from lazy_automation import postpone_automation  # type: ignore[import-not-found]  # beside this script
+    from lazy_automation import import_automation_lazily  # type: ignore[import-not-found]  # beside this script
 
     sys.path[0] = os.getcwd()  # noqa: PTH109 - replaces this script's folder, as `python __main__.py` would set it
     # A program's objects mostly live until it ends. With Python's default thresholds, garbage collection
     # takes a quarter of the CPU time at 1,000 resources.
     gc.set_threshold(100_000, 50, 100)
-    postpone_automation()
+    import_automation_lazily()
     try:
         import pulumi
         import pulumi.dynamic.dynamic as dynamic

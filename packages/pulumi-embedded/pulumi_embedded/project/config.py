@@ -60,7 +60,7 @@ def _read(path: Path) -> Any:
             raise EngineError(f"{path.name}:{line}: {_CONFLICT}")
         content = _yaml().load(text)
     except DuplicateKeyError as error:
-        raise EngineError(f"{path.name}{_duplicate(error)}") from None
+        raise EngineError(f"{path.name}{_describe_duplicate_key(error)}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise EngineError(f"{path.name} is not valid YAML: {error}") from None
     except (
@@ -69,7 +69,7 @@ def _read(path: Path) -> Any:
         TypeError,
         ValueError,
     ) as error:  # raised for a value that does not fit its tag, such as `!!bool 1`
-        raise EngineError(f"{path.name} has a value that does not fit its tag ({error})") from None
+        raise EngineError(f"{path.name} has a value that does not match its YAML tag ({error})") from None
     except RecursionError:
         raise EngineError(f"{path.name} has lists or keys that are nested too deeply") from None
     if content is None:
@@ -79,7 +79,7 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _duplicate(error: DuplicateKeyError) -> str:
+def _describe_duplicate_key(error: DuplicateKeyError) -> str:
     """`:3: a occurs a second time; delete one`."""
     line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
     key = re.search(r'duplicate key "(.*?)" with value', error.problem or "")
@@ -238,7 +238,7 @@ def _defaults(project: Project) -> dict[str, Any]:
     found = {}
     for key, declared in project.config.items():
         value = declared
-        if is_declaration(declared):
+        if is_config_declaration(declared):
             value = declared.get("value", declared.get("default"))
             if value is None:
                 continue
@@ -246,7 +246,7 @@ def _defaults(project: Project) -> dict[str, Any]:
     return found
 
 
-def is_declaration(declared: Any) -> bool:
+def is_config_declaration(declared: Any) -> bool:
     """Whether this entry of Pulumi.yaml declares a value's type or default, rather than being the value."""
     return isinstance(declared, dict) and bool(declared.keys() & _DECLARES)
 

@@ -8,14 +8,14 @@ import re
 from typing import Any, Final
 
 from pulumi_embedded.errors import EngineError
-from pulumi_embedded.project.config import ConfigValue, Project, full_key, is_declaration
+from pulumi_embedded.project.config import ConfigValue, Project, full_key, is_config_declaration
 
 _INTEGER: Final = re.compile(r"[+-]?\d+")
 
 
 def check_config(stack: str, project: Project, values: dict[str, ConfigValue]) -> None:
     """Raises EngineError if a value, or a default of the project, does not match its declaration."""
-    declared = {key: found for key, found in sorted(project.config.items()) if is_declaration(found)}
+    declared = {key: found for key, found in sorted(project.config.items()) if is_config_declaration(found)}
     missing = [key for key in declared if full_key(project.name, key) not in values and _is_own(project, key)]
     if missing:
         *others, last = [f"'{key}'" for key in missing]

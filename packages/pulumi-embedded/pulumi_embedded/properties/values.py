@@ -117,7 +117,7 @@ def _message(value: Value, secrets: bool, refs: bool) -> Any:
         inside = _message(value.value, secrets, refs)
         return {SIGNATURE: SECRET, "value": inside} if secrets else inside
     if isinstance(value, ResourceRef):
-        return _message(_full_ref(value) if refs else _bare_ref(value), secrets, refs)
+        return _message(_reference_with_id(value) if refs else _reference_as_text(value), secrets, refs)
     return convert_items(value, lambda item: _message(item, secrets, refs))
 
 
@@ -130,7 +130,7 @@ def convert_items(value: Value, convert: Callable[[Value], Any]) -> Any:
     return value
 
 
-def _full_ref(ref: ResourceRef) -> Properties:
+def _reference_with_id(ref: ResourceRef) -> Properties:
     found: Properties = {SIGNATURE: RESOURCE, "urn": ref.urn}
     if ref.custom:
         found["id"] = ref.id if ref.id is not None else ""
@@ -139,7 +139,7 @@ def _full_ref(ref: ResourceRef) -> Properties:
     return found
 
 
-def _bare_ref(ref: ResourceRef) -> Value:
+def _reference_as_text(ref: ResourceRef) -> Value:
     if not ref.custom:
         return ref.urn
     return ref.id if ref.id not in (None, "") else UNKNOWN

@@ -80,7 +80,7 @@ class Plugin(Provider):
     def _connect(self) -> None:
         if self._stub is None:
             self._child = self._start()
-            self._child.follow_output(self._on_output_line, stdout=False)
+            self._child.forward_output(self._on_output_line, stdout=False)
             self._connect_to(self._child)
             self._handshake()
 

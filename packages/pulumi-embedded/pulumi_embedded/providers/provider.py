@@ -199,7 +199,7 @@ class Provider:
             raise EngineError(f"the provider process did not start{': ' + port if port else ''}")
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS)
         self._stub = provider_pb2_grpc.ResourceProviderStub(self._channel)
-        child.follow_output(self._on_output_line, stderr=False)
+        child.forward_output(self._on_output_line, stderr=False)
 
     def kill(self) -> None:
         if self._child is not None:

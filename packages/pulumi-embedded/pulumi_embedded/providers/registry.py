@@ -130,7 +130,7 @@ class ProviderRegistry:
             "PULUMI_ROOT_DIRECTORY": str(self.project.folder),
         }
         child.send_settings({"address": self._address, "parallel": self.parallel, "environment": environment})
-        child.follow_output(self.on_line, stdout=False)
+        child.forward_output(self.on_line, stdout=False)
         return child
 
 

@@ -72,7 +72,8 @@ class Backend:
         """Raises NeedsCliError for the layout that Pulumi used before it kept stacks by project."""
         if self.store.read(_META) is None and any(_stack_name(key) for key in self.store.list_keys("stacks")):
             raise NeedsCliError(
-                f"the backend {self.url}", "its layout is from before Pulumi 3.61; run `pulumi state upgrade`"
+                f"the backend {self.url}",
+                "the backend has the layout from before Pulumi 3.61; run `pulumi state upgrade`",
             )
 
     def stack_key(self, stack: StackId) -> str | None:
@@ -111,7 +112,7 @@ class Backend:
         # not accessible.
         checkpoint = self.store.read(self.stack_key(stack) or plain)
         if checkpoint is not None:
-            return unpacked(checkpoint)
+            return decompress_if_gzip(checkpoint)
         zstd = f"{plain}.zst"
         if self.store.read(zstd) is not None:
             raise NeedsCliError(f"the compressed state {zstd}")
@@ -174,7 +175,7 @@ def _stack_name(key: str) -> str:
     return name.removesuffix(".json") if name.endswith(".json") else ""
 
 
-def unpacked(content: bytes) -> bytes:
+def decompress_if_gzip(content: bytes) -> bytes:
     """The content, decompressed if it is gzip. Damaged content is returned as it is; parsing it reports the damage."""
     if not content.startswith(_GZIP_MAGIC):
         return content

@@ -143,12 +143,12 @@ def read_leftover(log: Log, checkpoint: str, deployment: Json) -> LeftoverJourna
     if head is None:
         return None
     if not isinstance(head, dict) or head.get("journal") != _VERSION:
-        raise ValueError("it is damaged, or was written by another version of this engine")
+        raise ValueError("the journal is damaged, or was written by another version of this engine")
     folds = [
         i for i, line in enumerate(lines, 1) if isinstance(line, dict) and line.get("fold") == checkpoint
     ]
     if not folds and head["checkpoint"] != checkpoint:
-        raise ValueError("the state file has been changed since it was written")
+        raise ValueError("the state file was changed after the journal was written")
     # Changes can follow a fold record: if writing the checkpoint reported an error although it succeeded,
     # the run continued.
     folded = folds[-1] if folds else 0

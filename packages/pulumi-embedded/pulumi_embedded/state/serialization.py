@@ -190,12 +190,12 @@ def _secret(value: Json, crypter: Crypter | None) -> values.Secret:
     return values.Secret(value_from_json(json.loads(text), crypter), value["ciphertext"], crypter.salt)
 
 
-def reencrypted(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
+def reencrypt_secrets(stored: Any, old: Crypter | None, new: Crypter | None) -> Any:
     """A part of the file with its secrets encrypted with another key. Raises EngineError if a needed key is missing."""
     return _convert_secrets(stored, old, lambda secret: value_to_json(secret, new))
 
 
-def with_plain_secrets(stored: Any, crypter: Crypter | None) -> Any:
+def decrypt_secrets(stored: Any, crypter: Crypter | None) -> Any:
     """A part of the file with its secrets in plain text. Raises EngineError if it has secrets and there is no crypter."""
     return _convert_secrets(stored, crypter, _plain_secret)
 
@@ -262,7 +262,7 @@ def rename_references(item: Json, aliases: dict[str, str]) -> None:
         }
 
 
-def find_flaw(items: list[Json]) -> str:
+def find_state_error(items: list[Json]) -> str:
     """Why the CLI would reject the state, in its words. Empty if it would not."""
     seen: set[str] = set()
     counts: Counter[str] = Counter()

@@ -27,7 +27,7 @@ from pulumi_embedded.state.serialization import (
     StackState,
     current_time,
     encode_json,
-    reencrypted,
+    reencrypt_secrets,
     resource_to_json,
 )
 
@@ -102,7 +102,7 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
             f"aside as {aside}. Run `pulumi refresh`, or repeat this command to continue without it"
         ) from None
     if found is not None:
-        deployment = _with_rows(checkpoint.deployment, found.rows)
+        deployment = _deployment_with_rows(checkpoint.deployment, found.rows)
         content = checkpoint_of(stack, deployment)
         checkpoint = Checkpoint(journal.checkpoint_digest(content), deployment)
         # Record the checkpoint in the journal first, in case of a crash after the checkpoint is written and
@@ -113,7 +113,7 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
     return found.steps if found else 0, checkpoint
 
 
-def change_key(
+def reencrypt_state(
     backend: Backend, stack: StackId, checkpoint: Checkpoint, old: Crypter | None, new: Crypter | None
 ) -> Checkpoint:
     """Encrypt the state's secrets with the configuration's key, which the steps use too. Returns the new checkpoint.
@@ -125,7 +125,7 @@ def change_key(
     deployment = dict(checkpoint.deployment)
     for part in ("resources", "pending_operations"):
         if deployment.get(part):
-            deployment[part] = reencrypted(deployment[part], old, new)
+            deployment[part] = reencrypt_secrets(deployment[part], old, new)
     deployment["secrets_providers"] = secrets_provider(new.salt)
     content = checkpoint_of(stack, deployment)
     backend.write(stack, content)
@@ -141,11 +141,11 @@ def current_deployment(backend: Backend, stack: StackId) -> Json:
         log = backend.journal(stack)
         found = journal.read_leftover(log, checkpoint.digest, checkpoint.deployment)
         if found is not None:
-            return _with_rows(checkpoint.deployment, found.rows)
+            return _deployment_with_rows(checkpoint.deployment, found.rows)
     return checkpoint.deployment
 
 
-def _with_rows(deployment: Json, rows: StateRows) -> Json:
+def _deployment_with_rows(deployment: Json, rows: StateRows) -> Json:
     """The deployment with these resources and pending operations, its keys in the CLI's order."""
     found = {"metadata": {}, **deployment}
     for key, content in (
@@ -251,9 +251,9 @@ class StateSnapshot:
         try:
             journal_.flush(ticket)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._save_failure(error) from None
 
-    def _failed(self, error: OSError) -> EngineError:
+    def _save_failure(self, error: OSError) -> EngineError:
         self._failure = EngineError(
             f"the state cannot be saved: {error}. Free disk space, then run any command on the stack: the steps that "
             "could be written are in its journal and will be added to the state"
@@ -278,7 +278,7 @@ class StateSnapshot:
         checkpoint = self._content()
         digest = journal.checkpoint_digest(checkpoint)
         try:
-            self._announce(digest)
+            self._record_next_checkpoint(digest)
             self._backend.write(self._stack, checkpoint)
             self._has_changes = False
             self._journal = None
@@ -287,13 +287,13 @@ class StateSnapshot:
             else:
                 self._journal = Journal(self._log, digest, self._rows)
         except OSError as error:
-            raise self._failed(error) from None
+            raise self._save_failure(error) from None
 
     def _content(self) -> bytes:
-        deployment = _with_rows({**self._deployment, "manifest": _manifest()}, self._rows)
+        deployment = _deployment_with_rows({**self._deployment, "manifest": _manifest()}, self._rows)
         return checkpoint_of(self._stack, deployment)
 
-    def _announce(self, checkpoint: str) -> None:
+    def _record_next_checkpoint(self, checkpoint: str) -> None:
         """Record in the journal which checkpoint will contain it."""
         if self._journal is None:
             return
