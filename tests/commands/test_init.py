@@ -6,10 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from flux_training.commands.init.existing import MOVED, ExistingSetup
 
 from flux_training.commands.init import command
 from flux_training.commands.init.command import commit_of_tool, source_of_package, unreachable
+from flux_training.commands.init.existing import MOVED, ExistingSetup
 from flux_training.commands.init.renaming import ProjectRename
 from flux_training.training.errors import FluxError
 

@@ -365,7 +365,7 @@ def test_a_relative_cwd_finds_the_same_state(stack: EngineStack) -> None:
             "Pulumi.dev.yaml:2: contains the markers of a merge conflict; keep one version",
         ),
         ("Pulumi.dev.yaml", "config: [a]\n", "Pulumi.dev.yaml: `config` must contain keys with values"),
-        ("Pulumi.dev.yaml", "config:\n  test:a: !!bool 1\n", "a value that does not fit its tag"),
+        ("Pulumi.dev.yaml", "config:\n  test:a: !!bool 1\n", "a value that does not match its YAML tag"),
         ("Pulumi.dev.yaml", f"config:\n  test:a: {'[' * 5000}\n", "nested too deeply"),
     ],
 )
