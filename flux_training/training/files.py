@@ -1,6 +1,7 @@
 """Atomic writing, natural sorting, and a lock per folder."""
 
 import contextlib
+import difflib
 import errno
 import fcntl
 import os
@@ -26,6 +27,8 @@ DRIVE_GONE = ("the disk or network drive does not answer", "check that the drive
 # These errors are only explained if they name a file. Otherwise the cause is a connection or a terminal,
 # not a disk.
 REMEDIES_OF_FILES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), DRIVE_GONE)
+# Names with another digit are other files on purpose, such as `dataset2`.
+MIN_SIMILARITY = 0.85
 # Error numbers from file systems that do not support locks, such as some network drives.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 # The name of a temporary file contains at most this many characters of the target's name. Four bytes per
@@ -103,6 +106,24 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     # Text and numbers alternate in the key, so text is never compared with a number.
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def rename_hint(folder: Path, name: str, is_folder: bool = False) -> str:
+    """`; rename Train.yml to train.yml`, if the folder has a file whose name is nearly the expected one; otherwise empty."""
+    try:
+        with os.scandir(folder) as found:
+            names = sorted(entry.name for entry in found if entry.is_dir() == is_folder)
+    except OSError:
+        return ""
+    likely = max(names, key=lambda known: _similarity(known, name), default="")
+    return f"; rename {likely} to {name}" if _similarity(likely, name) >= MIN_SIMILARITY else ""
+
+
+def _similarity(one: str, other: str) -> float:
+    """From 0 to 1, without regard to case; 0 for the same name, and for names with other digits."""
+    if one == other or re.findall(r"\d", one) != re.findall(r"\d", other):
+        return 0.0
+    return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio()
 
 
 @contextlib.contextmanager

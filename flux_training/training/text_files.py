@@ -27,6 +27,17 @@ MAX_QUOTED = 80
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Characters that look like a space or a quotation mark but have no meaning in YAML.
 LOOKALIKES = re.compile("[\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff\u2018\u2019\u201c\u201d]")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# How JPEG, GIF and WebP files begin. Only PNG's signature shows by itself that line endings were changed.
+BINARY_STARTS = (b"\xff\xd8\xff", b"GIF8", b"RIFF", PNG_SIGNATURE[:4])
+# By chance, one line feed of 256 follows a carriage return. Of so many, all do only in a file that was changed.
+MIN_LINE_FEEDS = 8
+RETURNS_ADDED = "carriage returns were added to it, as to a text file for Windows"
+RETURNS_REMOVED = "its carriage returns were removed, as from a text file for Linux"
+BINARY_FIX = (
+    "add a line such as `*.jpg binary` to .gitattributes, delete the file and run `git checkout -- FILE`; "
+    "if it was committed or copied like this, copy it again from its source (FTP: in binary mode)"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,22 @@ def normalized(raw: bytes) -> bytes:
 def normalized_text(text: str) -> str:
     """Like `normalized`, for text that is already decoded."""
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def changed_line_endings(raw: bytes) -> str:
+    """How git, FTP or an editor changed the line endings of an image; empty if nothing shows that.
+
+    Most such JPEG files can still be decoded, to a picture with wrong lines.
+    """
+    if raw.startswith(b"\x89PNG\n\x1a\n"):
+        return RETURNS_REMOVED
+    line_feeds = raw.count(b"\n")
+    is_image = raw.startswith(BINARY_STARTS) and not raw.startswith(PNG_SIGNATURE)
+    return (
+        RETURNS_ADDED
+        if is_image and line_feeds >= MIN_LINE_FEEDS and raw.count(b"\r\n") == line_feeds
+        else ""
+    )
 
 
 def git_artefact(raw: bytes) -> GitArtefact | None:

@@ -1,8 +1,11 @@
 """Text for display: untrusted text (from nodes, services, captions) made safe, counts, and suggestions."""
 
+# ruff: noqa: RUF001 - a table of letters that look alike
+
 import difflib
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from flux_training.training.environment import pulumi_command
@@ -11,6 +14,14 @@ MAX_LINE_LENGTH = 400
 # If several places have the same finding, at most this many are listed.
 MAX_PLACES = 3
 DEFAULT_STACK = "dev"
+# Cyrillic and Greek letters that look like Latin ones.
+LOOK_ALIKES = dict(
+    zip(
+        "аеорсухіјѕһԁԛԝАВЕКМНОРСТУХІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧονı",
+        "aeopcyxijshdqwABEKMHOPCTYXIJSABEZHIKMNOPTYXovi",
+        strict=True,
+    )
+)
 
 
 def printable(text: str, limit: int = 4000) -> str:
@@ -77,6 +88,17 @@ def most_similar(word: str, known: Iterable[str]) -> str:
 def same_letters(word: str, known: Iterable[str]) -> str:
     """The known word with the same letters and digits in the same order, or nothing."""
     return next((one for one in known if _letters(one) == _letters(word)), "")
+
+
+def with_latin_letters(text: str) -> str:
+    """The text with Latin letters in place of those that look the same. Its length stays."""
+    return "".join(LOOK_ALIKES.get(letter, _compatible(letter)) for letter in text)
+
+
+def _compatible(letter: str) -> str:
+    """The plain form of a full-width letter and the like, if that is one character."""
+    plain = unicodedata.normalize("NFKC", letter)
+    return plain if len(plain) == 1 else letter
 
 
 def _letters(word: str) -> str:

@@ -198,6 +198,14 @@ def _write(name: str, raw: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(raw)
 
 
+def _changed_line_endings(name: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw.replace(b"\n", b"\r\n"))
+
+    return change
+
+
 def _video(folder: Path) -> None:
     """A video of 21 frames, with a caption."""
     shutil.copyfile(CLIP, folder / "dataset/clip.mp4")
@@ -306,6 +314,7 @@ MISTAKES: dict[str, Spoil] = {
     "name-case": do(_names_alike),
     "git-conflict": caption("<<<<<<< HEAD\na cat\n=======\na tr1gger\n>>>>>>> main\n"),
     "git-lfs": do(_write("dataset/00001.jpg", LFS_POINTER)),
+    "git-binary": do(_changed_line_endings("dataset/00001.jpg")),
     "link-outside": do(_linked),
     "file-special": do(lambda folder: os.mkfifo(folder / "dataset/zz")),
     "dataset-missing": do(lambda folder: shutil.rmtree(folder / "dataset")),
@@ -342,6 +351,7 @@ MISTAKES: dict[str, Spoil] = {
     "caption-shared": do(lambda folder: picture(97).save(folder / "dataset/00001.png")),
     "caption-long": caption("tr1gger " + "very " * 500),
     "caption-trigger": caption("a photo of a cat"),
+    "trigger-look-alike": caption("a tr1gg\u0435r sleeps"),
     "caption-placeholder": do(
         lambda folder: (
             edit('trigger_word: "tr1gger"', "trigger_word: null")(folder),

@@ -1,5 +1,6 @@
 """Byte order marks, line endings, merge conflicts and Git LFS pointers in captions, train.yml and images."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,15 +9,20 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from flux_training.commands.stack.file import stack_config
 from flux_training.training.dataset.facts import read_caption
+from flux_training.training.dataset.images import read_image
 from flux_training.training.errors import BadInput
 from flux_training.training.finding import Finding
 from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.text_files import (
     BYTE_ORDER_MARK,
+    RETURNS_ADDED,
+    RETURNS_REMOVED,
+    changed_line_endings,
     describe_yaml_error,
     git_artefact,
     normalized,
@@ -143,6 +149,30 @@ def test_an_image_that_is_a_pointer_is_reported_once_with_the_fix(tmp_path: Path
     [found] = findings(tmp_path)
     assert (found.code, found.path) == ("git-lfs", str(path))
     assert "run `git lfs pull`" in found.fix
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif"])
+def test_an_image_whose_line_endings_were_changed_is_recognised(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.effect_noise((300, 300), 60).save(path)
+    raw = path.read_bytes()
+    assert changed_line_endings(raw) == ""
+    for changed in (raw.replace(b"\n", b"\r\n"), re.sub(rb"(?<!\r)\n", b"\r\n", raw)):
+        assert changed_line_endings(changed) == RETURNS_ADDED
+        path.write_bytes(changed)
+        with pytest.raises(BadInput, match=r"copy it again from its source"):
+            read_image(path)
+    removed = raw.replace(b"\r\n", b"\n")
+    assert changed_line_endings(removed) == (RETURNS_REMOVED if suffix == "png" else "")
+
+
+def test_a_damaged_image_is_reported_once_with_the_fix(tmp_path: Path) -> None:
+    path = make_clean_job(tmp_path / "jobs", "cat") / "dataset/00001.jpg"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    [found] = findings(tmp_path)
+    assert (found.code, found.path) == ("git-binary", str(path))
+    assert "`*.jpg binary` to .gitattributes" in found.fix
+    assert found.message == f"cannot be read as an image: {RETURNS_ADDED}"
 
 
 def findings(root: Path) -> list[Finding]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_settled, stamp_of
 from flux_training.training.dataset.image_facts import ImageFacts, read_image_facts
+from flux_training.training.files import rename_hint
 from flux_training.training.finding import Problem
 from flux_training.training.names import (
     CAPTION_SUFFIX,
@@ -261,7 +262,8 @@ def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
                 (entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name
             )
     except FileNotFoundError:
-        return _no_dataset(folder, "no such folder"), [], []
+        hint = rename_hint(folder.parent, folder.name, is_folder=True)
+        return _no_dataset(folder, f"no such folder{hint}"), [], []
     except OSError as error:
         return _no_dataset(folder, f"cannot be read ({error.strerror})"), [], []
     links = {entry.name: outside_target(folder / entry.name, root) for entry in shown if entry.is_symlink()}

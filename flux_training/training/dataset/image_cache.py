@@ -25,7 +25,7 @@ CACHE_FOLDER = ".flux-cache"
 CACHE_FILE = "images.json"
 NO_CACHE_VARIABLE = "FLUX_NO_CACHE"
 # Raise the cache version when ImageFacts changes, or when its values are computed differently.
-VERSION = f"4 Pillow {PIL.__version__}"
+VERSION = f"5 Pillow {PIL.__version__}"
 # Files changed less than this long ago are not cached: two writes within one tick of the file system's
 # clock (2 seconds on FAT) have the same timestamp, so the second would go unnoticed.
 SETTLED_SECONDS = 2.5

@@ -13,7 +13,12 @@ from flux_training.training.dataset.perceptual_hash import perceptual_hash
 from flux_training.training.dataset.video_header import BadVideoError, CutVideoError, read_video_header
 from flux_training.training.names import VIDEO_SUFFIXES
 from flux_training.training.opening import read_regular_file
-from flux_training.training.text_files import git_artefact
+from flux_training.training.text_files import (
+    RETURNS_ADDED,
+    RETURNS_REMOVED,
+    changed_line_endings,
+    git_artefact,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -69,6 +74,11 @@ class ImageFacts:
         return not self.damage
 
     @property
+    def has_changed_line_endings(self) -> bool:
+        """Whether a program took the file for a text."""
+        return self.damage in (RETURNS_ADDED, RETURNS_REMOVED)
+
+    @property
     def pixels(self) -> int:
         return self.width * self.height
 
@@ -88,6 +98,8 @@ def read_image_facts(path: Path) -> ImageFacts:
         return replace(facts, damage=left.message, lfs_pointer=True)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return _video(facts, raw)
+    if changed := changed_line_endings(raw):
+        return replace(facts, damage=changed)
     try:
         with Pillow.open(io.BytesIO(raw), formats=FORMATS) as picture:
             return _decoded(facts, picture)

@@ -16,7 +16,7 @@ from flux_training.training.dataset.image_facts import describe_pixel_limit
 from flux_training.training.dataset.perceptual_hash import NEAR, distance, perceptual_hash
 from flux_training.training.errors import BadInput
 from flux_training.training.names import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
-from flux_training.training.text_files import git_artefact
+from flux_training.training.text_files import BINARY_FIX, changed_line_endings, git_artefact
 
 # The image formats that Pillow may open. For some others, such as EPS, Pillow would run an external program
 # on an untrusted file.
@@ -113,6 +113,9 @@ def read_image(file: Path) -> PreparedImage:
     _register_image_formats()
     try:
         with Pillow.open(file, formats=FORMATS) as picture:
+            # Pillow decodes most of these JPEG files, to a picture with wrong lines.
+            if changed := changed_line_endings(file.read_bytes()):
+                raise BadInput([f"{file.name}: {changed}; {BINARY_FIX}"])
             if is_thumbnail_of_raw(picture):
                 raise BadInput([f"{file.name}: {RAW_ADVICE}"])
             frames = int(getattr(picture, "n_frames", 1)) if picture.format in ANIMATED else 1
@@ -245,6 +248,8 @@ def _describe_unreadable_file(file: Path) -> str:
         left = git_artefact(opened.read(POINTER_BYTES))
     if left and left.code == "git-lfs":
         return f"{left.message}; {left.fix}"
+    if changed := changed_line_endings(file.read_bytes()):
+        return f"{changed}; {BINARY_FIX}"
     if file.suffix.lower() in SUFFIXES:
         return f"a broken image, or not a {file.suffix.lower()[1:]} file; get it again or leave it out"
     if file.suffix.lower() in (*VIDEO_SUFFIXES, *OTHER_VIDEO_SUFFIXES):

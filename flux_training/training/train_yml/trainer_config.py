@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from flux_training.training.files import rename_hint
 from flux_training.training.finding import Problem
 from flux_training.training.opening import outside_target, project_of, read_regular_file
 from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
@@ -135,7 +136,12 @@ def read_trainer_file(folder: Path) -> TrainerFile:
     """The job folder's train.yml or train.yaml. Errors go into its `fault`."""
     present = _existing_config_files(folder)
     if not present:
-        return TrainerFile(folder, fault=Problem(str(folder), "no train.yml", code="config-missing"))
+        return TrainerFile(
+            folder,
+            fault=Problem(
+                str(folder), f"no train.yml{rename_hint(folder, CONFIG_NAMES[0])}", code="config-missing"
+            ),
+        )
     if len(present) > 1:
         return TrainerFile(
             folder, fault=Problem(str(folder), "both train.yml and train.yaml", code="config-both")

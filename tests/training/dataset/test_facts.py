@@ -262,6 +262,21 @@ def test_a_missing_dataset_folder_is_reported(exists: bool, message: str, tmp_pa
     assert dataset.faults == (Problem(str(tmp_path / "dataset"), message, code="dataset-missing"),)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Dataset", "; rename Dataset to dataset"),
+        ("datasets", "; rename datasets to dataset"),
+        ("dataset2", ""),
+        ("data", ""),
+    ],
+)
+def test_a_dataset_folder_of_another_spelling_is_named(name: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    [fault] = DatasetReader().dataset(tmp_path).faults
+    assert fault.message == f"no such folder{hint}"
+
+
 def test_postscript_files_are_not_opened(tmp_path: Path) -> None:
     picture(1, 32).save(tmp_path / "x.eps")
     (tmp_path / "x.eps").rename(tmp_path / "x.jpg")

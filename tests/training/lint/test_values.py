@@ -543,6 +543,38 @@ def test_quotes_around_the_trigger_word_are_reported(trigger: str, word: str) ->
     assert messages("trigger-quotes", configured({"trigger_word": trigger})) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("p\u0430rk at night", ["`p\u0430rk` only looks like `park` (U+0430 for U+0061)"]),
+        ("a p\u0430r\u03ba", []),  # the Greek letter is narrower
+        ("a \uff50ark", ["`\uff50ark` only looks like `park` (U+FF50 for U+0070)"]),
+        ("park and p\u0430rk", []),
+        ("[trigg\u0435r] at night", ["`[trigg\u0435r]` only looks like `[trigger]` (U+0435 for U+0065)"]),
+        ("кот спит", []),
+        ("zp\u0430rk\u0430", []),
+        ("a park", []),
+    ],
+)
+def test_words_that_look_like_the_trigger_word_are_reported(text: str, found: list[str]) -> None:
+    job = configured({"trigger_word": "park", "sample": {"prompts": [text]}})
+    assert messages("trigger-look-alike", job) == found
+    assert messages("trigger-look-alike", replace(job, dataset=captioned(text).dataset)) == 2 * found
+    reversed_job = configured({"trigger_word": "p\u0430rk", "sample": {"prompts": ["a park"]}})
+    assert messages("trigger-look-alike", reversed_job) == [
+        "`park` only looks like `p\u0430rk` (U+0061 for U+0430)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("1.TXT", "; rename it to 1.txt"), ("1.Txt", "; rename it to 1.txt"), ("1.md", "")]
+)
+def test_a_caption_whose_suffix_has_capitals_gets_its_name(name: str, hint: str) -> None:
+    job = Subject("cat", FOLDER, None, DatasetFacts(FOLDER / "dataset", strangers=(name,)))
+    [message] = messages("dataset-stranger", job)
+    assert message.endswith(f"nor a caption (.txt){hint}")
+
+
 @pytest.mark.parametrize("folder", ["dataset", "dataset/", "./dataset", "./dataset//"])
 def test_spellings_of_the_dataset_folder_are_accepted(folder: str) -> None:
     assert messages("folder-path", configured({"datasets": [{"folder_path": folder}]})) == []

@@ -162,6 +162,10 @@ def test_invalid_train_yml_is_reported_with_its_bytes(
     ("names", "message", "code"),
     [
         ([], "no train.yml", "config-missing"),
+        (["Train.yml"], "no train.yml; rename Train.yml to train.yml", "config-missing"),
+        (["TRAIN.YAML"], "no train.yml; rename TRAIN.YAML to train.yml", "config-missing"),
+        (["notes.txt", "trian.yml"], "no train.yml; rename trian.yml to train.yml", "config-missing"),
+        (["train2.yml", "prompts.yml"], "no train.yml", "config-missing"),
         (["train.yml", "train.yaml"], "both train.yml and train.yaml", "config-both"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject, faults_of_rule
-from flux_training.training.text_files import CONFLICT_FIX, LFS_FIX
+from flux_training.training.text_files import BINARY_FIX, CONFLICT_FIX, LFS_FIX
 
 AREA = Area("git")
 
@@ -24,3 +24,15 @@ def files_that_git_lfs_has_not_downloaded(job: Subject) -> Iterator[Problem]:
     for image in job.all_images.values():
         if image.lfs_pointer:
             yield job.dataset_problem(image.name, f"is {image.damage}")
+
+
+@AREA.error(
+    "git-binary",
+    "git, FTP in text mode or an editor took the image for a text, and changed bytes that look like line endings",
+    BINARY_FIX,
+    needed=True,
+)
+def images_with_changed_line_endings(job: Subject) -> Iterator[Problem]:
+    for image in job.all_images.values():
+        if image.has_changed_line_endings:
+            yield job.dataset_problem(image.name, f"cannot be read as an image: {image.damage}")

@@ -1,13 +1,20 @@
 """Rules about images."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from flux_training.training.dataset.image_facts import VIDEO, ImageFacts
 from flux_training.training.dataset.manifest import MAX_IMAGES, MAX_MANIFEST_BYTES, Image, manifest_json
 from flux_training.training.dataset.perceptual_hash import near_pairs
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
-from flux_training.training.names import MEDIA_SUFFIXES, OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES, caption_name
+from flux_training.training.names import (
+    CAPTION_SUFFIX,
+    MEDIA_SUFFIXES,
+    OTHER_VIDEO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    caption_name,
+)
 from flux_training.training.train_yml.document import resolutions_of
 
 AREA = Area("images")
@@ -57,7 +64,11 @@ def dataset_without_images(job: Subject) -> Iterator[Problem]:
 def files_that_are_no_image_or_caption(job: Subject) -> Iterator[Problem]:
     for name in job.dataset.strangers if job.dataset else ():
         if not name.lower().endswith(OTHER_VIDEO_SUFFIXES):
-            yield job.dataset_problem(name, f"neither an image or video ({SUFFIXES}) nor a caption (.txt)")
+            is_caption = name.lower().endswith(CAPTION_SUFFIX)
+            hint = f"; rename it to {PurePath(name).stem}{CAPTION_SUFFIX}" if is_caption else ""
+            yield job.dataset_problem(
+                name, f"neither an image or video ({SUFFIXES}) nor a caption ({CAPTION_SUFFIX}){hint}"
+            )
 
 
 @AREA.error(
@@ -98,7 +109,8 @@ def manifest_over_the_size_limit(job: Subject) -> Iterator[Problem]:
 )
 def images_that_cannot_be_decoded(job: Subject) -> Iterator[Problem]:
     for image in job.all_images.values():
-        if image.damage and not image.truncated and not image.lfs_pointer:
+        is_explained = image.truncated or image.lfs_pointer or image.has_changed_line_endings
+        if image.damage and not is_explained:
             yield job.dataset_problem(image.name, f"cannot be read as {_kind(image)} ({image.damage})")
 
 

@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeGuard
 
 from flux_training.training.finding import Problem
 from flux_training.training.lint.registry import Area, Subject
 from flux_training.training.lint.rules.captions import has_placeholder
 from flux_training.training.models.table import FLOWMATCH
-from flux_training.training.names import QUOTATION_MARKS
+from flux_training.training.names import PLACEHOLDERS, QUOTATION_MARKS
 from flux_training.training.train_yml.trainer_config import positive_int, uses_variable
+from flux_training.training.words import with_latin_letters
 
 AREA = Area("training")
 # Half the minimum and twice the maximum of the 500 to 4000 steps that ai-toolkit's FLUX example recommends.
@@ -304,6 +305,34 @@ def prompts_without_the_trigger_word(job: Subject) -> Iterator[Problem]:
             yield job.process_problem(
                 f"`{_short(prompt)}` does not contain the trigger word `{trigger}`", *place
             )
+
+
+@AREA.error(
+    "trigger-look-alike",
+    "letters of two alphabets can look the same, but to the model these are two words",
+    "type the word again, with the same keyboard layout in train.yml, captions and prompts",
+)
+def words_that_look_like_the_trigger_word(job: Subject) -> Iterator[Problem]:
+    words = [word for word in (job.config.trigger if job.config else "", *PLACEHOLDERS) if word]
+    for caption in job.captions:
+        if found := _look_alike(caption.text, words):
+            yield job.dataset_problem(caption.name, found)
+    for place, prompt in sample_prompts(job):
+        if found := _look_alike(prompt, words):
+            yield job.process_problem(found, *place)
+
+
+def _look_alike(text: str, words: Sequence[str]) -> str:
+    """That a word of a text looks like one of these but has other letters; empty if none does, or if the word itself is there too."""
+    for word in words:
+        pattern = rf"(?<!\w){re.escape(with_latin_letters(word))}(?!\w)"
+        match = re.search(pattern, with_latin_letters(text))
+        if match and word not in text:
+            found = text[match.start() : match.end()]
+            other = next(pair for pair in zip(found, word, strict=True) if pair[0] != pair[1])
+            codes = " for ".join(f"U+{ord(letter):04X}" for letter in other)
+            return f"`{found}` only looks like `{word}` ({codes})"
+    return ""
 
 
 @AREA.warning(
