@@ -18,7 +18,7 @@ from flux_training.training.budget.entries import SPENDING_FOLDER, is_spending_e
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.retention import own_rules, replace_own_rules
 from flux_training.training.runs.run import Layout
-from flux_training.training.words import adopt_setting, rename_back
+from flux_training.training.words import describe_adopt_setting, describe_rename_back
 
 R2 = "r2"
 
@@ -179,7 +179,7 @@ def foreign_bucket_error(storage: Storage, layout: Layout, owner: str) -> FluxEr
         return FluxError(
             f"bucket {where} belongs to {present}",
             f"{owner} must not write into another stack's bucket",
-            f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}{rename_back(owner, present)}",
+            f"choose another storage.bucket or storage.prefix, or set {describe_adopt_setting(owner)}{describe_rename_back(owner, present)}",
         )
     is_empty = all(is_spending_entry(item.key) for item in storage.list(layout.prefix))
     # Another update of this stack may have written the mark and objects since the mark was read.
@@ -188,7 +188,7 @@ def foreign_bucket_error(storage: Storage, layout: Layout, owner: str) -> FluxEr
     return FluxError(
         f"bucket {where} holds objects of other programs",
         "a stack may use only an empty bucket or prefix, or one that it created",
-        f"choose another storage.bucket or storage.prefix, or set {adopt_setting(owner)}",
+        f"choose another storage.bucket or storage.prefix, or set {describe_adopt_setting(owner)}",
     )
 
 

@@ -24,7 +24,7 @@ from flux_training.training.errors import FluxError
 from flux_training.training.gpu import gpu_names_in_setting
 from flux_training.training.runs.run import OWNER_VARIABLE
 from flux_training.training.settings import SINGLE_CLUSTER
-from flux_training.training.words import adopt_setting, rename_back
+from flux_training.training.words import describe_adopt_setting, describe_rename_back
 
 # This variable marks a group that existed before the stack adopted it. `destroy` does not delete such a group.
 ADOPTED_VARIABLE = "FLUX_ADOPTED"
@@ -313,7 +313,7 @@ def foreign_group_error(group: ContainerGroup, owner: str) -> FluxError:
         f"container group {group.name} exists already and "
         + (f"belongs to {other}" if other else "was not created by this project"),
         f"{owner} must not change a group that it does not own",
-        f"choose another cluster.name, delete that group, or set {adopt_setting(owner)}{rename_back(owner, other)}",
+        f"choose another cluster.name, delete that group, or set {describe_adopt_setting(owner)}{describe_rename_back(owner, other)}",
     )
 
 

@@ -139,7 +139,7 @@ def _per_day(rate: Rate, replicas: int) -> str:
 
 def budget_findings(budget: BudgetSettings, bill: Bill) -> list[str]:
     """One finding per exceeded limit. A limit that cannot be checked counts as exceeded."""
-    if not bill.lines or not budget.any_limit:
+    if not bill.lines or not budget.has_any_limit:
         return []
     if bill.cost is None:
         why = bill.rate.trouble or next(line.basis for line in bill.lines if line.usd is None)

@@ -165,10 +165,10 @@ class BudgetSettings(StrictSettings):
     max_usd_per_month: float | None = Field(None, ge=0, allow_inf_nan=False)
 
     @property
-    def any_limit(self) -> bool:
+    def has_any_limit(self) -> bool:
         return any(value is not None for value in self.__dict__.values())
 
     @property
-    def limits_spending(self) -> bool:
+    def has_spending_limits(self) -> bool:
         """Whether `up` may leave jobs waiting."""
         return self.max_usd_per_day is not None or self.max_usd_per_month is not None

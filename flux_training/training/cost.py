@@ -58,15 +58,15 @@ class CloudTimes:
     least_interruptions: int = 0
 
 
-# Interruptions of a node per hour, by priority. SaladCloud publishes no such rates, so these are
-# assumptions.
+# Interruptions of a node per hour, by priority. SaladCloud publishes no such rates,
+# so these are assumptions.
 SALAD_INTERRUPTIONS = {"high": 0.02, "medium": 0.05, "low": 0.1, "batch": 0.2}
 MAX_INTERRUPTIONS_FACTOR = 3.0
 MAX_INTERRUPTIONS = 1e6
 # For SaladCloud, Kelpie's autoscaler period of 5 minutes is measured (docs/services.md). A download speed
-# of 40 Mbit/s and one minute to upload 170 MB are assumptions about home connections. For the local cloud,
-# all values are measured. `localcloud chaos` can stop its nodes, so each job's high estimate allows for one
-# interruption.
+# of 40 Mbit/s and one minute to upload 170 MB are assumptions about home connections. For the local
+# cloud, all values are measured. `localcloud chaos` can stop its nodes, so each job's high estimate
+# allows for one interruption.
 CLOUDS = {
     "salad": CloudTimes(300.0, 5e6, 60.0, interruptions=SALAD_INTERRUPTIONS),
     "local": CloudTimes(2.0, 100e6, 5.0, stand_in=True, least_interruptions=1),
@@ -187,7 +187,7 @@ class Bill:
     @property
     def cost(self) -> Range | None:
         """The total in dollars; None if a part of it is unknown."""
-        return _sum_if_known([*(line.cost for line in self.lines), self._idle_cost if self.lines else NONE])
+        return _sum_or_none([*(line.cost for line in self.lines), self._idle_cost if self.lines else NONE])
 
     @property
     def _idle_cost(self) -> Range | None:
@@ -257,7 +257,7 @@ class StackBill:
     @property
     def cost(self) -> Range | None:
         """The total in dollars; None if a part of it is unknown."""
-        return _sum_if_known(bill.cost for bill in self.clusters.values())
+        return _sum_or_none(bill.cost for bill in self.clusters.values())
 
     @property
     def usd(self) -> float | None:
@@ -275,7 +275,7 @@ class StackBill:
         return next(iter(self.clusters.values())) if len(self.clusters) == 1 else None
 
 
-def _sum_if_known(parts: Iterable[Range | None]) -> Range | None:
+def _sum_or_none(parts: Iterable[Range | None]) -> Range | None:
     found = list(parts)
     known = [part for part in found if part is not None]
     return total(known) if len(known) == len(found) else None
@@ -295,8 +295,8 @@ def bill_for(
     """The estimate for `works`. `idle_threshold` in seconds; None if nothing scales the cluster and `up` itself stops it."""
     lines = tuple(line_for(work, rate, finished, tflops, cloud) for work in works)
     replicas = min(max_replicas, len(works))
-    # A replica becomes idle at a random moment, so on average it waits half a period for Kelpie's next
-    # evaluation.
+    # A replica becomes idle at a random moment, so on average it waits half a period
+    # for Kelpie's next evaluation.
     period = cloud.autoscaler_seconds
     tail = (
         NONE
@@ -320,8 +320,8 @@ def line_for(
     gpu = model_of(rate.gpu)
     peak = tflops.get(gpu)
     if peak is None and cloud.stand_in:
-        # The choice of GPU does not matter here: finished runs of the stand-in trainer correct the
-        # estimate.
+        # The choice of GPU does not matter here: finished runs of the stand-in
+        # trainer correct the estimate.
         peak = max(tflops.values())
     if peak is None:
         return _line_without_estimate(work, f"the speed of {rate.gpu} is unknown")
@@ -397,7 +397,7 @@ def _interruptions(work: Work, times: TrainerTimes, an_hour: float, least: int) 
     training, start = times.training, times.start
     likely = an_hour * training.likely / HOUR_SECONDS * (share / 2 * training.likely + start.likely)
     expected = min(MAX_INTERRUPTIONS, an_hour * MAX_INTERRUPTIONS_FACTOR * training.high / HOUR_SECONDS)
-    # Interruptions are independent (a Poisson process), so their standard deviation is the square root of
-    # the expected number.
+    # Interruptions are independent (a Poisson process), so their standard deviation is the square root
+    # of the expected number.
     most = max(least, expected, floor(expected + 2 * sqrt(expected)))
     return Range(0.0, likely, most * (share * training.high + start.high))

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PULUMI = "pulumi"
-# `flux` sets this variable for the Pulumi program while it refreshes a stack, because Pulumi does not tell
-# the program.
+# `flux` sets this variable for the Pulumi program while it refreshes a stack, because Pulumi does
+# not tell the program.
 REFRESH_VARIABLE = "FLUX_REFRESH"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -24,8 +24,8 @@ REMEDIES = {
     errno.ENAMETOOLONG: ("its name is longer than this file system allows", "give it a shorter name (Linux takes 255 bytes, an encrypted home folder 143)"),
 }  # fmt: skip
 DRIVE_GONE = ("the disk or network drive does not answer", "check that the drive is connected and mounted (`df` lists it), then run the same command again")  # fmt: skip
-# These errors are only explained if they name a file. Otherwise the cause is a connection or a terminal,
-# not a disk.
+# These errors are only explained if they name a file. Otherwise the cause is a connection or a
+# terminal, not a disk.
 REMEDIES_OF_FILES = dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN), DRIVE_GONE)
 # Names with another digit are other files on purpose, such as `dataset2`.
 MIN_SIMILARITY = 0.85

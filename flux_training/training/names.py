@@ -4,17 +4,16 @@ import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-# ai-toolkit replaces both placeholders with the trigger word (inject_trigger_into_prompt in
-# toolkit/prompt_utils.py).
+# ai-toolkit replaces both placeholders with the trigger word (its inject_trigger_into_prompt).
 PLACEHOLDERS = ("[trigger]", "[name]")
-# A trigger word must not begin with a quotation mark. Text copied from a web page is often surrounded by
-# these.
+# A trigger word must not begin with a quotation mark. Text copied from a web page is
+# often surrounded by these.
 QUOTATION_MARKS = '"“”„«»‘’「」'  # noqa: RUF001 - the marks themselves are meant
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # The video formats whose headers the module video_header can read.
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov")
-# ai-toolkit also reads these video formats (video_extensions in toolkit/data_loader.py), but video_header
-# does not.
+# ai-toolkit also reads these video formats (video_extensions in toolkit/data_loader.py),
+# but video_header does not.
 OTHER_VIDEO_SUFFIXES = (".avi", ".webm", ".mkv", ".wmv", ".flv")
 MEDIA_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
 CAPTION_SUFFIX = ".txt"

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import psutil
 
-# psutil computes a process's start time from the system clock, so the value changes when the clock is
-# adjusted.
+# psutil computes a process's start time from the system clock, so the value changes when
+# the clock is adjusted.
 CLOCK_TOLERANCE_SECONDS = 5.0
 
 

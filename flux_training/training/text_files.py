@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from flux_training.training.words import one_line
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Pointers written before the release of Git LFS have the second address, hawser.github.com (Git LFS
-# specification).
+# Pointers written before the release of Git LFS have the second address,
+# hawser.github.com (Git LFS specification).
 LFS_POINTER = re.compile(rb"version https://(git-lfs|hawser)\.github\.com/spec/")
-# The content of a file that git-annex has replaced with a pointer (git-annex documentation, "pointer
-# files").
+# The content of a file that git-annex has replaced with a pointer
+# (git-annex documentation, "pointer files").
 ANNEX_POINTER = re.compile(rb"(?:\.git)?/annex/objects/[^\n]+\s*\Z")
 CONFLICT_MARKER = re.compile(rb"^(?:(?:<{7}|>{7}|\|{7})(?:[ \t].*)?|={7})\r?$", re.MULTILINE)
 CONFLICT_FIX = "keep one version and delete the lines with <<<<<<<, ======= and >>>>>>>"

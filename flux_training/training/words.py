@@ -115,13 +115,13 @@ def flux_command(arguments: str, stack: str) -> str:
     return f"`./flux {arguments}`" if stack == DEFAULT_STACK else f"`./flux {arguments} --stack {stack}`"
 
 
-def adopt_setting(owner: str) -> str:
+def describe_adopt_setting(owner: str) -> str:
     """The setting of the stack `<project>/<stack>` that takes over what others made, and where it is written."""
     project, _, stack = owner.rpartition("/")
     return f"`{project}:adopt: true` under `config:` in Pulumi.{stack}.yaml"
 
 
-def rename_back(owner: str, other: str | None) -> str:
+def describe_rename_back(owner: str, other: str | None) -> str:
     """For what carries the mark of `other`: the end of the next step, in case that was the stack's name before."""
     (project, _, stack), (other_project, _, other_stack) = (
         owner.rpartition("/"),

@@ -198,7 +198,7 @@ class ClusterPricing:
         if is_gpu_name(cluster.gpu):
             names = gpu_names_in_setting(cluster.gpu)
             return [
-                self._rate_of_class(name, priority, may_be_unknown=not budget.any_limit) for name in names
+                self._rate_of_class(name, priority, may_be_unknown=not budget.has_any_limit) for name in names
             ]
         classes = self.stack.connection.salad().gpu_classes()
         offers = [gpu_offer_of_class(one, priority) for one in classes if one.gpu_class_type == "community"]

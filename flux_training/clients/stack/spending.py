@@ -99,7 +99,7 @@ def reserve(
     body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix} | reservation.in_details)
     with _reserving:
         is_new = _write_unless_exists(storage, entry.key, body)
-        if not reservation.budget.limits_spending:
+        if not reservation.budget.has_spending_limits:
             return
         found = read_spending(storage, entry.day)
         why = _why_over_budget(found, entry, reservation.budget)

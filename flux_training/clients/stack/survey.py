@@ -129,7 +129,7 @@ def waiting_jobs(
     """The jobs that the limits of a day and a month keep from being queued now; none if a cost is unknown."""
     new = [job for job in jobs if states[job.name].needs_gpu and not states[job.name].is_queued]
     budget, prefix = stack.settings.budget, stack.layout.prefix
-    if not new or not budget.limits_spending:
+    if not new or not budget.has_spending_limits:
         return ()
     day = today()
     entries = read_spending(stack.storage, day) if stack.bucket_exists else []

@@ -29,7 +29,7 @@ from flux_training.training.runs.node_rights import shared_keys_warning
 from flux_training.training.runs.run import OWNER_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState, show_duration
 from flux_training.training.settings import StackSettings
-from flux_training.training.words import adopt_setting, counted, rename_back
+from flux_training.training.words import counted, describe_adopt_setting, describe_rename_back
 
 # S3 refuses requests if the clock is wrong by 15 minutes, so less is reported already.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
@@ -124,7 +124,7 @@ def check_group(group: ContainerGroup | None, owner: str, adopt: bool) -> list[C
         bad(
             "Group",
             f"{group.name} exists already and {whose}",
-            f"choose another cluster.name, or set {adopt_setting(owner)}{rename_back(owner, other)}",
+            f"choose another cluster.name, or set {describe_adopt_setting(owner)}{describe_rename_back(owner, other)}",
         )
     ]
 

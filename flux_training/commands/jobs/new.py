@@ -23,7 +23,7 @@ from flux_training.training.dataset.intake import (
     Intake,
     fingerprints_in,
     import_images,
-    list_sources,
+    list_files_to_import,
     next_number,
 )
 from flux_training.training.errors import BadInput, FluxError
@@ -275,7 +275,7 @@ def _add(dataset: Path, photos: PhotoSource) -> tuple[Intake, list[int]]:
 
 
 def _convert(photos: PhotoSource, staging: Path, known: list[tuple[str, Fingerprint]]) -> Intake:
-    sources = list_sources(photos.folder)
+    sources = list_files_to_import(photos.folder)
     columns = (TextColumn("Reading the photos"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(sources.images))

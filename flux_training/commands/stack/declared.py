@@ -37,7 +37,7 @@ def _not_queued(names: Sequence[str], stack: str, budget: BudgetSettings, *, is_
     """Whether these declared jobs wait for the budget, and the next step. Only the end of an update tells for sure."""
     named, up, is_one = list_first(names), make_command("up", stack), len(names) == 1
     waits, are, them = ("waits", "is", "it") if is_one else ("wait", "are", "them")
-    if not budget.limits_spending:
+    if not budget.has_spending_limits:
         return f"{named} {are} declared, but not queued yet. {up} queues {them}; it also continues an update that was interrupted."
     if is_updated:
         return f"{named} {waits} for the budget. {up} queues what fits, for example tomorrow."

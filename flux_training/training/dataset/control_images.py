@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flux_training.training.dataset.images import encode_jpeg, read_image, reduce_image
-from flux_training.training.dataset.intake import IMPORTED_SUFFIX, list_sources
+from flux_training.training.dataset.intake import IMPORTED_SUFFIX, list_files_to_import
 from flux_training.training.errors import BadInput
 
 
@@ -17,7 +17,7 @@ def find_control_images(folders: Sequence[Path], images: Sequence[str]) -> dict[
     found: dict[str, list[Path]] = {image: [] for image in images}
     findings = []
     for folder in folders:
-        by_stem = {_stem(source.name): source for source in list_sources(folder).images}
+        by_stem = {_stem(source.name): source for source in list_files_to_import(folder).images}
         for image in images:
             if control := by_stem.get(_stem(image)):
                 found[image].append(control)

@@ -234,8 +234,8 @@ def _scale_to_eight_bits(image: Pillow.Image) -> Pillow.Image:
     assert not isinstance(top, tuple)  # noqa: S101 - the image has one band
     scale = 1.0 if top <= 255 else 255 / max(top, 65535)
     grey = wide.point(lambda value: value * scale).convert("L")
-    # The grey value that means transparent has to be scaled too: Pillow would compare only its low eight
-    # bits.
+    # The grey value that means transparent has to be scaled too: Pillow would compare only
+    # its low eight bits.
     if "transparency" in image.info:
         grey.info["transparency"] = min(255, int(image.info["transparency"] * scale))
     return grey

@@ -79,7 +79,7 @@ class Sources:
         )
 
 
-def list_sources(folder: Path) -> Sources:
+def list_files_to_import(folder: Path) -> Sources:
     """The files directly in the folder, without hidden and system files. Raises BadInput."""
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name))
@@ -220,8 +220,8 @@ def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
         return ""
     caption = read_caption(file)
     if caption.fault:
-        # Two images (photo.heic, photo.jpg) can have the same caption file, so report its problem only
-        # once.
+        # Two images (photo.heic, photo.jpg) can have the same caption file, so report
+        # its problem only once.
         finding = f"{file.name}: {caption.fault.message}; its image is imported without it"
         findings += [finding] if finding not in findings else []
     return caption.text

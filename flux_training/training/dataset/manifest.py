@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The launcher reads at most this many bytes of `manifest.json` (MAX_JSON_BYTES in
-# flux_training/node/launcher/settings.py).
+# The launcher reads at most this many bytes of `manifest.json` (flux_training/node/launcher/settings.py).
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 # The launcher refuses a manifest with more images than this.
 MAX_IMAGES = 20_000

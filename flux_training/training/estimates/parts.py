@@ -33,8 +33,8 @@ SECONDS_PER_GB = Range(80.0, 200.0, 500.0)
 # The time to encode one image at one resolution with the VAE and the text encoders on an RTX 5090.
 ENCODE_SECONDS = Range(0.15, 0.3, 0.6)
 SAVE_SECONDS = Range(1.0, 4.0, 10.0)
-# How long the local cloud's stand-in trainer takes to start. Measured on two cores, idle and busy, with 300
-# and 2,000 steps.
+# How long the local cloud's stand-in trainer takes to start. Measured on two cores, idle and busy, with
+# 300 and 2,000 steps.
 STAND_IN_START_SECONDS = Range(1.0, 4.0, 15.0)
 STAND_IN_STEP_SECONDS = Range(0.1, 0.15, 0.45)
 

@@ -65,7 +65,8 @@ def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
     if findings:
         raise BadInput(findings)
     variants = [
-        _variant(base, text, axes, values) for values in itertools.product(*(axis.values for axis in axes))
+        _make_variant(base, text, axes, values)
+        for values in itertools.product(*(axis.values for axis in axes))
     ]
     names = [variant.name for variant in variants]
     findings = [
@@ -82,7 +83,7 @@ def make_variants(base: str, text: str, axes: Sequence[Axis]) -> list[Variant]:
     return variants
 
 
-def _variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]) -> Variant:
+def _make_variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str, ...]) -> Variant:
     pairs = [(key, value) for axis, value in zip(axes, values, strict=True) for key in axis.keys]
     # Keys that change together get one label in the job's name.
     parts = [_label(axis.keys[0]) + _tidy(value) for axis, value in zip(axes, values, strict=True)]
@@ -103,19 +104,25 @@ def _findings(text: str, axes: Sequence[Axis]) -> list[str]:
         for key in sorted({key for key in keys if keys.count(key) > 1})
     ]
     for axis in axes:
-        wrong = [finding for key in axis.keys for finding in _wrong(text, key, axis.values, known)]
-        findings += wrong or _equal(text, axis)
+        wrong = [
+            finding
+            for key in axis.keys
+            for finding in _findings_about_wrong_values(text, key, axis.values, known)
+        ]
+        findings += wrong or _findings_about_equal_values(text, axis)
     return findings
 
 
-def _wrong(text: str, key: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
+def _findings_about_wrong_values(
+    text: str, key: str, values: Sequence[str], known: Sequence[str]
+) -> list[str]:
     if key not in known:
         return [f"--set {key}: train.yml has no such value{nearest(key, known)}; add the key there first"]
     problems = ((value, _problem(text, key, value)) for value in values)
     return [f"--set {key}={value}: {problem}" for value, problem in problems if problem]
 
 
-def _equal(text: str, axis: Axis) -> list[str]:
+def _findings_about_equal_values(text: str, axis: Axis) -> list[str]:
     """A finding for each value with several spellings: `1e-4` and `0.0001` would train and cost twice."""
     spellings: list[tuple[list[Any], list[str]]] = []
     for value in axis.values:

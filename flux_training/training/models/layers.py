@@ -39,7 +39,7 @@ def chosen_layers(only: Collection[str] | None, ignored: Collection[str]) -> lis
         name
         for name in FLUX_LAYERS
         if not any(part in name for part in ignored)
-        # ai-toolkit also compares the entries with its internal layer names, which have `$$` instead of
-        # dots.
+        # ai-toolkit also compares the entries with its internal layer names, which have
+        # `$$` instead of dots.
         and (only is None or any(part.replace("$$", ".") in name for part in only))
     ]

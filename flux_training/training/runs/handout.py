@@ -11,8 +11,8 @@ from flux_training.training.runs.run_state import MISSED_HEARTBEATS, LastContact
 # minutes, and the scheduled workflow watch.yml, which runs every five minutes, within about 15.
 SILENT_SECONDS = 300.0
 MAX_REQUEUES = 3
-# A launcher reports at least every 30 seconds. A job that is canceled anyway counts as hung after this time
-# without a report.
+# A launcher reports at least every 30 seconds. A job that is canceled anyway counts as hung after this
+# time without a report.
 HUNG_SECONDS = 120.0
 # A canceled job whose launcher has never reported counts as hung after this time: its worker may be stuck
 # in the first download.
@@ -66,8 +66,8 @@ def hand_out_state(job: HandOut, now: datetime, stall_minutes: float) -> HandOut
         return HandOutState.RETRYING
     if job.has_reported:
         return HandOutState.REPORTED
-    # Both times come from Kelpie's clock, so a difference between clocks cannot make a launcher look
-    # silent.
+    # Both times come from Kelpie's clock, so a difference between clocks cannot make
+    # a launcher look silent.
     waited = job.heartbeat - job.started
     limit = timedelta(seconds=min(SILENT_SECONDS, stall_minutes * 60))
     return HandOutState.SILENT if waited > limit else HandOutState.STARTING

@@ -15,8 +15,8 @@ from flux_training.training.words import make_command
 
 # How long the access keys of a run without a time estimate and without `maxHours` are valid: an assumption.
 UNKNOWN_HOURS = 24.0
-# Replacing the keys restarts every replica, so it is only done if it extends their validity by at least
-# this fraction.
+# Replacing the keys restarts every replica, so it is only done if it extends their validity by
+# at least this fraction.
 MIN_EXTENSION = 0.25
 # Extra validity of the access keys for the time to find a GPU and load the model: an assumption.
 MARGIN_HOURS = 1.0

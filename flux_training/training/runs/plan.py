@@ -30,14 +30,14 @@ KINDS = {
     "NodeKeys": "key of the nodes",
     DATASET_TYPE: "dataset",
 }
-# If a stack has several clusters, the names of these resources end with the cluster's name
-# (components/pipeline.py).
+# If a stack has several clusters, the names of these resources end with
+# the cluster's name (components/pipeline.py).
 OF_CLUSTERS = {"ContainerGroup", "ScalingRule"}
 # Text properties whose old and new values a preview shows. Numbers are always shown.
 SHOWN = {"gpu", "image", "priority"}
 LIMIT_NOTE = " (at most one replica per declared job)"
-# A preview does not list components and providers, only the resources in them. DeclaredRuns would repeat
-# the jobs.
+# A preview does not list components and providers, only the resources in them. DeclaredRuns
+# would repeat the jobs.
 HIDDEN_TYPES = ("pulumi:", "flux:index:")
 BOOKKEEPING = {"DeclaredRuns"}
 OPS = {"create": "is created", "update": "is changed", "replace": "is replaced", "delete": "is deleted"}

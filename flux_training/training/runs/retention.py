@@ -12,8 +12,8 @@ from flux_training.training.runs.run import Layout
 from flux_training.training.settings import KeepSettings
 
 Rule = Mapping[str, Any]
-# Each run needs two lifecycle rules, and S3 and R2 allow 1000 per bucket. The remaining 200 are left for
-# other rules.
+# Each run needs two lifecycle rules, and S3 and R2 allow 1000 per bucket. The remaining 200 are
+# left for other rules.
 MAX_RUNS = 400
 ABORT_DAYS = 7
 

@@ -11,8 +11,8 @@ RUN_ID_VARIABLE = "FLUX_RUN_ID"
 ATTEMPT_VARIABLE = "FLUX_ATTEMPT"
 JOB_VARIABLE = "FLUX_JOB"
 CONFIG_VARIABLE = "FLUX_CONFIG_SHA256"
-# Wan 2.2 14B has one transformer for each of these noise stages, and its LoRA has one file for each
-# (flux_training/node/launcher/settings.py).
+# Wan 2.2 14B has one transformer for each of these noise stages, and its LoRA has one
+# file for each (flux_training/node/launcher/settings.py).
 NOISE_STAGES = ("high_noise", "low_noise")
 # An environment variable of a container group that names the stack it belongs to, as `<project>/<stack>`.
 OWNER_VARIABLE = "FLUX_OWNER"
@@ -104,8 +104,8 @@ class RunKeys:
         # Which Kelpie job was posted for which claim. Not stored in the claim itself, because R2 allows one
         # write per second to each key.
         self.posted = f"{own}posted.json"
-        # Names a Kelpie job that was removed from the stack, or that a watcher cancels in order to queue
-        # the run again.
+        # Names a Kelpie job that was removed from the stack, or that a watcher cancels in order to
+        # queue the run again.
         self.requeue = f"{own}requeue.json"
         # Marks a run of bucket layout 1 whose job Kelpie no longer knew when the bucket was migrated.
         self.earlier = f"{own}earlier.json"

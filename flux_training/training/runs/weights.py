@@ -17,8 +17,8 @@ LENGTH_BYTES = 8
 MAX_TENSOR_BYTES = MAX_FILE_BYTES - LENGTH_BYTES - MAX_HEADER_BYTES
 # Each tensor in the header has about eight values.
 MAX_HEADER_VALUES = 200_000
-# The exceptions that untrusted JSON can cause, for example with infinite numbers or thousands of nested
-# brackets.
+# The exceptions that untrusted JSON can cause, for example with infinite numbers or
+# thousands of nested brackets.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 

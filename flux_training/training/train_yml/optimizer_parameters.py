@@ -39,7 +39,7 @@ WITHOUT_LR = ("relative_step", "warmup_init")
 def parameter_faults(train: Mapping[str, Any]) -> Iterator[ParameterFault]:
     """What ai-toolkit would stop at in `optimizer_params` and `lr_scheduler_params` of a train section."""
     yield from _optimizer_faults(
-        _optimizer(train.get("optimizer", "adamw")), mapping(train.get("optimizer_params"))
+        _optimizer_class(train.get("optimizer", "adamw")), mapping(train.get("optimizer_params"))
     )
     name = train.get("lr_scheduler", "constant")
     known = LR_SCHEDULERS.get(name) if isinstance(name, str) else None
@@ -47,7 +47,7 @@ def parameter_faults(train: Mapping[str, Any]) -> Iterator[ParameterFault]:
     yield from _faults("lr_scheduler", str(name), known, params)
 
 
-def _optimizer(value: object) -> str:
+def _optimizer_class(value: object) -> str:
     name = str(value).lower()
     # For names that begin with these, ai-toolkit uses the same optimizer class regardless of the rest.
     return next((start for start in ("prodigy8bit", "prodigy") if name.startswith(start)), name)

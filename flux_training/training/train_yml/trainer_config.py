@@ -203,8 +203,8 @@ def _read(path: Path) -> bytes:
 
 def _parse_fast(raw: bytes) -> _Parsed:
     """Like `_parse`, six times as fast where libyaml can be used."""
-    # libyaml crashes the process at about 30,000 nested collections, each of which takes one of these
-    # characters.
+    # libyaml crashes the process at about 30,000 nested collections, each of which takes
+    # one of these characters.
     is_flat = sum(raw.count(character) for character in b"[{-?:") <= MAX_FAST_INDICATORS
     if is_flat and not any(sign in raw for sign in READ_DIFFERENTLY):
         try:

@@ -27,8 +27,8 @@ NEWEST = TrainerCommit(COMMIT, VERSION, DATE)
 # The ai-toolkit commit that docker/Dockerfile.base installs. Later commits need CUDA 13, whose driver many
 # nodes do not have.
 PINNED = TrainerCommit("c4db100e172064117ad18b46898226a036c1b197", "0.11.0", "2026-07-21")
-# SaladCloud's public image contains ai-toolkit as of an unknown day in 2025, so it lacks at least all later
-# changes (docs/trainer.md).
+# SaladCloud's public image contains ai-toolkit as of an unknown day in 2025, so it lacks at least
+# all later changes (docs/trainer.md).
 PUBLIC_IMAGE_DATE = "2025-04-01"
 
 

@@ -159,8 +159,8 @@ def _content_end(node: yaml.Node) -> int:
     """The index behind a value. A block's own end mark would include the comments that follow it."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
         key, value = node.value[-1]
-        # PyYAML gives an alias the position of its anchor, so use the end of the key instead if it is
-        # later.
+        # PyYAML gives an alias the position of its anchor, so use the end of the key instead
+        # if it is later.
         return max(int(key.end_mark.index), _content_end(value))
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
         return _content_end(node.value[-1])

@@ -194,10 +194,10 @@ class FakeProvider:
 
 
 class FakeProviders:
-    """One provider for all, which answers that the inputs in `replaces_on` replace when they change."""
+    """One provider for all, which answers that the inputs in `properties_that_force_replacement` replace when they change."""
 
-    def __init__(self, *replaces_on: str) -> None:
-        self._replaces_on = replaces_on
+    def __init__(self, *properties_that_force_replacement: str) -> None:
+        self._replaces_on = properties_that_force_replacement
         self.asked: list[Any] = []
         self.loaded = 0
 
@@ -356,9 +356,9 @@ def test_a_new_resource_has_no_cascade() -> None:
     assert decisions().find_cascade(placed(None, resource("one")), FIRST) == []
 
 
-def cascade(*more: Resource, replaces_on: tuple[str, ...] = ("on",)) -> list[str]:
+def cascade(*more: Resource, properties_that_force_replacement: tuple[str, ...] = ("on",)) -> list[str]:
     root = resource("root")
-    found = decisions(root, *more, providers=FakeProviders(*replaces_on))
+    found = decisions(root, *more, providers=FakeProviders(*properties_that_force_replacement))
     return [urns.name_of(one.urn) for one in found.find_cascade(placed(root, resource("root")), FIRST)]
 
 
@@ -401,7 +401,9 @@ def test_a_dependents_provider_is_asked_with_unknown_inputs() -> None:
     assert found == [user, root]
     assert providers.asked == [("user", {"on": "x", "else": "y"}, {"on": UNKNOWN, "else": "y"}, ["i"])]
     assert providers.loaded == 2
-    assert cascade(on("user", "root", replace_on_changes=["else"]), replaces_on=()) == ["root"]
+    assert cascade(on("user", "root", replace_on_changes=["else"]), properties_that_force_replacement=()) == [
+        "root"
+    ]
 
 
 def test_registered_dependents_are_not_deleted() -> None:

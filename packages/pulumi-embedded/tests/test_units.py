@@ -351,7 +351,7 @@ def test_a_fold_after_a_truncated_line_counts(file: Path) -> None:
     log.flush(log.append([["put", 1, {"urn": "c"}]]))
     with file.open("ab") as end:
         end.write(b'[["put", 2')
-    journal.note_fold(FileLog(file), AFTER)
+    journal.record_fold(FileLog(file), AFTER)
     assert journal.read_leftover(FileLog(file), AFTER, {"resources": [{"urn": "c"}]}) is None
 
 

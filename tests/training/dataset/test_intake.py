@@ -12,7 +12,7 @@ from flux_training.training.dataset.intake import (
     Intake,
     fingerprints_in,
     import_images,
-    list_sources,
+    list_files_to_import,
     next_number,
 )
 from flux_training.training.errors import BadInput
@@ -22,7 +22,10 @@ from tests.support.photos import mixed_folder, photo
 def taken_from(folder: Path, staging: Path, known: tuple[str, ...] = (), max_side: int = 0) -> Intake:
     staging.mkdir(exist_ok=True)
     return import_images(
-        list_sources(folder), staging, fingerprints_in(folder, [folder / name for name in known]), max_side
+        list_files_to_import(folder),
+        staging,
+        fingerprints_in(folder, [folder / name for name in known]),
+        max_side,
     )
 
 
@@ -210,7 +213,7 @@ def test_large_photos_are_reduced(tmp_path: Path) -> None:
 
 def test_an_unreadable_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be read"):
-        list_sources(tmp_path / "nowhere")
+        list_files_to_import(tmp_path / "nowhere")
 
 
 def test_next_number_follows_numbered_images_and_captions(tmp_path: Path) -> None:
@@ -223,5 +226,5 @@ def test_next_number_follows_numbered_images_and_captions(tmp_path: Path) -> Non
 def test_a_git_lfs_pointer_named_as_an_image_is_recognised(tmp_path: Path) -> None:
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 12345\n"
     (tmp_path / "cat.jpg").write_text(pointer, encoding="utf-8")
-    [finding] = import_images(list_sources(tmp_path), tmp_path / "staging").findings
+    [finding] = import_images(list_files_to_import(tmp_path), tmp_path / "staging").findings
     assert finding.startswith("cat.jpg: a Git LFS pointer, not the file itself; run `git lfs pull`")

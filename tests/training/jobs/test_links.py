@@ -10,7 +10,7 @@ import pytest
 
 from flux_training.commands.jobs.folders import existing_dataset, staging_folder
 from flux_training.training.dataset.captions import is_image, uncaptioned
-from flux_training.training.dataset.intake import list_sources
+from flux_training.training.dataset.intake import list_files_to_import
 from flux_training.training.dataset.renaming import LAST, plan_undo
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.finding import Finding
@@ -216,7 +216,7 @@ def test_special_files_among_photos_are_left_out(kind: str, project: Path, tmp_p
     (photos / "a.jpg").write_bytes((project / "jobs/cat/dataset/00001.jpg").read_bytes())
     SPECIAL[kind](photos / "a.txt")
     SPECIAL[kind](photos / "zz")
-    found = list_sources(photos)
+    found = list_files_to_import(photos)
     assert [image.name for image in found.images] == ["a.jpg"]
     assert found.captions == {}
     assert len(found.strangers) == 2
@@ -227,7 +227,7 @@ def test_links_out_of_the_photos_are_left_out(tmp_path: Path, secrets: Path) -> 
     photos.mkdir()
     (photos / "a.jpg").symlink_to(secrets / "private.jpg")
     (photos / "a.txt").symlink_to(secrets / ".netrc")
-    found = list_sources(photos)
+    found = list_files_to_import(photos)
     assert (found.images, found.captions) == ([], {})
     assert [line.split(":")[0] for line in found.strangers] == ["a.jpg", "a.txt"]
     assert all("copy the file there" in line for line in found.strangers)

@@ -48,8 +48,8 @@ RAW_CONTROL_ARCHS = (
     "mageflow_edit",
     "minimax_h3_ref2va",
 )
-# The dates on which ai-toolkit began to allow these combinations (commits 3d472de2, 8c1a4082, 257da9b5,
-# b96476a8).
+# The dates on which ai-toolkit began to allow these combinations (commits
+# 3d472de2, 8c1a4082, 257da9b5, b96476a8).
 NO_WORKERS_SINCE = "2026-07-29"
 CACHED_PRESERVATION_SINCE = "2026-08-09"
 IMAGES_WITH_FRAMES_SINCE = "2026-08-08"

@@ -50,7 +50,7 @@ def ignored_quantization(job: Subject) -> Iterator[Problem]:
     "choose a larger GPU in the stack's configuration",
 )
 def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
-    if job.model and job.model.memory.fixed and _gpu_below(job, job.model.weights_gb):
+    if job.model and job.model.memory.fixed and _gpu_has_less_memory(job, job.model.weights_gb):
         message = f"the weights of {job.model.name} take {job.model.weights_gb:.0f} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.process_problem(message, "model")
 
@@ -61,7 +61,7 @@ def weights_larger_than_the_memory(job: Subject) -> Iterator[Problem]:
     "choose a GPU with enough memory in the stack's configuration",
 )
 def gpu_with_too_little_memory(job: Subject) -> Iterator[Problem]:
-    if job.model and _gpu_below(job, need := job.model.memory.quantized):
+    if job.model and _gpu_has_less_memory(job, need := job.model.memory.quantized):
         message = f"{job.model.name} needs {need} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.process_problem(message, "model")
 
@@ -95,7 +95,7 @@ def needless_low_vram(job: Subject) -> Iterator[Problem]:
 )
 def missing_gradient_checkpointing(job: Subject) -> Iterator[Problem]:
     off = job.section("train").get("gradient_checkpointing", True) is False
-    if off and job.model and _gpu_below(job, job.model.memory.unquantized):
+    if off and job.model and _gpu_has_less_memory(job, job.model.memory.unquantized):
         message = f"train.gradient_checkpointing is false, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.process_problem(message, "train", "gradient_checkpointing")
 
@@ -122,12 +122,12 @@ def batches_too_large_for_the_gpu(job: Subject) -> Iterator[Problem]:
             yield job.process_problem(message, "datasets", str(number), "num_frames")
 
 
-def _gpu_below(job: Subject, size: float) -> bool:
+def _gpu_has_less_memory(job: Subject, size: float) -> bool:
     return job.gpu_gb is not None and job.gpu_gb < size
 
 
 def _lacks_memory(job: Subject, key: str, size: int) -> Iterator[Problem]:
-    if _gpu_below(job, size) and not job.section("model").get("layer_offloading"):
+    if _gpu_has_less_memory(job, size) and not job.section("model").get("layer_offloading"):
         message = f"model.{key} is not set, the model needs {size} GB, and {smallest_class(job.gpu)} has {job.gpu_gb} GB"
         yield job.process_problem(message, "model", key)
 

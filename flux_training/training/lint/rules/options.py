@@ -31,8 +31,7 @@ NUMBER_FLAGS = ("l", "cfg", "m", "network_multiplier", "gr", "a", "ref")
 LOKR_FULL_RANK_SINCE = "2026-07-25"
 # These optimizers choose the learning rate themselves; `lr` is only a factor.
 ADAPTIVE_OPTIMIZERS = ("prodigy", "dadapt")
-# ai-toolkit refuses unload_text_encoder for these architectures (validate_configs in
-# toolkit/config_modules.py).
+# ai-toolkit refuses unload_text_encoder for these architectures (its validate_configs).
 ENCODES_CONTROLS = ("qwen_image_edit", "boogu_image_edit")
 # For each type of LoRA that ai-toolkit can train, the other programs that can load it.
 PROGRAMS = {

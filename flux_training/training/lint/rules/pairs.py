@@ -39,8 +39,7 @@ OPTIONAL_IMAGE = ("wan22_5b", "ltx2", "flex2")
 STOPS_AT_IMAGES = "qwen_image"
 # Where a model that takes a single control image looks for it: in the sample's prompt or in `ctrl_img`.
 ONE_IMAGE = ((), ("ctrl_img",))
-# Architectures with a minimum size for control images (ai-toolkit: cap_min_pixels in
-# extensions_built_in/diffusion_models/flux2/src/sampling.py).
+# Architectures with a minimum size for control images (cap_min_pixels in ai-toolkit's flux2/src/sampling.py).
 SIZED_CONTROL_ARCHS = ("flux2", "flux2_klein_4b", "flux2_klein_9b")
 MIN_CONTROL_SIDE, MAX_CONTROL_RATIO = 64, 8
 # EXIF orientation values of pictures that are rotated by 90 degrees.
@@ -304,8 +303,8 @@ def control_images_that_flux2_refuses(job: Subject) -> Iterator[Problem]:
         return
     folders = job.dataset.folders_of(FolderKind.CONTROL)
     sampled = {path.removeprefix("./") for _, path in sample_controls(job.process)}
-    # With `match_target_res`, ai-toolkit enlarges the control images of training first, so they can be
-    # small.
+    # With `match_target_res`, ai-toolkit enlarges the control images of training first, so
+    # they can be small.
     is_enlarged = bool(mapping(job.section("model").get("model_kwargs")).get("match_target_res"))
     for name, image in job.all_images.items():
         is_sampled = path_in_job_folder(name) in sampled

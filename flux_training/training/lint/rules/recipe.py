@@ -201,8 +201,8 @@ def wrong_caption_extensions(job: Subject) -> Iterator[Problem]:
             yield job.process_problem(
                 describe_value("caption_ext", value), "datasets", str(number), "caption_ext"
             )
-        # `caption_type` is the older name of `caption_ext`. With it, ai-toolkit does not add the dot before
-        # the suffix.
+        # `caption_type` is the older name of `caption_ext`. With it, ai-toolkit does not add the
+        # dot before the suffix.
         older = entry.get("caption_type")
         if older and older != ".txt":
             yield job.process_problem(f"caption_type is {older!r}", "datasets", str(number), "caption_type")

@@ -65,24 +65,24 @@ def fault_reply(kind: str, service: str, project: str = "proj", number: int = 0)
         return TOO_MANY[service]
     if kind == "403":
         text = TRANSIENT_TEXTS[number % len(TRANSIENT_TEXTS)].format(project=project)
-        return _kelpie(403, "Forbidden", text)
+        return _kelpie_error_reply(403, "Forbidden", text)
     # SaladCloud's gateway sometimes answers with an HTML page. Cloudflare is assumed to do the same.
     if number % 2 and service in ("salad", "cloudflare"):
         return FaultReply(502, HTML.encode(), "text/html")
     return FAILURES[service]
 
 
-def _kelpie(status: int, error: str, message: str) -> FaultReply:
+def _kelpie_error_reply(status: int, error: str, message: str) -> FaultReply:
     body = json.dumps({"error": error, "message": message}).encode()
     return FaultReply(status, body, "text/plain;charset=UTF-8")
 
 
-def _problem(status: int, title: str, detail: str) -> FaultReply:
+def _salad_error_reply(status: int, title: str, detail: str) -> FaultReply:
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return FaultReply(status, json.dumps(body).encode(), "application/json")
 
 
-def _cloudflare(status: int, code: int, message: str) -> FaultReply:
+def _cloudflare_error_reply(status: int, code: int, message: str) -> FaultReply:
     errors = [{"code": code, "message": message}]
     body = {"success": False, "errors": errors, "messages": [], "result": None}
     return FaultReply(status, json.dumps(body).encode(), "application/json")
@@ -96,18 +96,19 @@ def _s3(status: int, code: str, message: str) -> FaultReply:
 RETRY_AFTER = (("Retry-After", "1"),)
 SLOW_DOWN = "Please wait and consider throttling your request speed"
 TOO_MANY = {
-    "cloudflare": replace(_cloudflare(429, 971, SLOW_DOWN), headers=RETRY_AFTER),
+    "cloudflare": replace(_cloudflare_error_reply(429, 971, SLOW_DOWN), headers=RETRY_AFTER),
     "kelpie": FaultReply(429, b"error code: 1015", "text/plain; charset=UTF-8", RETRY_AFTER),
     "s3": _s3(429, "TooManyRequests", "Reduce your concurrent request rate for the same object."),
     "salad": replace(
-        _problem(429, "Too Many Requests", "240 requests a minute are allowed."), headers=RETRY_AFTER
+        _salad_error_reply(429, "Too Many Requests", "240 requests a minute are allowed."),
+        headers=RETRY_AFTER,
     ),
 }
 OVERLOADED = "D1_ERROR: D1 DB is overloaded. Requests queued for too long."
 TRY_AGAIN = "We encountered an internal error. Please try again."
 FAILURES = {
-    "cloudflare": _cloudflare(500, 10001, TRY_AGAIN),
-    "kelpie": _kelpie(500, "Internal server error", OVERLOADED),
+    "cloudflare": _cloudflare_error_reply(500, 10001, TRY_AGAIN),
+    "kelpie": _kelpie_error_reply(500, "Internal server error", OVERLOADED),
     "s3": _s3(500, "InternalError", TRY_AGAIN),
-    "salad": _problem(500, "Internal Server Error", "An unexpected error occurred."),
+    "salad": _salad_error_reply(500, "Internal Server Error", "An unexpected error occurred."),
 }

@@ -26,15 +26,15 @@ class KeyScope:
     prefixes: Sequence[str] = ()
     objects: Sequence[str] = ()
 
-    def has_bucket(self, bucket: str) -> bool:
+    def allows_bucket(self, bucket: str) -> bool:
         return self.buckets is None or bucket in self.buckets
 
-    def has_key(self, bucket: str, key: str) -> bool:
-        return self.has_bucket(bucket) and (key in self.objects or self._has_prefix(key))
+    def allows_key(self, bucket: str, key: str) -> bool:
+        return self.allows_bucket(bucket) and (key in self.objects or self._has_prefix(key))
 
-    def has_listing(self, bucket: str, prefix: str) -> bool:
+    def allows_listing(self, bucket: str, prefix: str) -> bool:
         """Whether the keys that begin with `prefix` may be listed."""
-        return self.has_bucket(bucket) and self._has_prefix(prefix)
+        return self.allows_bucket(bucket) and self._has_prefix(prefix)
 
     def _has_prefix(self, text: str) -> bool:
         everything = not self.prefixes and not self.objects
@@ -43,7 +43,7 @@ class KeyScope:
     def covers(self, other: Self) -> bool:
         """Whether this scope allows all that the other one does. Prefixes are not compared: only temporary credentials have them."""
         return (
-            all(self.has_bucket(bucket) for bucket in other.buckets or ())
+            all(self.allows_bucket(bucket) for bucket in other.buckets or ())
             and self.write >= other.write
             and self.admin >= other.admin
         )

@@ -113,7 +113,7 @@ async def serve_cloud(
                 raise RuntimeError(f"a server did not start; see {home.daemon_log}")
             await asyncio.sleep(0.01)
         write_json(home.connection, connection_of(home, state))
-        services.supervisor.adopt(keep=keep_nodes)
+        services.supervisor.take_over_nodes(keep=keep_nodes)
         report.send({"ok": True})
         log.info("running, pid %s, ports %s and %s", os.getpid(), state.api_port, state.s3_port)
         await _run_until_stopped(home, services)

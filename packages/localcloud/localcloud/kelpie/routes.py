@@ -78,7 +78,7 @@ class KelpieRoutes:
             ("POST", "/users/{id}/token", self.admin_only),
         ]
         on_error: dict[Any, Any] = {
-            InvalidRequestError: invalid,
+            InvalidRequestError: invalid_request_response,
             RefusedRequestError: refused,
             UncaughtError: crash_response,
         }
@@ -218,7 +218,7 @@ class KelpieRoutes:
         raise RefusedRequestError(404, "Route Not Found")
 
 
-def invalid(_request: Request, error: InvalidRequestError) -> Response:
+def invalid_request_response(_request: Request, error: InvalidRequestError) -> Response:
     return JsonAnswer({"errors": error.issues, "success": False, "result": {}}, 400)
 
 

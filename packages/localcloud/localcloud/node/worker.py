@@ -75,7 +75,7 @@ class IdleLimits:
     def is_over(self, seconds: float) -> bool:
         return 0 < self.setting < seconds
 
-    def is_cut_short(self, seconds: float) -> bool:
+    def is_over_shorter_limit(self, seconds: float) -> bool:
         return self.setting > 0 and 0 < self.shorter < seconds
 
 
@@ -127,7 +127,9 @@ class KelpieWorker:
         if self._idle.is_over(seconds) and self.uploading:
             log.info("no work for %g s: ending after the uploads, on this machine", seconds)
             self.stopping = True
-        elif self._idle.is_over(seconds) or (self._idle.is_cut_short(seconds) and not upload_threads()):
+        elif self._idle.is_over(seconds) or (
+            self._idle.is_over_shorter_limit(seconds) and not upload_threads()
+        ):
             log.info("no work for %g s: asking for another machine", seconds)
             sys.exit(EXIT_REALLOCATE)
 

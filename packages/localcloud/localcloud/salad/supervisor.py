@@ -86,7 +86,7 @@ class Supervisor:
                 self._boot(instance)
         self._finish_deletions()
 
-    def adopt(self, *, keep: bool) -> None:
+    def take_over_nodes(self, *, keep: bool) -> None:
         """After a restart: take over the nodes of a killed daemon that still run, or kill them if `keep` is false."""
         for instance in self._instances("pid IS NOT NULL"):
             if keep and self._is_alive(instance):

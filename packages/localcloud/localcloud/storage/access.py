@@ -109,22 +109,24 @@ def _check(scopes: Sequence[KeyScope], request: S3Request) -> None:
     source = request.headers.get(b"x-amz-copy-source")
     if source is not None:
         bucket, _, key = unquote(source.decode("latin-1")).lstrip("/").partition("/")
-        if not any(scope.has_key(bucket, key) for scope in scopes):
+        if not any(scope.allows_key(bucket, key) for scope in scopes):
             raise AccessDenied()
 
 
 def _allows(scope: KeyScope, request: S3Request) -> bool:
     if request.key:
-        return scope.has_key(request.bucket, request.key) and (scope.write or request.method in READING)
+        return scope.allows_key(request.bucket, request.key) and (scope.write or request.method in READING)
     if not request.bucket:
         return scope.admin and scope.buckets is None and request.method in READING
     if "lifecycle" in request.query:
-        return scope.admin and scope.has_bucket(request.bucket) and (scope.write or request.method == "GET")
+        return (
+            scope.admin and scope.allows_bucket(request.bucket) and (scope.write or request.method == "GET")
+        )
     if request.method == "GET" and "location" not in request.query:
-        return scope.has_listing(request.bucket, request.parameter("prefix"))
+        return scope.allows_listing(request.bucket, request.parameter("prefix"))
     if request.method in READING:
-        return scope.has_bucket(request.bucket)
-    return scope.admin and scope.write and scope.has_bucket(request.bucket)
+        return scope.allows_bucket(request.bucket)
+    return scope.admin and scope.write and scope.allows_bucket(request.bucket)
 
 
 def _check_deletion(scopes: Sequence[KeyScope], bucket: str, body: bytes) -> None:
@@ -133,5 +135,5 @@ def _check_deletion(scopes: Sequence[KeyScope], bucket: str, body: bytes) -> Non
         keys = [element.text or "" for element in fromstring(body).iter() if element.tag.endswith("Key")]
     except ParseError:
         return  # nanio refuses it
-    if not all(any(scope.write and scope.has_key(bucket, key) for scope in scopes) for key in keys):
+    if not all(any(scope.write and scope.allows_key(bucket, key) for scope in scopes) for key in keys):
         raise AccessDenied()

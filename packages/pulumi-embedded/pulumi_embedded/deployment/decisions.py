@@ -63,7 +63,7 @@ class Decisions:
             raise NeedsCliError(
                 f"managing the resource {goal.name!r}, which this stack has only read until now,"
             )
-        if self.targets.is_replaced(new.urn):
+        if self.targets.is_named_for_replacement(new.urn):
             return Diff(True, ["id"])
         if old.custom != new.custom or (new.custom and self._has_moved_provider(old, new)):
             return Diff(True, ["provider"])

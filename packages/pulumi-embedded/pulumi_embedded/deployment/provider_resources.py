@@ -108,7 +108,7 @@ class ProviderResources:
         new.inputs, failures = plugin.check_config(registered.old_inputs, new.inputs)
         self.on_check_failures(registered, failures)
         if old is not None:
-            keys = plugin.replaces_on(old.id, old.inputs, new.inputs)
+            keys = plugin.properties_that_force_replacement(old.id, old.inputs, new.inputs)
             if keys:
                 raise NeedsCliError(
                     f"replacing the provider {registered.goal.name!r} because of {', '.join(keys)}"

@@ -92,13 +92,13 @@ class Run:
         return self._refresh(self._session.load(self._deployment), None)
 
     def update(self) -> bool:
-        return self._change("update", self._refresh_first(self._deploy))
+        return self._change_locked_stack("update", self._refresh_first(self._deploy))
 
     def destroy(self) -> bool:
-        return self._change("destroy", self._refresh_first(self._delete_all))
+        return self._change_locked_stack("destroy", self._refresh_first(self._delete_all))
 
     def refresh(self) -> bool:
-        return self._change("refresh", self._refresh_and_clear_pending_creates)
+        return self._change_locked_stack("refresh", self._refresh_and_clear_pending_creates)
 
     def _refresh_first(self, change: Change) -> Change:
         def refresh_and_change(state: StackState, changing: StateSnapshot) -> bool:
@@ -121,7 +121,7 @@ class Run:
 
     # Locking, saving and history.
 
-    def _change(self, kind: str, change: Change) -> bool:
+    def _change_locked_stack(self, kind: str, change: Change) -> bool:
         """Lock the stack, load its state again (the preview has changed the loaded one), change it, save it, unlock."""
         options = self._options
         config = self._config.stored(self._session.project.name)

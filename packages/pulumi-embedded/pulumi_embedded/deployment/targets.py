@@ -41,7 +41,7 @@ class Targets:
             return True
         return self.includes(urn) and not (self.dependents and self.excluded and depends_on & left_out)
 
-    def is_replaced(self, urn: str) -> bool:
+    def is_named_for_replacement(self, urn: str) -> bool:
         """Whether `--replace` names the resource."""
         return _matches(self.replaced, urn)
 

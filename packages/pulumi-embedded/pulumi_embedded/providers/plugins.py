@@ -132,7 +132,7 @@ class Plugin(Provider):
             inputs[INTERNAL] = new[INTERNAL]
         return inputs, check_failures(answer)
 
-    def replaces_on(self, id_: str, old: Properties, new: Properties) -> list[str]:
+    def properties_that_force_replacement(self, id_: str, old: Properties, new: Properties) -> list[str]:
         """The configuration keys whose change makes it another provider, which cannot manage the old one's resources."""
         before = plain_struct(_without_internal(old))
         request = provider_pb2.DiffRequest(

@@ -116,7 +116,7 @@ class Journal:
         self.flush(self.append({"fold": checkpoint}))
 
 
-def note_fold(log: Log, checkpoint: str) -> None:
+def record_fold(log: Log, checkpoint: str) -> None:
     """Record, in the journal of a run that has ended, the digest of the checkpoint that is about to be written."""
     log.append(_line({"fold": checkpoint}))
 

@@ -107,7 +107,7 @@ def recover_journal(backend: Backend, stack: StackId) -> tuple[int, Checkpoint]:
         checkpoint = Checkpoint(journal.checkpoint_digest(content), deployment)
         # Record the checkpoint in the journal first, in case of a crash after the checkpoint is written and
         # before the journal is removed.
-        journal.note_fold(log, checkpoint.digest)
+        journal.record_fold(log, checkpoint.digest)
         backend.write(stack, content)
     log.remove()
     return found.steps if found else 0, checkpoint
