@@ -3,7 +3,8 @@ STACK ?= dev
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
-FLUX := $(BIN)/python -m flux_training.commands
+# Ctrl-C is ignored until the command can catch it: a Python that is starting prints a traceback.
+FLUX := if [ -t 0 ]; then trap '' INT; fi; $(BIN)/python -m flux_training.commands
 
 # Each command starts several Python processes: without compiled files each would compile all that it imports, seconds every time.
 unexport PYTHONDONTWRITEBYTECODE

@@ -35,6 +35,7 @@ from flux_training.training.jobs.declare import declare_jobs
 from flux_training.training.jobs.examine import Examiner
 from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.runs.run_state import RunState, describe_unqueued_runs
+from flux_training.training.setting_errors import ignored_in
 from flux_training.training.settings import (
     SINGLE_CLUSTER,
     StackSettings,
@@ -53,6 +54,7 @@ def main() -> None:
     config = {**get_config_env(), **CONFIG.get()}
     project, owner = pulumi.get_project(), f"{pulumi.get_project()}/{pulumi.get_stack()}"
     try:
+        refuse_ignored_settings(Path(pulumi.get_root_directory()))
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
         refuse_shadowing_folders(Path(pulumi.get_root_directory()))
@@ -189,6 +191,12 @@ def report_mistakes(report: LintReport) -> None:
         pulumi.log.warn(str(group))
     if report.errors:
         raise BadInput([str(group) for group in group_findings(report.errors, pulumi.get_stack())])
+
+
+def refuse_ignored_settings(root: Path) -> None:
+    """Pulumi ignores what is not below `config:`, such as a budget."""
+    if ignored := ignored_in(root / f"Pulumi.{pulumi.get_stack()}.yaml"):
+        raise BadInput(ignored)
 
 
 def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from flux_training.clients.connection import LOCAL_FILE_VARIABLE, Connection, Setting, connect
 from flux_training.clients.errors import Unavailable
@@ -69,9 +69,7 @@ def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | 
 
 def is_local_cloud_running() -> bool:
     line = [sys.executable, "-m", "localcloud", "status"]
-    environment = _local_cloud_environment()
-    done = subprocess.run(line, env=environment, capture_output=True, check=False)  # noqa: S603 - a fixed command
-    return done.returncode == 0
+    return _run(line, capture_output=True) == 0
 
 
 def stop_local_cloud() -> None:
@@ -81,10 +79,17 @@ def stop_local_cloud() -> None:
 
 def _call(*arguments: str, output: TextIO | None = None) -> None:
     line = [sys.executable, "-m", "localcloud", *arguments]
-    code = subprocess.run(line, env=_local_cloud_environment(), check=False, stdout=output).returncode  # noqa: S603 - a fixed command
+    code = _run(line, stdout=output)
     if code != 0:
         what = f"`localcloud {arguments[0]}` failed (exit code {code})"
         raise FluxError(what, "", "see the messages above")
+
+
+def _run(line: list[str], **options: Any) -> int:
+    """In a session of its own: Ctrl-C stops this process, which then ends the other one."""
+    environment = _local_cloud_environment()
+    done = subprocess.run(line, env=environment, check=False, start_new_session=True, **options)  # noqa: S603 - fixed commands
+    return done.returncode
 
 
 def _local_cloud_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import rich_click as click
 
-from flux_training.commands.interrupts import EXIT_INTERRUPTED, STOPPED
+from flux_training.commands.interrupts import HANDLER, exit_interrupted
 from flux_training.commands.stack.project import project_root
 from flux_training.training.compiled_files import describe_damaged_bytecode
 from flux_training.training.environment import bypass_proxy_for_loopback
@@ -64,6 +64,9 @@ class LazyGroup(click.RichGroup):
             return None
         module, attribute = COMMANDS[name].split(":")
         command = getattr(importlib.import_module(module), attribute)
+        if HANDLER.was_called:
+            # A compiled module has swallowed it.
+            raise KeyboardInterrupt
         assert isinstance(command, click.Command)  # noqa: S101 - every entry of COMMANDS is a command
         return command
 
@@ -114,8 +117,7 @@ def run_command() -> None:
         # Click would take the EOFError of a failed import for the end of the input.
         if damage := describe_damaged_bytecode(stopped.__context__):
             sys.exit(f"error: {damage}")
-        click.echo(STOPPED, err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        exit_interrupted()
 
 
 def _prepare_output() -> None:
@@ -138,6 +140,9 @@ def _require_working_directory() -> None:
 
 
 def _fail(error: FluxError) -> NoReturn:
+    if HANDLER.was_called:
+        # It may be the reason for the error: what was being read or checked at Ctrl-C counts as wrong.
+        exit_interrupted()
     message = f"error: {error}"
     width = shutil.get_terminal_size().columns
     click.echo(wrapped(message, width) if sys.stderr.isatty() else message, err=True)

@@ -2,8 +2,10 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic_core import ErrorDetails
 
 from flux_training.training.words import nearest, same_letters
@@ -20,6 +22,9 @@ FOREIGN_SETTINGS = {"kubernetes:cluster"}
 # The minimum similarity of a misspelled namespace (difflib's ratio, where 1 means equal). It is high so
 # that a package with a name similar to the project's is not reported.
 MIN_SIMILARITY = 0.85
+
+# What Pulumi reads in a stack file; it ignores anything else.
+SECTIONS = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider")
 
 SHAPES = {
     "bool_parsing": "must be true or false",
@@ -91,3 +96,26 @@ def _hint(kind: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return ", not a map; write the value on the same line"
     return "; put it in quotes" if kind == "string_type" else ""
+
+
+def ignored_keys(file: str, keys: Iterable[str]) -> list[str]:
+    """A finding for each key at the left margin of a stack file that Pulumi does not read, such as a setting that is not below `config:`."""
+    return [
+        f"{file}: `{key}` would be ignored, because it is not below `config:`; indent it by two spaces there"
+        if ":" in key
+        else f"{file}: `{key}:` would be ignored{nearest(key, SECTIONS)}; there are: {', '.join(SECTIONS)}"
+        for key in keys
+        if key not in SECTIONS
+    ]
+
+
+def ignored_in(path: Path) -> list[str]:
+    """The findings of `ignored_keys` about a file that Pulumi has read. None if there is no such file: it may have another name."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        # Only parsed: this needs no values. The loader in C is twenty times faster.
+        document = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []
+    keys = [key.value for key, _ in document.value] if isinstance(document, yaml.MappingNode) else []
+    return ignored_keys(path.name, filter(lambda key: isinstance(key, str), keys))

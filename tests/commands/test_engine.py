@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from flux_training.clients.connection import VARIABLES
-from flux_training.commands.interrupts import is_interrupt
 from flux_training.commands.stack import engine as engine_module
 from flux_training.commands.stack.access import connection_of, preview_engine
 from flux_training.commands.stack.engine import (
@@ -325,25 +324,3 @@ def test_after_ctrl_c_the_command_stops_once_the_engine_has_ended(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         Engine((sys.executable, str(script)), dict(os.environ), "prod", tmp_path).run("up")
     assert (tmp_path / "saved").exists()
-
-
-def _raised_from(cause: BaseException) -> Exception:
-    try:
-        raise ImportError("a compiled module cannot be imported") from cause
-    except ImportError as error:
-        return error
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (KeyboardInterrupt(), True),
-        (_raised_from(KeyboardInterrupt()), True),
-        # pydantic's schema builder has the interrupt only in its text.
-        (ValueError('Error building "literal" validator:\n  KeyboardInterrupt: '), True),
-        (ValueError("steps"), False),
-        (_raised_from(OSError("disk")), False),
-    ],
-)
-def test_an_error_that_ctrl_c_has_caused_is_not_shown_as_a_bug(error: BaseException, expected: bool) -> None:
-    assert is_interrupt(error) == expected

@@ -8,6 +8,7 @@ import pytest
 from flux_training.commands.stack.file import stack_config, stack_settings, steps_limit, uses_local_cloud
 from flux_training.commands.stack.project import project_name
 from flux_training.training.errors import BadInput
+from flux_training.training.setting_errors import ignored_in
 
 
 def finding(root: Path) -> str:
@@ -56,6 +57,17 @@ def test_what_pulumi_would_ignore_is_an_error(line: str, said: str, tmp_path: Pa
     (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")
     (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  loras:cloud: local\n{line}\n", encoding="utf-8")
     assert said in finding(tmp_path)
+    (found,) = ignored_in(tmp_path / "Pulumi.dev.yaml")
+    assert found == finding(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello", "- a", "config: {a: 1}\nencryptionsalt: v1\n", "? [a]\n: b", "a: [", None]
+)
+def test_the_program_leaves_other_mistakes_to_pulumi(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+    assert ignored_in(tmp_path / "Pulumi.dev.yaml") == []
 
 
 @pytest.mark.parametrize("text", ["", "config:", "config: {}", "encryptionsalt: a"])

@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import random
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
 from tests.commands.runs_folder import HOSTILE, make_run
+from tests.support import pictures
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, page_in_chromium
 from tests.support.hostile_buckets import as_storage, spoil_run
 from tests.training.job_folders import TRAIN_YML
@@ -503,3 +505,17 @@ def test_a_thousand_past_runs_can_be_filtered_and_opened(
         expect(seen.page.locator("h1")).to_have_text("job-11")
         expect(seen.page.locator("#samples")).to_have_text("There are no samples yet.")
     assert seen.console_errors == []
+
+
+def test_pictures_of_a_stack_that_cannot_be_served_end_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        with pictures.served_stack():
+            """Not reached."""
+
+    monkeypatch.setattr(pictures, "ensure_local_cloud", lambda: None)
+    monkeypatch.setattr(pictures, "make_pictures", fail)
+    with pytest.raises(
+        SystemExit, match=r"^error: `./flux ui` ended at once, .* `make up` deploys the stack$"
+    ):
+        pictures.main()

@@ -72,3 +72,16 @@ def test_each_warning_is_printed_once_and_stops_nothing(checkout: Checkout) -> N
     ]
     checkout.declare(bird={"lint": {"silence": {"caption-trigger": "two of them show no bird"}}})
     assert "caption-trigger" not in checkout.make("preview")
+
+
+@pytest.mark.long
+def test_the_program_refuses_a_setting_that_pulumi_ignores(checkout: Checkout) -> None:
+    checkout.make("cloud")
+    checkout.run_engine("stack", "select", "--create", "dev")
+    with (checkout.root / "Pulumi.dev.yaml").open("a", encoding="utf-8") as file:
+        file.write("flux-training:budget: {maxUsd: 1}\n")
+    done = checkout.run_engine("up", "--yes", "--skip-preview")
+    printed = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "error: Pulumi.dev.yaml: `flux-training:budget` would be ignored" in printed
+    assert checkout.resources() == []

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from flux_training.clients.local_cloud import ensure_local_cloud
 from flux_training.commands.cli import outputs_of
 from flux_training.commands.jobs.review import Captioning, ReviewServer
 from flux_training.commands.report.command import images_folder, write_comparison, write_report
 from flux_training.commands.report.runs import newest_runs
-from flux_training.training.words import DEFAULT_STACK
+from flux_training.training.errors import FluxError
+from flux_training.training.words import DEFAULT_STACK, make_command
 from tests.support.browser import BrowserPage, page_in_chromium
 
 PICTURES = Path("docs/pictures")
@@ -26,6 +28,16 @@ QUALITY = 70
 
 
 def main() -> None:
+    """Renew all pictures, or exit with what keeps them from being made."""
+    try:
+        ensure_local_cloud()
+        make_pictures()
+    except FluxError as error:
+        sys.exit(f"error: {error}")
+
+
+def make_pictures() -> None:
+    """Raises FluxError, RuntimeError if a page has errors."""
     outputs, jobs = outputs_of(DEFAULT_STACK), images_folder(DEFAULT_STACK)
     runs = newest_runs(outputs, (), DEFAULT_STACK)
     with page_in_chromium(write_report(runs[0], outputs, jobs).resolve().as_uri()) as seen:
@@ -70,7 +82,12 @@ def served_stack() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().split()[-1]
+            if not (line := process.stdout.readline()):
+                up = make_command("up", DEFAULT_STACK)
+                raise FluxError(
+                    "`./flux ui` ended at once, for the reason above", "", f"{up} deploys the stack"
+                )
+            yield line.split()[-1]
         finally:
             process.terminate()
 

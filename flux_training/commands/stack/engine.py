@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flux_training.clients.waiting import pause
+from flux_training.commands.interrupts import interrupts_blocked
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process, running_updates
 from flux_training.commands.stack.passphrase import (
@@ -69,7 +71,7 @@ class Engine:
     def run(self, *arguments: str) -> int:
         """Run a Pulumi command that prints to the user; its exit code. Raises KeyboardInterrupt after Ctrl-C, once it has ended."""
         line, refresh = self._line(arguments), {REFRESH_VARIABLE: "1"} if arguments[0] == "refresh" else {}
-        return _wait(subprocess.Popen(line, env={**self.environment, **refresh}, cwd=self.root))  # noqa: S603 - fixed commands
+        return _run_to_the_end(line, {**self.environment, **refresh}, self.root, self.command == EMBEDDED)
 
     def release(self) -> None:
         """Remove the lock of a CLI that was killed on this machine. Raises FluxError.
@@ -291,18 +293,26 @@ def find_engine(
     return Engine(command, environment, stack, root)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _run_to_the_end(line: list[str], environment: Mapping[str, str], root: Path, is_embedded: bool) -> int:
     """At Ctrl-C, wait until the engine has finished the steps that it has begun. Then raises KeyboardInterrupt, whatever its exit code."""
-    was_interrupted = False
-    while process.poll() is None:
-        try:
-            process.wait()
-        except KeyboardInterrupt:
-            was_interrupted = True
-            # A terminal sends Ctrl-C to the engine as well. An engine that is signalled twice would stop at once.
-            if not sys.stdin.isatty():
-                process.send_signal(signal.SIGINT)
-    if was_interrupted:
+    interrupts = 0
+
+    def on_interrupt(*_: object) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        # A terminal sends Ctrl-C to the engine as well, which would stop at once when signalled twice.
+        if not sys.stdin.isatty():
+            process.send_signal(signal.SIGINT)
+
+    # The embedded engine unblocks it as soon as it can catch it. The CLI catches it from the start.
+    with interrupts_blocked() if is_embedded else nullcontext():
+        process = subprocess.Popen(line, env=dict(environment), cwd=root)  # noqa: S603 - fixed commands
+        before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
         raise KeyboardInterrupt
     return process.returncode
 

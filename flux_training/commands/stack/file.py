@@ -10,14 +10,13 @@ from flux_training.commands.stack.project import project_name
 from flux_training.commands.stack.yaml_file import load_yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.opening import outside_target, read_regular_file
+from flux_training.training.setting_errors import ignored_keys
 from flux_training.training.settings import StackSettings, parse_stack_settings
 from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
 from flux_training.training.words import nearest
 
 # This text replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
-# The top-level keys that Pulumi reads in a stack file. It ignores all others.
-SECTIONS = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider")
 # The maximum size of a stack file. A file with a thousand jobs has 100 KB.
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
@@ -80,7 +79,7 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raise BadInput([f"{place}: {message}; correct that line"]) from error
     except OSError as error:
         raise BadInput([f"{path.name} cannot be read: {error.strerror}; fix the file"]) from error
-    if isinstance(document, dict) and (findings := _ignored(path.name, document)):
+    if isinstance(document, dict) and (findings := ignored_keys(path.name, map(_as_key, document))):
         raise BadInput(findings)
     config = document.get("config") if isinstance(document, dict) else document
     if config is not None and not isinstance(config, dict):
@@ -89,17 +88,6 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
             [f"{path.name}: must have the line `config:` and settings below it, such as {example}"]
         )
     return {_full_key(root, str(key)): value for key, value in (config or {}).items()}
-
-
-def _ignored(file: str, document: dict[Any, Any]) -> list[str]:
-    """A finding for each key at the left margin that Pulumi does not read, such as a setting that is not below `config:`."""
-    unread = [_as_key(key) for key in document if key not in SECTIONS]
-    return [
-        f"{file}: `{key}` would be ignored, because it is not below `config:`; indent it by two spaces there"
-        if ":" in key
-        else f"{file}: `{key}:` would be ignored{nearest(key, SECTIONS)}; there are: {', '.join(SECTIONS)}"
-        for key in unread
-    ]
 
 
 def _full_key(root: Path, key: str) -> str:

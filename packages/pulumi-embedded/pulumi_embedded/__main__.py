@@ -1,18 +1,37 @@
 """`python -m pulumi_embedded COMMAND` and the console script `pulumi-embedded`."""
 
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> int:
     """Run the command line of this process."""
+    interrupts = 0
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        signal.default_int_handler(number, frame)
+
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, on_interrupt)
+        # A program that starts this one may block Ctrl-C until it can be caught here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         from pulumi_embedded.cli.main import run_command
 
         return run_command(sys.argv[1:])
-    # The user pressed Ctrl-C while the modules were being imported.
-    except KeyboardInterrupt:
+    # Compiled modules replace KeyboardInterrupt by errors of their own.
+    except (Exception, KeyboardInterrupt) as error:
+        if not interrupts and not isinstance(error, KeyboardInterrupt):
+            raise
         sys.stderr.write("error: canceled\n")
         return 1
+    finally:
+        # Python prints a traceback if it is interrupted while it ends.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -384,12 +387,35 @@ def test_missing_files_and_folders_are_reported(stack: EngineStack) -> None:
     )
 
 
+@pytest.mark.parametrize("replacement", [None, ValueError("unprintable")])
 def test_ctrl_c_during_the_import_prints_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], replacement: Exception | None
 ) -> None:
+    """Compiled modules raise errors of their own in place of KeyboardInterrupt."""
+
     def interrupted(_name: str) -> None:
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if replacement:
+                raise replacement from None
+            raise
 
     monkeypatch.setattr(cli_main, "__getattr__", interrupted, raising=False)
     monkeypatch.delattr(cli_main, "run_command")
-    assert (start_of_process(), capsys.readouterr().err) == (1, "error: canceled\n")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert (start_of_process(), capsys.readouterr().err) == (1, "error: canceled\n")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_that_the_caller_has_blocked_is_caught() -> None:
+    command = [sys.executable, "-m", "pulumi_embedded", "version"]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process.send_signal(signal.SIGINT)
+    assert (*process.communicate(timeout=60), process.returncode) == ("", "error: canceled\n", 1)
