@@ -42,7 +42,7 @@ no_cache_option = click.option(
 )
 
 
-def outputs_of(stack: str) -> Path:
+def outputs_folder(stack: str) -> Path:
     """The folder with the fetched runs of a stack, relative to the project."""
     return Path(OUTPUTS) / stack
 

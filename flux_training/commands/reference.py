@@ -30,23 +30,23 @@ def commands_document(group: click.Group) -> str:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         if command is not None:
-            parts += _section(command, f"./flux {name}")
+            parts += _command_section(command, f"./flux {name}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def settings_document() -> str:
     """The stack's own settings, then those of each section: explanation, keys, values and defaults."""
     schema = StackSettings.model_json_schema()
-    parts = [SETTINGS_HEAD, *_settings(schema)]
+    parts = [SETTINGS_HEAD, *_settings_table(schema)]
     sections: dict[str, Any] = schema["$defs"]
     for name in sorted(sections):
-        parts += [f"## {name.removesuffix('Settings')}", *_settings(sections[name])]
+        parts += [f"## {name.removesuffix('Settings')}", *_settings_table(sections[name])]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _settings(schema: Mapping[str, Any]) -> list[str]:
+def _settings_table(schema: Mapping[str, Any]) -> list[str]:
     rows = [
-        f"| `{key}` | {_value(setting)} | {_default(key, setting, schema.get('required', ()))} |"
+        f"| `{key}` | {_value(setting)} | {_describe_default(key, setting, schema.get('required', ()))} |"
         for key, setting in schema["properties"].items()
     ]
     explanation = _plain(" ".join(str(schema["description"]).split()))
@@ -71,7 +71,7 @@ def _value(setting: Mapping[str, Any]) -> str:
     return ", ".join([TYPES[kind["type"]], *([" ".join(limits)] if limits else [])])
 
 
-def _default(key: str, setting: Mapping[str, Any], required: Sequence[str]) -> str:
+def _describe_default(key: str, setting: Mapping[str, Any], required: Sequence[str]) -> str:
     if key in required:
         return "required"
     default = setting.get("default")
@@ -80,11 +80,11 @@ def _default(key: str, setting: Mapping[str, Any], required: Sequence[str]) -> s
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 
 
-def _section(command: click.Command, line: str) -> list[str]:
+def _command_section(command: click.Command, line: str) -> list[str]:
     if isinstance(command, click.Group):
         parts = [f"## `{line}`", _plain(inspect.cleandoc(command.help or ""))]
         for name, below in command.commands.items():
-            parts += _section(below, f"{line} {name}")
+            parts += _command_section(below, f"{line} {name}")
         return parts
     context = click.Context(command)
     usage = " ".join([line, *command.collect_usage_pieces(context)])

@@ -15,7 +15,8 @@ PACKAGE = "flux_training/node/launcher"
 CONFIG_FOLDER = "training-config"
 PROGRAM = "python"
 
-# This script is part of each queued job, so nobody can change it in the bucket. It runs exactly the bytes that it hashed.
+# This bootstrap script is part of each queued job, so nobody can change it in the bucket. It runs exactly the bytes whose
+# SHA-256 it has checked.
 BOOTSTRAP = """\
 import hashlib,io,sys,zipfile
 name="training-config/launch-"+sys.argv[1]+".pyz"
@@ -60,7 +61,7 @@ def build_archive() -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(members):
-            member = zipfile.ZipInfo(name)  # 1980-01-01, no permissions
-            member.create_system = 3  # or it would depend on the machine
+            member = zipfile.ZipInfo(name)  # ZipInfo's default date is 1980-01-01, with no permissions.
+            member.create_system = 3  # A fixed value: by default it depends on the operating system.
             file.writestr(member, members[name])
     return archive.getvalue()

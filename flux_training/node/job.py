@@ -11,7 +11,7 @@ from flux_training.node.launcher.settings import CONFIG_FOLDER, LIMIT_RANGES, MO
 
 LIMITS_FILE = "launch.json"
 CONFIG_FILES = ("train.yml", "manifest.json", LIMITS_FILE)
-# Only in the launch.json of jobs that an older version queued.
+# This key is only in the launch.json of jobs that an older version queued.
 OLD_FORMAT_KEY = "contract"
 
 

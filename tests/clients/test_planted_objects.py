@@ -12,7 +12,7 @@ from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.results import inputs_of_run, list_past_runs, read_stored_inputs
 from flux_training.clients.stack.owner import new_mark
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.commands.results.fetch import chosen_by_id
+from flux_training.commands.results.fetch import run_with_id
 from flux_training.commands.results.outputs import FetchOptions, fetch_results
 from flux_training.commands.watch.job_status import job_status
 from flux_training.training.runs.run import Layout, run_id
@@ -103,7 +103,7 @@ def test_weights_without_a_record_are_accepted_by_the_whole_id_of_their_run(
     """As preview and plan suggest it, before `up` sets the weights aside."""
     keys, weights = LAYOUT.run("cat", OWN), weights_file(step=20)
     storage = as_storage(MARK | {keys.weights: weights, keys.done: b"{}", keys.record: b'{"steps": 20}'})
-    chosen = chosen_by_id(storage, LAYOUT, job, run)
+    chosen = run_with_id(storage, LAYOUT, job, run)
     assert [found.keys for found in chosen] == [keys] * is_chosen
     for found in chosen:
         status = job_status(found, None, storage)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from flux_training.clients.kelpie import Job
 from flux_training.commands.jobs import cancel_retry
-from flux_training.commands.jobs.cancel_retry import attempt_of, check_failed, next_attempt
+from flux_training.commands.jobs.cancel_retry import attempt_of, next_attempt, refuse_unless_failed
 from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import BadInput, FluxError
@@ -121,13 +121,13 @@ JOB = StackJob("cat", "0123456789ab", "id-1", 300, RunKeys("runs/cat/0123456789a
 def test_only_a_failed_run_is_retried_without_force(state: str | None, message: str) -> None:
     status = JobStatus(JOB, RunState(state)) if state else None
     with pytest.raises(FluxError, match=message) as caught:
-        check_failed("prod", "cat", status)
+        refuse_unless_failed("prod", "cat", status)
     assert "prod`" in caught.value.next_step
 
 
 @pytest.mark.parametrize("state", ["failed", "canceled", "lost", "stalled", "completed without weights"])
 def test_a_failed_run_may_be_retried(state: str) -> None:
-    check_failed("dev", "cat", JobStatus(JOB, RunState(state), "why"))
+    refuse_unless_failed("dev", "cat", JobStatus(JOB, RunState(state), "why"))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_retry_declares_an_attempt_once_and_says_what_it_removes(
     force: bool,
 ) -> None:
     edits: list[int | None] = []
-    monkeypatch.setattr(cancel_retry, "_declaration", lambda *_: declared)
+    monkeypatch.setattr(cancel_retry, "_declared_settings", lambda *_: declared)
     monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: (1, JobStatus(JOB, RunState(state), "why")))
     monkeypatch.setattr(
         cancel_retry, "_edit", lambda *_, attempt, skip: edits.append(attempt) if skip is None else None
@@ -180,7 +180,7 @@ def test_retry_declares_an_attempt_once_and_says_what_it_removes(
 
 
 def test_a_job_that_was_never_queued_is_not_retried_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancel_retry, "_declaration", lambda *_: JobSettings())
+    monkeypatch.setattr(cancel_retry, "_declared_settings", lambda *_: JobSettings())
     monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: (None, None))
     with pytest.raises(FluxError, match="cat has not been queued yet"):
         cancel_retry.retry.main(["cat", "--force"], standalone_mode=False)

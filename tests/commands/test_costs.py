@@ -13,7 +13,7 @@ import pytest
 from localcloud.testing import running_cloud
 
 from flux_training.clients.connection import connect
-from flux_training.commands.costs.command import costs, uncounted
+from flux_training.commands.costs.command import costs, note_about_uncounted_runs
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.estimates.actuals import RunCost, Waste
 from flux_training.training.estimates.ranges import Range
@@ -79,9 +79,10 @@ def test_runs_that_the_totals_leave_out_are_counted() -> None:
         "cat", "a" * 12, "2026-11", "RTX", "finished", Range(0.3, 0.4, 0.6), 0.5, 3600.0, Waste()
     )
     canceled = replace(finished, state="canceled", usd=0.2)
-    assert uncounted([finished]) == ""
-    assert "leave out 1 run that did not finish (yet), or without an estimate: $0.20." in uncounted(
-        [finished, canceled]
+    assert note_about_uncounted_runs([finished]) == ""
+    assert (
+        "leave out 1 run that did not finish (yet), or without an estimate: $0.20."
+        in note_about_uncounted_runs([finished, canceled])
     )
 
 

@@ -35,6 +35,7 @@ from flux_training.commands.doctor.services import (
     check_bucket,
     check_clock,
     check_cloudflare,
+    check_finished_weights,
     check_gpu,
     check_group,
     check_invitation,
@@ -42,7 +43,6 @@ from flux_training.commands.doctor.services import (
     check_node_keys,
     check_quota,
     check_reachable,
-    check_results,
 )
 from flux_training.commands.watch.job_status import StackJob
 from flux_training.training.cluster_settings import ClusterSettings
@@ -221,13 +221,13 @@ def test_replaced_weights_are_bad(connection: Connection) -> None:
     pin = PinnedWeights(sha256="a" * 64, size=5, step=20)
     storage.put_bytes(keys.weights, b"first")
     deployed = StackJob("cat", "0123456789ab", "", 20, keys, weights=pin)
-    assert verdicts(check_results(storage, [deployed], "prod")) == ["ok"]
+    assert verdicts(check_finished_weights(storage, [deployed], "prod")) == ["ok"]
     storage.put_bytes(keys.weights, b"others")
-    (found,) = check_results(storage, [deployed], "prod")
+    (found,) = check_finished_weights(storage, [deployed], "prod")
     assert found.verdict == "bad"
     assert "somebody replaced them" in found.message
     assert "--accept-changed-weights --stack prod`" in found.fix
-    assert check_results(storage, [], "prod") == []
+    assert check_finished_weights(storage, [], "prod") == []
 
 
 def test_a_missing_bucket_is_only_a_note(connection: Connection) -> None:
@@ -382,7 +382,9 @@ def test_on_a_terminal_no_word_is_cut(width: int, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(doctor, "console", terminal)
     monkeypatch.setattr(doctor, "screen", terminal)
     title = "Cloudflare's token"
-    doctor.Checkup(doctor.print_result).check(title, lambda: [bad(title, " ".join(words), "run the next")])
+    doctor.DoctorChecks(doctor.print_result).check(
+        title, lambda: [bad(title, " ".join(words), "run the next")]
+    )
     assert isinstance(terminal.file, io.StringIO)
     lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.file.getvalue()).splitlines()
     assert all(len(line) <= width for line in lines)

@@ -11,15 +11,15 @@ import pytest
 
 from flux_training.clients.connection import VARIABLES
 from flux_training.commands.stack import engine as engine_module
-from flux_training.commands.stack.access import connection_of, preview_engine
+from flux_training.commands.stack.access import connect_to_services, preview_engine
 from flux_training.commands.stack.engine import (
     UNKNOWN,
     Engine,
     choose_command,
     find_cli,
     find_engine,
-    has_changes,
-    without_unknown,
+    has_resource_changes,
+    without_unknown_outputs,
 )
 from flux_training.commands.stack.file import stack_config, uses_local_cloud
 from flux_training.commands.stack.locks import is_locked_by_dead_process
@@ -99,7 +99,7 @@ def test_an_empty_variable_counts_as_unset(engine: Engine, monkeypatch: pytest.M
     for variable in VARIABLES:
         monkeypatch.setenv(variable, " " if variable == "SALAD_PROJECT" else "")
     monkeypatch.setenv("SALAD_API_KEY", "another")
-    found = connection_of(engine, "prod")
+    found = connect_to_services(engine, "prod")
     assert (found.api_key.get_secret_value(), found.organization, found.project) == ("another", "us", "loras")
 
 
@@ -116,7 +116,7 @@ def test_a_preview_runs_in_the_checkout_whatever_the_working_directory(
 def test_a_wrong_passphrase_is_not_mistaken_for_a_missing_key(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "refusal.txt").write_text("error: incorrect passphrase")
     with pytest.raises(FluxError, match="incorrect passphrase"):
-        connection_of(engine, "prod")
+        connect_to_services(engine, "prod")
 
 
 def test_a_wrong_passphrase_of_the_cli_is_explained(engine: Engine, tmp_path: Path) -> None:
@@ -142,9 +142,9 @@ def test_unknown_outputs_are_left_out() -> None:
         "cost": UNKNOWN,
         "bucket": "b",
     }
-    known = without_unknown(outputs)
+    known = without_unknown_outputs(outputs)
     assert known == {"jobs": {"cat": {"kelpieId": "k"}}, "bucket": "b"}
-    assert without_unknown({}) == {}
+    assert without_unknown_outputs({}) == {}
 
 
 EMBEDDED = (sys.executable, "-m", "pulumi_embedded")
@@ -304,11 +304,11 @@ def test_only_updates_that_run_on_this_machine_are_waited_for(
 def test_changes_are_read_from_the_summary(counted: dict[str, int] | None, found: bool) -> None:
     summary = {"sequence": 1, "summaryEvent": {"resourceChanges": counted}}
     log = [{"sequence": 0, "preludeEvent": {}}, summary, {"sequence": 2, "cancelEvent": {}}]
-    assert has_changes("\n".join(map(json.dumps, log))) is found
+    assert has_resource_changes("\n".join(map(json.dumps, log))) is found
 
 
 def test_an_unfinished_event_log_is_no_promise() -> None:
-    assert has_changes('{"sequence": 0, "preludeEvent": {}}\n')
+    assert has_resource_changes('{"sequence": 0, "preludeEvent": {}}\n')
 
 
 def test_after_ctrl_c_the_command_stops_once_the_engine_has_ended(tmp_path: Path) -> None:

@@ -22,12 +22,12 @@ from flux_training.commands.results.fetch import select_runs
 from flux_training.commands.results.outputs import (
     INDEX,
     RECORD,
-    Decision,
+    DownloadDecision,
     FetchOptions,
     RemoteFile,
     decide_download,
     fetch_results,
-    write_record,
+    write_run_record,
 )
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import FluxError
@@ -323,9 +323,9 @@ def test_an_existing_file_is_kept_replaced_or_reported(tmp_path: Path) -> None:
     etag = hashlib.md5(b"abc", usedforsecurity=False).hexdigest()
     file = RemoteFile(ObjectInfo("k", 3, etag), "loss.csv")
     other = replace(file, name="train.yml")
-    assert decide_download(file, path, None) == Decision.FETCH
+    assert decide_download(file, path, None) == DownloadDecision.FETCH
     path.write_bytes(b"abc")
-    assert decide_download(file, path, None) == Decision.KEEP
+    assert decide_download(file, path, None) == DownloadDecision.KEEP
     path.write_bytes(b"xyz")
     mine = {"sha256": hashlib.sha256(b"xyz").hexdigest(), "etag": "older"}
     # Generated files are replaced, files that a user wrote are not, and files that a fetch wrote are.
@@ -334,11 +334,11 @@ def test_an_existing_file_is_kept_replaced_or_reported(tmp_path: Path) -> None:
         decide_download(other, path, None),
         decide_download(other, path, mine),
     ] == [
-        Decision.FETCH,
-        Decision.DIFFERS,
-        Decision.FETCH,
+        DownloadDecision.FETCH,
+        DownloadDecision.DIFFERS,
+        DownloadDecision.FETCH,
     ]
-    assert decide_download(file, path, {"sha256": "of something else"}) == Decision.DIFFERS
+    assert decide_download(file, path, {"sha256": "of something else"}) == DownloadDecision.DIFFERS
 
 
 def test_run_names_that_a_node_made_up_are_ignored(bucket: Storage) -> None:
@@ -355,7 +355,7 @@ def test_queue_facts_are_kept_when_the_queue_forgets_the_job(tmp_path: Path) -> 
     facts = {"id": "id-1", "machine_id": "node-1", "num_heartbeats": 4}
     queue_job = Job(container_group_id="g", status="completed", **facts)
     for known in (queue_job, None):
-        write_record(
+        write_run_record(
             path, RunRecord(run_id="0123456789ab"), JobStatus(job, RunState.COMPLETED, queue_job=known)
         )
     record = json.loads(path.read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flux_training.commands.stack.command import fixed_clusters
+from flux_training.commands.stack.command import describe_fixed_clusters
 from flux_training.commands.watch.groups import StackGroup, stack_groups
 from flux_training.commands.watch.job_status import stack_jobs
 
@@ -32,7 +32,7 @@ SEVERAL = {
 )
 def test_groups_of_a_stack(outputs: dict[str, Any], groups: dict[str, StackGroup], fixed: str) -> None:
     assert stack_groups(outputs) == groups
-    assert fixed_clusters(outputs) == fixed
+    assert describe_fixed_clusters(outputs) == fixed
 
 
 def test_jobs_know_their_cluster() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flux_training.commands.plan.page import as_page
+from flux_training.commands.plan.page import plan_as_page
 from flux_training.commands.plan.pictures import Pictures
 from flux_training.commands.report.command import write_comparison, write_report
 from flux_training.commands.report.runs import newest_runs
@@ -102,6 +102,6 @@ def test_the_plan(browser: BrowserPage, tmp_path: Path) -> None:
     job = replace(AGAIN, changes=changes, reasons=(HOSTILE,), images_of=HOSTILE)
     plan = replace(PLAN, jobs=(job,), variants=(Variants(HOSTILE, ("cat",), {HOSTILE: (HOSTILE,)}),))
     page = tmp_path / "plan.html"
-    page.write_text(as_page(plan, Pictures()), encoding="utf-8")
+    page.write_text(plan_as_page(plan, Pictures()), encoding="utf-8")
     check(browser, page.as_uri())
     assert browser.page.locator("script, img, a").count() == 0

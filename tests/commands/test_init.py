@@ -8,7 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from flux_training.commands.init import command
-from flux_training.commands.init.command import commit_of_tool, source_of_package, unreachable
+from flux_training.commands.init.command import (
+    commit_of_tool,
+    git_source_of_package,
+    why_clones_lack_the_tool,
+)
 from flux_training.commands.init.existing import MOVED, ExistingSetup
 from flux_training.commands.init.renaming import ProjectRename
 from flux_training.training.errors import FluxError
@@ -127,7 +131,7 @@ def test_the_repository_from_which_pip_installed_the_tool(
     noted: str | None, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))
-    assert source_of_package() == source
+    assert git_source_of_package() == source
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -150,15 +154,15 @@ def test_a_project_gets_a_commit_that_others_can_fetch(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet", "tool")
     tool = tmp_path / "tool"
     published = commit_of(tool, "code.py")
-    assert str(tool) in unreachable(tool, published)
+    assert str(tool) in why_clones_lack_the_tool(tool, published)
     git(tool, "remote", "add", "origin", "https://example.org/tool.git")
     git(tool, "update-ref", "refs/remotes/origin/main", published)
-    assert (commit_of_tool(tool), unreachable(tool, published)) == (published, "")
+    assert (commit_of_tool(tool), why_clones_lack_the_tool(tool, published)) == (published, "")
     for name in ("Pulumi.dev.yaml", "jobs/train.yml"):
         commit_of(tool, name)
         assert commit_of_tool(tool) == published
     own = commit_of(tool, "more.py")
     assert commit_of_tool(tool) == own
-    note = unreachable(tool, own)
+    note = why_clones_lack_the_tool(tool, own)
     assert f"commit {own[:12]} of the tool is not in https://example.org/tool.git" in note
     assert f"run `git push` in {tool}" in note

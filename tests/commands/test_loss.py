@@ -14,11 +14,11 @@ from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.ui.documents import stack_document
 from flux_training.commands.ui.past_runs import list_runs
 from flux_training.commands.ui.run_view import read_run
-from flux_training.commands.watch.job_status import JobStatus, StackJob, describe
+from flux_training.commands.watch.job_status import JobStatus, StackJob, describe_status
 from flux_training.commands.watch.status import job_document
-from flux_training.commands.watch.table import render
+from flux_training.commands.watch.table import render_status_table
 from flux_training.commands.watch.watcher import JobRow, StackStatus
-from flux_training.commands.webhook.notice import notice_of
+from flux_training.commands.webhook.notice import notice_about_job
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import Layout
 from flux_training.training.runs.run_state import RunState
@@ -59,16 +59,16 @@ def row_of(folder: Path) -> JobRow:
 
 def test_status_and_its_json_and_the_webhook(folder: Path) -> None:
     row = row_of(folder)
-    assert f"{NAME} {END}" in describe(row.status)
+    assert f"{NAME} {END}" in describe_status(row.status)
     console = Console(width=80, file=io.StringIO())
-    console.print(render(StackStatus([row]), 80, local=False))
+    console.print(render_status_table(StackStatus([row]), 80, local=False))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
     assert END in shown.splitlines()[1]
     assert "Loss: mean of 2 steps." in shown
     document = job_document(row)
     assert [document[key] for key in ("loss_first", "loss", "loss_steps")] == [1.0, 0.05, 2]
-    notice = notice_of(row.status, "bucket", None)
+    notice = notice_about_job(row.status, "bucket", None)
     assert notice is not None
     assert notice.loss == f"{NAME} {CHANGE}"
 

@@ -10,7 +10,7 @@ import rich_click as click
 from flux_training.commands.jobs import models as models_command
 from flux_training.commands.jobs.models import models
 from flux_training.commands.jobs.new import new
-from flux_training.commands.plan.command import download_words
+from flux_training.commands.plan.command import describe_download_cost
 from flux_training.training.errors import BadInput
 from flux_training.training.estimates.model_offers import offer_for
 from flux_training.training.gpu import Offer
@@ -61,9 +61,9 @@ def test_weights_that_the_image_lacks_are_downloaded_at_the_users_cost() -> None
 
 
 def test_the_plan_says_which_way_is_cheaper() -> None:
-    words = download_words(57.4, 0.3)
+    words = describe_download_cost(57.4, 0.3)
     assert words.startswith("; each new node downloads 57 GB first, for about $0.96; cheaper: an image")
-    assert download_words(0, 0.3) == download_words(57.4, None) == ""
+    assert describe_download_cost(0, 0.3) == describe_download_cost(57.4, None) == ""
 
 
 def test_a_model_that_fits_no_class_has_no_price() -> None:

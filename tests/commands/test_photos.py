@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
-from flux_training.commands.jobs.new import grouped, new
+from flux_training.commands.jobs.new import group_files_by_reason, new
 from flux_training.commands.jobs.rename import rename
 from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
@@ -392,7 +392,7 @@ def test_names_with_control_characters_are_printed_as_escapes(tmp_path: Path, ru
 
 def test_files_left_out_for_the_same_reason_are_one_line() -> None:
     strangers = [f"{number}.psd: not an image" for number in range(40)]
-    assert grouped([*strangers, "cat.jpg: an empty file"]) == [
+    assert group_files_by_reason([*strangers, "cat.jpg: an empty file"]) == [
         "0.psd, 1.psd, 2.psd and 37 more: not an image",
         "cat.jpg: an empty file",
     ]

@@ -18,19 +18,19 @@ from PIL import Image
 
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey
-from flux_training.commands.plan.command import Comparison, planned_commit
-from flux_training.commands.plan.document import as_json
+from flux_training.commands.plan.command import PlanComparison, planned_commit
+from flux_training.commands.plan.document import plan_as_json
 from flux_training.commands.plan.markdown import (
     MAX_LENGTH,
-    as_comment,
-    as_markdown,
     caption_difference,
     comment_marker,
-    escaped,
+    escape_markdown,
+    plan_as_comment,
+    plan_as_markdown,
 )
-from flux_training.commands.plan.page import as_page
-from flux_training.commands.plan.pictures import InRepository, Pictures, thumbnail
-from flux_training.commands.plan.text import as_text, megabytes
+from flux_training.commands.plan.page import plan_as_page
+from flux_training.commands.plan.pictures import Pictures, RepositoryPictures, thumbnail
+from flux_training.commands.plan.text import format_megabytes, plan_as_text
 from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.finding import Finding, LintReport
@@ -83,7 +83,7 @@ PLAN = Plan(
     upload=Upload(3_400_000, 1, 8),
     lint=LINT,
 )
-GITHUB = InRepository("https://github.com/me/loras/", "abc", "def")
+GITHUB = RepositoryPictures("https://github.com/me/loras/", "abc", "def")
 
 
 def rendered(markdown: str) -> str:
@@ -92,22 +92,23 @@ def rendered(markdown: str) -> str:
 
 def test_the_models_are_named_with_their_licences() -> None:
     plan = replace(PLAN, models=("FLUX.1-dev (FLUX Non-Commercial License)", "Qwen-Image (Apache-2.0)"))
-    assert "Model: FLUX.1-dev (FLUX Non-Commercial License).\nModel: Qwen-Image (Apache-2.0)." in as_text(
-        plan
+    assert (
+        "Model: FLUX.1-dev (FLUX Non-Commercial License).\nModel: Qwen-Image (Apache-2.0)."
+        in plan_as_text(plan)
     )
-    assert r"Model: Qwen-Image \(Apache-2.0\)." in as_comment(plan, Pictures())
+    assert r"Model: Qwen-Image \(Apache-2.0\)." in plan_as_comment(plan, Pictures())
 
 
 def test_replaced_weights_and_shared_keys_are_told_in_every_form() -> None:
     plan = replace(PLAN, alarms=("owl: the weights are *others*",), warnings=("the nodes' keys",))
-    assert "Error: owl: the weights are *others*.\n\nWarning: the nodes' keys." in as_text(plan)
-    assert r"**Error:** owl: the weights are \*others\*." in as_comment(plan, GITHUB)
-    document = json.loads(as_json(plan))
+    assert "Error: owl: the weights are *others*.\n\nWarning: the nodes' keys." in plan_as_text(plan)
+    assert r"**Error:** owl: the weights are \*others\*." in plan_as_comment(plan, GITHUB)
+    document = json.loads(plan_as_json(plan))
     assert (document["alarms"], document["warnings"]) == (list(plan.alarms), list(plan.warnings))
 
 
 def test_the_comment_has_actions_reasons_and_costs() -> None:
-    text = as_comment(PLAN, GITHUB)
+    text = plan_as_comment(PLAN, GITHUB)
     assert text.startswith(comment_marker("prod"))
     assert "**1 trained again, 1 removed, 1 unchanged.** Estimated cost **$0.51**" in text
     assert (
@@ -134,7 +135,7 @@ def test_jobs_of_a_sweep_show_what_differs_and_their_images_once() -> None:
     differing = {"learning rate": ("1e-4", "2e-4"), "a|b": ("x" * 99, "<b>")}
     sweep = Variants("my-dog", ("fast", "slow"), differing)
     plan = replace(PLAN, jobs=(new_job("fast"), new_job("slow")), variants=(sweep,))
-    text = as_comment(plan, GITHUB)
+    text = plan_as_comment(plan, GITHUB)
     assert text.count("2 images of `my-dog`, sent once:") == text.count("dataset/1.jpg") == 1
     assert "https://github.com/me/loras/blob/abc/jobs/my-dog/dataset/1.jpg?raw=true" in text
     table = rendered(text).partition("Jobs with the images of <code>my-dog</code>")[2]
@@ -148,8 +149,8 @@ def test_jobs_of_a_sweep_show_what_differs_and_their_images_once() -> None:
         "2e-4",
         "&lt;b&gt;",
     ]
-    assert json.loads(as_json(plan))["variants"][0]["settings"]["learning rate"] == ["1e-4", "2e-4"]
-    (line,) = [line for line in as_text(plan).splitlines() if line.startswith("  new  slow")]
+    assert json.loads(plan_as_json(plan))["variants"][0]["settings"]["learning rate"] == ["1e-4", "2e-4"]
+    (line,) = [line for line in plan_as_text(plan).splitlines() if line.startswith("  new  slow")]
     assert line.endswith("with learning rate 2e-4, a|b <b>")
 
 
@@ -159,25 +160,25 @@ def test_the_pictures_of_a_job_are_in_the_folder_of_its_images(tmp_path: Path) -
     (job,) = declare_jobs(settings(fast=JobSettings(dataset="my-dog")), tmp_path)
     survey = Survey(LintReport([], []), [job], {"fast": RunState.NEW})
     step = ResourceChange(JOB_TYPE, "fast", "create", new={"folder": "jobs/fast", "runId": job.run_id})
-    made = Comparison(cast(StackServices, None), survey, frozenset({"fast"})).job_plan(step)
+    made = PlanComparison(cast(StackServices, None), survey, frozenset({"fast"})).job_plan(step)
     assert (made.folder, made.images_of, made.are_sent) == (str(tmp_path / "jobs/my-dog"), "my-dog", True)
 
 
 def test_images_that_the_bucket_has_are_not_sent() -> None:
     plan = replace(PLAN, jobs=(new_job("fast", are_sent=False),))
-    assert "2 images of `my-dog`, already in the bucket:" in as_comment(plan, GITHUB)
+    assert "2 images of `my-dog`, already in the bucket:" in plan_as_comment(plan, GITHUB)
 
 
 def test_a_comment_lists_a_limited_number_of_settings_and_jobs() -> None:
     names = tuple(f"job-{number}" for number in range(102))
     sweep = Variants("my-dog", names, {f"setting {number}": names for number in range(9)})
-    text = as_comment(replace(PLAN, variants=(sweep,)), GITHUB)
+    text = plan_as_comment(replace(PLAN, variants=(sweep,)), GITHUB)
     assert "And 1 more setting and 2 more jobs." in text
     assert "setting 8" not in text
 
 
 def test_without_a_repository_only_the_names_of_images_are_shown() -> None:
-    text = as_comment(PLAN, Pictures())
+    text = plan_as_comment(PLAN, Pictures())
     assert "1 image added: `10.jpg`" in text
     assert "<img" not in text
 
@@ -186,8 +187,8 @@ def test_a_comment_is_not_longer_than_github_allows() -> None:
     captions = tuple(Edited(f"{number}.jpg", "x " * 900, "y " * 900) for number in range(99))
     many = [replace(AGAIN, name=f"cat-{number}", changes=Changes(captions=captions)) for number in range(300)]
     long = replace(PLAN, jobs=tuple(many))
-    assert len(as_markdown(long, Pictures())) > MAX_LENGTH
-    text = as_comment(long, GITHUB)
+    assert len(plan_as_markdown(long, Pictures())) > MAX_LENGTH
+    text = plan_as_comment(long, GITHUB)
     assert len(text) < 65_536
     assert "and 200 more" in text
     assert "Shortened to fit into a comment" in text
@@ -195,9 +196,9 @@ def test_a_comment_is_not_longer_than_github_allows() -> None:
 
 def test_a_refused_plan_shows_only_the_problems() -> None:
     refused = replace(PLAN, problems=("budget.maxUsd is $1.00, but …\n  cat  $2.00",), jobs=())
-    assert "would change nothing" in as_comment(refused, Pictures())
-    assert "budget.maxUsd is $1.00" in as_text(refused)
-    assert "Estimated" not in as_comment(refused, Pictures())
+    assert "would change nothing" in plan_as_comment(refused, Pictures())
+    assert "budget.maxUsd is $1.00" in plan_as_text(refused)
+    assert "Estimated" not in plan_as_comment(refused, Pictures())
 
 
 HOSTILE_TEXTS = [
@@ -215,7 +216,7 @@ HOSTILE_TEXTS = [
 
 @pytest.mark.parametrize("words", HOSTILE_TEXTS)
 def test_texts_from_others_are_escaped(words: str) -> None:
-    html = rendered(f"| a |\n|---|\n| {escaped(words)} |")
+    html = rendered(f"| a |\n|---|\n| {escape_markdown(words)} |")
     tags = set(re.findall(r"<(\w+)", html))
     assert tags == {"table", "thead", "tbody", "tr", "th", "td"}
     assert html.count("<td>") == 1
@@ -229,11 +230,11 @@ def test_a_caption_cannot_end_its_cell(before: str, after: str) -> None:
 
 
 def test_mentions_are_disabled() -> None:
-    assert "@someone" not in escaped("for @someone")
+    assert "@someone" not in escape_markdown("for @someone")
 
 
 def test_the_page_has_all_tables() -> None:
-    html = as_page(PLAN, GITHUB)
+    html = plan_as_page(PLAN, GITHUB)
     assert "<h2>" in html
     assert html.count("<table ") == 4
     assert "<del>red</del>" in html
@@ -244,11 +245,11 @@ def test_the_page_has_all_tables() -> None:
 @pytest.mark.parametrize(("dark", "phone"), THEMES)
 def test_the_page_fits_every_screen(tmp_path: Path, dark: bool, phone: bool) -> None:
     page = tmp_path / "plan.html"
-    page.write_text(as_page(PLAN, GITHUB), encoding="utf-8")
+    page.write_text(plan_as_page(PLAN, GITHUB), encoding="utf-8")
     with page_in_chromium(page.as_uri(), dark, phone) as seen:
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
         refused = replace(PLAN, problems=("jobs/cat/train.yml:7: " + "the folder is `cat` " * 20,))
-        page.write_text(as_page(refused, GITHUB), encoding="utf-8")
+        page.write_text(plan_as_page(refused, GITHUB), encoding="utf-8")
         seen.page.reload()
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
 
@@ -286,7 +287,7 @@ def test_a_thumbnail_has_no_metadata_of_the_photo() -> None:
 
 def test_a_permanently_rented_gpu_is_a_cost() -> None:
     rate = Rate("RTX 5090 (32 GB)", "high", 0.45)
-    text = as_comment(Plan("prod", bill=StackBill({"": Bill(rate, (), dev=rate)})), Pictures())
+    text = plan_as_comment(Plan("prod", bill=StackBill({"": Bill(rate, (), dev=rate)})), Pictures())
     assert "This costs nothing" not in text
     assert "rented all day" in text
     assert "10.80 a day" in text
@@ -296,13 +297,13 @@ def test_an_error_that_refuses_up_is_shown_once_with_the_warnings() -> None:
     error = Finding("broken", "error", "jobs/cat/train.yml", 3, "no [steps]", "why", "fix", "cat")
     lint = LintReport(["cat"], [*LINT.findings, error])
     refused = Plan("prod", lint=lint, problems=(str(error),))
-    for shown in (as_text(refused), as_comment(refused, Pictures())):
+    for shown in (plan_as_text(refused), plan_as_comment(refused, Pictures())):
         assert shown.count("jobs/cat/train.yml:3: no ") == 1
         assert shown.count(LINT.findings[0].message) == 1
 
 
 def test_json_has_numbers() -> None:
-    found = json.loads(as_json(PLAN))
+    found = json.loads(plan_as_json(PLAN))
     assert found["jobs"]["cat"]["what"] == "again"
     assert found["jobs"]["cat"]["usd"] == 0.45
     assert found["cost"]["usd"] == pytest.approx(0.45 + 450 / 3600 * 0.45)
@@ -311,7 +312,7 @@ def test_json_has_numbers() -> None:
 
 
 def test_the_text_has_the_same_content() -> None:
-    text = as_text(PLAN)
+    text = plan_as_text(PLAN)
     for words in (
         "again",
         "learning rate 1e-4 → 2e-4",
@@ -324,7 +325,7 @@ def test_the_text_has_the_same_content() -> None:
 
 @pytest.mark.parametrize(("size", "text"), [(12, "0.0000 MB"), (2854, "0.0029 MB"), (816873, "0.8 MB")])
 def test_megabytes(size: int, text: str) -> None:
-    assert megabytes(size) == text
+    assert format_megabytes(size) == text
 
 
 def test_images_are_linked_at_the_commit_of_the_checkout(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from flux_training.commands.stack.declared import nothing_deployed, why_not_deployed
+from flux_training.commands.stack.declared import why_job_is_not_deployed, why_nothing_is_deployed
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
 from flux_training.commands.stack.file import uses_local_cloud
 from flux_training.commands.stack.project import project_name, project_root, tool_root
@@ -75,7 +75,7 @@ def test_an_update_without_jobs_says_why(
     own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, folders: list[str], reason: str, step: str
 ) -> None:
     declare(own, monkeypatch, jobs, folders)
-    said = nothing_deployed("two", is_updated=True)
+    said = why_nothing_is_deployed("two", is_updated=True)
     assert reason in said
     assert step in said
 
@@ -93,7 +93,7 @@ def test_declared_jobs_wait_for_the_budget_only_if_there_is_one(
     own: Path, monkeypatch: pytest.MonkeyPatch, jobs: str, budget: str, is_updated: bool, said: str
 ) -> None:
     declare(own, monkeypatch, jobs, ["cat", "dog"], budget)
-    assert nothing_deployed("two", is_updated=is_updated) == f"No job is deployed: {said}"
+    assert why_nothing_is_deployed("two", is_updated=is_updated) == f"No job is deployed: {said}"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_job_that_is_not_deployed_has_a_reason(
     own: Path, monkeypatch: pytest.MonkeyPatch, job: str, why: str
 ) -> None:
     declare(own, monkeypatch, '{"c*": {}, dog: {skip: true}}', ["cat", "dog", "fox"])
-    found = why_not_deployed(job, "two")
+    found = why_job_is_not_deployed(job, "two")
     assert (why in found) if why else not found
 
 

@@ -13,12 +13,18 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from flux_training.commands.report.chart import chart_curve, marks_of
+from flux_training.commands.report.chart import chart_curve, chart_marks
 from flux_training.commands.report.command import report, write_comparison, write_report
 from flux_training.commands.report.inline_images import embed_image
 from flux_training.commands.report.page import compare_page, run_page
-from flux_training.commands.report.runs import ReportedRun, find_images, newest_runs, parent_of, runs_of
-from flux_training.commands.report.times import cost_parts, restart_words
+from flux_training.commands.report.runs import (
+    ReportedRun,
+    fetched_runs,
+    find_images,
+    newest_runs,
+    run_to_compare_with,
+)
+from flux_training.commands.report.times import cost_parts, describe_restarts
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.loss_curve import Point
 from flux_training.training.runs.progress import RunProgress
@@ -178,7 +184,7 @@ def test_a_resumed_run_is_compared_with_its_parent(outputs: Path) -> None:
     make_run(outputs, run_id="a" * 12)
     make_run(outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00")
     child = make_run(outputs, run_id="c" * 12, created="2026-11-25T00:00:00+00:00", parent="a" * 12)
-    parent, called = parent_of(ReportedRun("cat", "c" * 12, child), outputs)
+    parent, called = run_to_compare_with(ReportedRun("cat", "c" * 12, child), outputs)
     assert (parent and parent.run_id, called) == ("a" * 12, "its parent run " + "a" * 12)
     orphan = make_run(outputs, run_id="d" * 12, parent="e" * 12)
     assert "flux fetch cat --run " + "e" * 12 in ParsedPage(page_of(orphan, outputs)).text
@@ -348,7 +354,7 @@ def test_a_job_without_runs_is_reported_with_the_nearest_name(outputs: Path) -> 
     make_run(outputs)
     with pytest.raises(BadInput, match="did you mean `cat`"):
         newest_runs(outputs, ("cats",), "prod")
-    assert [run.run_id for run in runs_of(outputs, "cat")] == ["a" * 12]
+    assert [run.run_id for run in fetched_runs(outputs, "cat")] == ["a" * 12]
 
 
 def test_commands_on_a_page_name_the_stack(outputs: Path) -> None:
@@ -373,7 +379,7 @@ def test_a_comparison_shows_captions_that_differ(outputs: Path) -> None:
     write_json(folders[0] / "manifest.json", manifest)
     manifest["images"]["00001.jpg"] |= {"caption": "a black cat"}
     write_json(folders[1] / "manifest.json", manifest)
-    text = ParsedPage(compare_page(runs_of(outputs, "cat"))).text
+    text = ParsedPage(compare_page(fetched_runs(outputs, "cat"))).text
     assert "Images and captions that differ" in text
     assert "a black cat" in text
     assert "the same" not in text
@@ -394,15 +400,15 @@ def test_checkpoints_and_restarts_are_marked_on_the_curve(
     save_every: int, progress: dict[str, object], checkpoints: list[int], restarts: list[int]
 ) -> None:
     config = yaml.safe_load(TRAIN_YML.format(name="cat", steps=100, save_every=save_every))
-    found = marks_of(config, RunProgress.model_validate(progress))
+    found = chart_marks(config, RunProgress.model_validate(progress))
     assert found == {"checkpoint": checkpoints, "restart": restarts}
 
 
 def test_marks_of_a_hostile_run_are_few() -> None:
     config = yaml.safe_load(TRAIN_YML.format(name="cat", steps=100, save_every=1))
-    found = marks_of(config, RunProgress(step=10_000_000, resumed=list(range(100))))
+    found = chart_marks(config, RunProgress(step=10_000_000, resumed=list(range(100))))
     assert [len(steps) for steps in found.values()] == [59, 60]
-    assert marks_of({}, RunProgress(step=5000))["checkpoint"] == []
+    assert chart_marks({}, RunProgress(step=5000))["checkpoint"] == []
 
 
 def test_the_cost_is_shown_by_component() -> None:
@@ -418,7 +424,7 @@ def test_the_cost_is_shown_by_component() -> None:
         ("downloads of the last start, not included above", "2 min", "$0.0113"),
     ]
     assert [part.cost for part in cost_parts(RunProgress(gpu_seconds=60), None)] == ["", ""]
-    assert [restart_words(RunProgress(resumed=steps)) for steps in ([], [1250], [0, 500])] == [
+    assert [describe_restarts(RunProgress(resumed=steps)) for steps in ([], [1250], [0, 500])] == [
         "",
         "from step 1,250",
         "from steps 0, 500",

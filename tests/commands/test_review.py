@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from flux_training.commands.design.private_server import HEADERS
-from flux_training.commands.jobs.review import Captioning, ReviewServer
-from flux_training.commands.jobs.set_aside import set_aside
+from flux_training.commands.jobs.review import CaptionService, ReviewServer
+from flux_training.commands.jobs.set_aside import set_image_aside
 from flux_training.training.errors import FluxError
 from tests.support.browser import NEEDS_CHROMIUM, THEMES, BrowserPage, page_in_chromium
 from tests.support.photos import photo
@@ -39,7 +39,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReviewSe
     (dataset / "00001.txt").write_text("first ohwx\n", encoding="utf-8")
     (dataset / ODD).with_suffix(".txt").write_text(HOSTILE, encoding="utf-8")
     (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
-    with ReviewServer(dataset, "ohwx", Captioning("a model at example.com", answer_of_a_model)) as made:
+    with ReviewServer(dataset, "ohwx", CaptionService("a model at example.com", answer_of_a_model)) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield made
@@ -185,7 +185,7 @@ def test_no_action_is_open_to_another_site(server: ReviewServer, path: str, head
 
 @pytest.mark.parametrize("path", ["", "findings", "image/00001.jpg", "aside/00001.jpg", "review_all.js"])
 def test_no_address_can_be_read_by_dns_rebinding(server: ReviewServer, path: str) -> None:
-    set_aside(server.dataset / "00001.jpg")
+    set_image_aside(server.dataset / "00001.jpg")
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
         assert ask(server, "GET", f"/{server.token}/{path}", headers=headers)[0] == 403
 

@@ -16,14 +16,14 @@ from flux_training.commands.stack.declared import undeployed_jobs, withdrawn_job
 from flux_training.commands.watch.job_status import (
     JobStatus,
     StackJob,
-    describe,
+    describe_status,
     find_problems,
     stack_jobs,
 )
-from flux_training.commands.watch.logs import lines_of_job
-from flux_training.commands.watch.status import not_deployed
-from flux_training.commands.watch.sweeps import sweeps_of
-from flux_training.commands.watch.table import NOTHING, render
+from flux_training.commands.watch.logs import log_lines_of_job
+from flux_training.commands.watch.status import undeployed_jobs_note
+from flux_training.commands.watch.sweeps import sweeps_among_jobs
+from flux_training.commands.watch.table import NOTHING, render_status_table
 from flux_training.commands.watch.trainer import assumed_trainers, trainer_note
 from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, job_row, usd_an_hour
 from flux_training.training.cost import usd_of
@@ -112,7 +112,7 @@ def test_durations_are_rounded(seconds: float, text: str) -> None:
 def test_a_status_is_described_in_one_line(
     state: str, reason: str, progress: dict[str, object], text: str
 ) -> None:
-    assert describe(status("cat", state, reason=reason, **progress)) == text
+    assert describe_status(status("cat", state, reason=reason, **progress)) == text
 
 
 def test_problems_end_with_commands_for_their_job_and_stack() -> None:
@@ -140,7 +140,7 @@ def test_a_run_that_finished_without_training_is_a_problem(
 def test_a_stalled_job_has_ended_although_the_queue_calls_it_running() -> None:
     stalled = status("cat", "stalled", reason="no node has reported it")
     assert stalled.has_ended
-    assert describe(stalled) == "stalled: no node has reported it"
+    assert describe_status(stalled) == "stalled: no node has reported it"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_run_with_weights_has_ended_once_its_worker_has_reported(
     queue_job = Job(id="i", container_group_id="g", status=queue_status) if queue_status else None
     found = JobStatus(job, RunState.COMPLETED, queue_job=queue_job)
     assert found.has_ended == has_ended
-    assert (describe(found) == "the weights are in the bucket; the worker is finishing") != has_ended
+    assert (describe_status(found) == "the weights are in the bucket; the worker is finishing") != has_ended
 
 
 def test_jobs_are_read_from_the_outputs() -> None:
@@ -198,7 +198,7 @@ def test_the_stacks_file_says_which_trainer_lint_assumes(tmp_path: Path) -> None
 
 def rendered(stack: StackStatus, width: int) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(render(stack, width, local=False))
+    console.print(render_status_table(stack, width, local=False))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -248,7 +248,7 @@ def test_paid_time_that_trained_nothing_is_shown_with_advice_where_it_costs_mone
         "- 12% of the paid time is idle after the last job: queue several jobs at once"
     ) in text
     console = Console(width=200, file=io.StringIO())
-    console.print(render(stack, 200, local=True))
+    console.print(render_status_table(stack, 200, local=True))
     assert isinstance(console.file, io.StringIO)
     assert "Paid without" not in console.file.getvalue()
 
@@ -279,8 +279,8 @@ def test_the_cost_is_unknown_without_time_or_price() -> None:
 
 def test_a_job_gets_its_own_lines_of_a_nodes_log() -> None:
     lines = ["boot", "1 node received job a", "x", "2 node received job b", "y", "3 node received job a", "z"]
-    assert lines_of_job(lines, "a") == ["1 node received job a", "x", "3 node received job a", "z"]
-    assert lines_of_job(lines, "c") == []
+    assert log_lines_of_job(lines, "a") == ["1 node received job a", "x", "3 node received job a", "z"]
+    assert log_lines_of_job(lines, "c") == []
 
 
 def test_only_transfers_that_failed_are_shown_between_the_trainers_lines() -> None:
@@ -288,7 +288,7 @@ def test_only_transfers_that_failed_are_shown_between_the_trainers_lines() -> No
     lines = ["1 node received job a", "cat:  10%", "error uploading x"]
     done = [f"{transfers}uploaded runs/cat/loss.csv", f"{transfers}4 files to download from bucket/runs"]
     failed = f"{transfers}error uploading runs/cat/loss.csv: 503"
-    assert lines_of_job([*lines[:2], *done, failed, lines[2]], "a") == [*lines[:2], failed, lines[2]]
+    assert log_lines_of_job([*lines[:2], *done, failed, lines[2]], "a") == [*lines[:2], failed, lines[2]]
 
 
 def test_the_jobs_of_a_sweep_are_those_with_the_same_images_in_the_stack_file(tmp_path: Path) -> None:
@@ -298,8 +298,8 @@ def test_the_jobs_of_a_sweep_are_those_with_the_same_images_in_the_stack_file(tm
     path.write_text(path.read_text().replace("    first: {}   # the first one\n", jobs))
     (root / "Pulumi.yaml").write_text("name: flux-training\nruntime: python\n")
     names = ["first", "first-rank4", "other"]
-    assert sweeps_of(root, "dev", names) == [["first", "first-rank4"]]
-    assert sweeps_of(root, "prod", names) == []
+    assert sweeps_among_jobs(root, "dev", names) == [["first", "first-rank4"]]
+    assert sweeps_among_jobs(root, "prod", names) == []
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_declared_jobs_that_the_table_lacks_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deployed: set[str], said: str
 ) -> None:
     monkeypatch.chdir(make_checkout(tmp_path / "checkout"))
-    found = not_deployed(undeployed_jobs("dev", deployed), "dev")
+    found = undeployed_jobs_note(undeployed_jobs("dev", deployed), "dev")
     assert (found.startswith(said), bool(found)) == (True, bool(said))
     assert undeployed_jobs("none", deployed) == []
 

@@ -62,8 +62,10 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         )
         monkeypatch.setattr(stack, "prepare_engine", lambda *_: engine)
         monkeypatch.setattr(stack, "uses_local_cloud", lambda _root, name: name == "dev")
-        monkeypatch.setattr(stack, "watcher_of", lambda *_: SimpleNamespace(storage=None, local=True))
-        monkeypatch.setattr(stack, "follow", lambda _: StackStatus(rows))
+        monkeypatch.setattr(
+            stack, "watch_deployed_jobs", lambda *_: SimpleNamespace(storage=None, local=True)
+        )
+        monkeypatch.setattr(stack, "follow_until_ended", lambda _: StackStatus(rows))
         monkeypatch.setattr(stack, "fetch_results", fetch)
         monkeypatch.setattr(stack, "read_record", lambda *_: SimpleNamespace(value=None))
         monkeypatch.setattr(stack, "write_report", lambda *_: tmp_path / "report.html")

@@ -34,18 +34,18 @@ from flux_training.commands.webhook.history import MAX_JOBS, NoticeHistory
 from flux_training.commands.webhook.notice import (
     Notice,
     has_reported_end,
-    is_news,
-    notice_of,
-    stack_job,
+    is_unreported,
+    notice_about_job,
+    parse_stack_job,
 )
 from flux_training.commands.webhook.notifiers import (
-    check_address,
-    command_words,
+    check_notify_address,
     notify_slack,
     run_command,
+    split_command,
     without_secrets,
 )
-from flux_training.commands.webhook.server import Inbox, Receiver, job_id_of
+from flux_training.commands.webhook.server import JobIdQueue, WebhookServer, parse_job_id
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.run_state import RunState
 from tests.e2e.checkout import Checkout, asked, new_checkout
@@ -57,8 +57,8 @@ NOTICE = Notice(
 
 
 @contextmanager
-def receiver(inbox: Inbox) -> Iterator[str]:
-    made = Receiver("127.0.0.1", 0, inbox)
+def receiver(inbox: JobIdQueue) -> Iterator[str]:
+    made = WebhookServer("127.0.0.1", 0, inbox)
     thread = threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -74,7 +74,7 @@ def post(url: str, content: bytes) -> int:
 
 
 def test_a_repeated_call_is_queued_once() -> None:
-    inbox = Inbox()
+    inbox = JobIdQueue()
     with receiver(inbox) as url:
         call = json.dumps({"job_id": "abc-1", "status": "completed"}).encode()
         assert [post(url, call), post(url, call)] == [202, 202]
@@ -96,7 +96,7 @@ def test_a_repeated_call_is_queued_once() -> None:
     ],
 )
 def test_an_invalid_body_is_refused(body: bytes, status: int) -> None:
-    inbox = Inbox()
+    inbox = JobIdQueue()
     with receiver(inbox) as url:
         assert post(url, body) == status
     assert inbox.get(0) is None
@@ -108,11 +108,11 @@ def test_an_invalid_body_is_refused(body: bytes, status: int) -> None:
     | st.recursive(st.text() | st.integers(), st.lists).map(lambda v: json.dumps(v).encode())
 )
 def test_no_other_body_contains_a_job_id(body: bytes) -> None:
-    assert job_id_of(body) is None
+    assert parse_job_id(body) is None
 
 
 def test_a_full_queue_refuses_calls_until_it_has_room() -> None:
-    inbox = Inbox(max_ids=3)
+    inbox = JobIdQueue(max_ids=3)
     with receiver(inbox) as url:
         answers = [post(url, json.dumps({"job_id": f"j{number}"}).encode()) for number in range(6)]
         assert answers == [202, 202, 202, 503, 503, 503]
@@ -122,7 +122,7 @@ def test_a_full_queue_refuses_calls_until_it_has_room() -> None:
 
 def test_idle_connections_do_not_block_other_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "REQUEST_SECONDS", 0.3)
-    with receiver(Inbox()) as url:
+    with receiver(JobIdQueue()) as url:
         address = ("127.0.0.1", httpx.URL(url).port or 0)
         silent = [socket.create_connection(address) for _ in range(receiving.MAX_CONNECTIONS + 8)]
         for one in silent[: receiving.MAX_CONNECTIONS]:
@@ -146,8 +146,8 @@ def test_the_history_survives_a_restart(tmp_path: Path) -> None:
     history.add("id-1", "running")
     again = NoticeHistory(path)
     assert (again.is_new, again.statuses) == (False, {"id-1": ["running"]})
-    assert not is_news(replace(NOTICE, status="running"), again.statuses)
-    assert is_news(NOTICE, again.statuses)
+    assert not is_unreported(replace(NOTICE, status="running"), again.statuses)
+    assert is_unreported(NOTICE, again.statuses)
 
 
 def test_the_history_is_limited(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_each_change_is_reported_once_and_a_start_not_after_the_end(
     before: list[str], status: str, news: bool
 ) -> None:
     notice = replace(NOTICE, status=status)
-    assert is_news(notice, {"id-1": before}) == news
+    assert is_unreported(notice, {"id-1": before}) == news
     assert has_reported_end(["running"]) is False
     assert has_reported_end(["running", "completed"])
 
@@ -205,22 +205,22 @@ def queue_job(status: str, **more: Any) -> Job:
 
 
 def test_only_training_jobs_of_this_stack_are_recognised() -> None:
-    known = stack_job(queue_job("running"), "b", "runs/")
+    known = parse_stack_job(queue_job("running"), "b", "runs/")
     assert known is not None
     assert (known.name, known.keys.done) == ("cat", "runs/cat/0123456789ab/model/done.json")
-    assert stack_job(queue_job("running"), "another", "runs/") is None
-    assert stack_job(queue_job("running"), "b", "team/runs/") is None
-    assert stack_job(queue_job("running", environment={}), "b", "runs/") is None
+    assert parse_stack_job(queue_job("running"), "another", "runs/") is None
+    assert parse_stack_job(queue_job("running"), "b", "team/runs/") is None
+    assert parse_stack_job(queue_job("running", environment={}), "b", "runs/") is None
 
 
 def test_a_notice_is_made_from_the_status_of_the_job() -> None:
     job = queue_job("running")
-    known = stack_job(job, "b", "runs/")
+    known = parse_stack_job(job, "b", "runs/")
     assert known is not None
     # The weights exist, but the worker has not reported the end yet.
-    assert notice_of(JobStatus(known, RunState.COMPLETED, queue_job=job), "b", None) is None
-    assert notice_of(JobStatus(known, RunState.PENDING, queue_job=job), "b", None) is None
-    told = notice_of(JobStatus(known, RunState.WITHOUT_WEIGHTS, "the bucket has none"), "b", None)
+    assert notice_about_job(JobStatus(known, RunState.COMPLETED, queue_job=job), "b", None) is None
+    assert notice_about_job(JobStatus(known, RunState.PENDING, queue_job=job), "b", None) is None
+    told = notice_about_job(JobStatus(known, RunState.WITHOUT_WEIGHTS, "the bucket has none"), "b", None)
     assert told is not None
     assert told.text() == "cat: completed without weights: the bucket has none (run 0123456789ab)"
 
@@ -258,7 +258,7 @@ def test_the_command_gets_no_keys() -> None:
 @pytest.mark.parametrize("command", ["", "  ", "echo 'open"])
 def test_an_empty_or_unparsable_command_is_refused(command: str) -> None:
     with pytest.raises(BadInput):
-        command_words(command)
+        split_command(command)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_failing_command_is_an_error(words: list[str]) -> None:
 @pytest.mark.parametrize("url", ["hooks.example", "ftp://x", "http://", ""])
 def test_an_invalid_address_is_refused_and_not_printed(url: str) -> None:
     with pytest.raises(BadInput) as caught:
-        check_address(url)
+        check_notify_address(url)
     assert not url or url not in str(caught.value).replace("http:// or https://", "")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from flux_training.commands.init.command import init, with_submodules
+from flux_training.commands.init.command import check_out_with_submodules, init
 from flux_training.training.errors import BadInput
 from tests.support.flux import FinishedCommand, environment, in_pipe
 from tests.support.photos import photo
@@ -146,4 +146,4 @@ def test_an_installed_package_makes_no_project(tmp_path: Path, monkeypatch: pyte
 
 def test_workflows_check_out_the_tool() -> None:
     step = "        with:\n          persist-credentials: false\n          lfs: true\n"
-    assert with_submodules(step) == step.replace("false\n", "false\n          submodules: true\n")
+    assert check_out_with_submodules(step) == step.replace("false\n", "false\n          submodules: true\n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.commands.watch.follow import follow
+from flux_training.commands.watch.follow import follow_until_ended
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.runs.run_state import RunState
 from tests.life.conftest import virtualenv  # noqa: F401 - a fixture of this module: its interpreters start faster
@@ -18,7 +18,7 @@ def test_up_trains_each_job_once_and_a_second_up_trains_nothing(
 ) -> None:
     stack = new_stack(tmp_path / "stack", services.home, "main", {"cat": 1, "dog": 2})
     stack.up()
-    found = follow(Watcher(stack.connection, stack.outputs()))
+    found = follow_until_ended(Watcher(stack.connection, stack.outputs()))
     assert {row.name: row.status.state for row in found.rows} == {
         "cat": RunState.COMPLETED,
         "dog": RunState.COMPLETED,

@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from flux_training.clients.local_cloud import ensure_local_cloud
-from flux_training.commands.cli import outputs_of
-from flux_training.commands.jobs.review import Captioning, ReviewServer
+from flux_training.commands.cli import outputs_folder
+from flux_training.commands.jobs.review import CaptionService, ReviewServer
 from flux_training.commands.report.command import images_folder, write_comparison, write_report
 from flux_training.commands.report.runs import newest_runs
 from flux_training.training.errors import FluxError
@@ -38,7 +38,7 @@ def main() -> None:
 
 def make_pictures() -> None:
     """Raises FluxError, RuntimeError if a page has errors."""
-    outputs, jobs = outputs_of(DEFAULT_STACK), images_folder(DEFAULT_STACK)
+    outputs, jobs = outputs_folder(DEFAULT_STACK), images_folder(DEFAULT_STACK)
     runs = newest_runs(outputs, (), DEFAULT_STACK)
     with page_in_chromium(write_report(runs[0], outputs, jobs).resolve().as_uri()) as seen:
         save(seen, "report")
@@ -95,7 +95,7 @@ def served_stack() -> Iterator[str]:
 @contextmanager
 def reviewed(dataset: Path, trigger: str) -> Iterator[str]:
     """The address of the review page of a dataset."""
-    model = Captioning("a model", lambda image: image.name)
+    model = CaptionService("a model", lambda image: image.name)
     with ReviewServer(dataset, trigger, model) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.address

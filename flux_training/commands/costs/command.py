@@ -16,7 +16,7 @@ from flux_training.clients.records import read_record
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.waiting import in_parallel
 from flux_training.commands.cli import say, say_wrapped, screen, stack_option
-from flux_training.commands.stack.access import connection_of, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_hours
@@ -49,10 +49,10 @@ def costs(stack: str, as_json: bool, as_csv: bool) -> None:
     if as_json and as_csv:
         raise click.UsageError("--json and --csv cannot be combined")
     settings = stack_settings(project_root(), stack)
-    services = StackServices(connection_of(read_only_engine(stack), stack), settings)
+    services = StackServices(connect_to_services(read_only_engine(stack), stack), settings)
     runs = read_costs(services)
     if as_json:
-        click.echo(json.dumps(_document(stack, runs), indent=2))
+        click.echo(json.dumps(_costs_as_json(stack, runs), indent=2))
     elif as_csv:
         _write_csv(runs)
     else:
@@ -87,9 +87,9 @@ def _print(runs: Sequence[RunCost], *, local: bool) -> None:
     screen.print(table)
     if any(run.is_within_estimate is False for run in runs):
         say("* outside the estimated range")
-    for title, found in (("Month", by_month(runs)), ("GPU class", by_gpu(runs))):
+    for title, found in (("Month", runs_by_month(runs)), ("GPU class", runs_by_gpu_class(runs))):
         _print_groups(title, found)
-    if note := uncounted(runs):
+    if note := note_about_uncounted_runs(runs):
         say_wrapped(note)
     paid, waste = sum(run.paid_seconds for run in runs), total_waste(run.waste for run in runs)
     say(f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid + waste.idle)}")
@@ -125,15 +125,15 @@ def _error(run: RunCost) -> str:
     return "-" if run.error is None else f"{run.error:+.0%}{'' if run.is_within_estimate else ' *'}"
 
 
-def by_month(runs: Sequence[RunCost]) -> list[CostGroup]:
+def runs_by_month(runs: Sequence[RunCost]) -> list[CostGroup]:
     return group_run_costs(runs, lambda run: run.month)
 
 
-def by_gpu(runs: Sequence[RunCost]) -> list[CostGroup]:
+def runs_by_gpu_class(runs: Sequence[RunCost]) -> list[CostGroup]:
     return group_run_costs(runs, lambda run: run.gpu)
 
 
-def uncounted(runs: Sequence[RunCost]) -> str:
+def note_about_uncounted_runs(runs: Sequence[RunCost]) -> str:
     """What the months and GPU classes leave out; empty if nothing."""
     left = [run for run in runs if run.error is None]
     if not left:
@@ -143,14 +143,14 @@ def uncounted(runs: Sequence[RunCost]) -> str:
     return f"\nMonths and GPU classes compare finished runs with their estimates. They leave out {what}."
 
 
-def _document(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:
+def _costs_as_json(stack: str, runs: Sequence[RunCost]) -> dict[str, Any]:
     """Dollars and seconds; null if not known. `error`: 0.1 if the run cost a tenth more than its likely estimate."""
     return {
         "version": 1,
         "stack": stack,
         "runs": [{**asdict(run), "error": run.error, "inside": run.is_within_estimate} for run in runs],
-        "months": [asdict(one) for one in by_month(runs)],
-        "gpus": [asdict(one) for one in by_gpu(runs)],
+        "months": [asdict(one) for one in runs_by_month(runs)],
+        "gpus": [asdict(one) for one in runs_by_gpu_class(runs)],
         "waste": asdict(total_waste(run.waste for run in runs)),
     }
 

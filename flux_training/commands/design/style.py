@@ -8,7 +8,7 @@ DESIGN = Path(__file__).with_name("design.css")
 SCRIPTS = [Path(__file__).with_name(name) for name in ("loss_chart.js", "copy.js")]
 
 
-def style_with(own: Path) -> str:
+def shared_style_with(own: Path) -> str:
     """The shared stylesheet, followed by a page's own rules in the file `own`."""
     return "".join(path.read_text(encoding="utf-8") for path in (DESIGN, own))
 
@@ -18,6 +18,6 @@ def shared_script() -> str:
     return "".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
 
 
-def csp_hash(text: str) -> str:
+def content_security_policy_hash(text: str) -> str:
     """The source of an inline style or script in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -17,7 +17,7 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import console, say, screen, stack_option
 from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, check_cluster, ok, run_check
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.job_status import stack_jobs
@@ -33,7 +33,7 @@ TITLE_WIDTH = 20
 T = TypeVar("T")
 
 
-class Checkup:
+class DoctorChecks:
     """Runs checks and keeps their results. `on_result` gets each at once."""
 
     def __init__(self, on_result: Callable[[CheckResult], None]) -> None:
@@ -71,7 +71,7 @@ def doctor(stack: str, as_json: bool) -> None:
 
     Prints one line for each check, and how to fix a problem. Exit code 1: there is a problem.
     """
-    checkup = Checkup(on_result=(lambda _: None) if as_json else print_result)
+    checkup = DoctorChecks(on_result=(lambda _: None) if as_json else print_result)
     _check_all(checkup, stack)
     if as_json:
         checks = [asdict(result) for result in checkup.results]
@@ -85,7 +85,7 @@ def doctor(stack: str, as_json: bool) -> None:
     sys.exit(1 if checkup.bad else 0)
 
 
-def _check_all(checkup: Checkup, stack: str) -> None:
+def _check_all(checkup: DoctorChecks, stack: str) -> None:
     root = project_root()
     checkup.check("Python", lambda: machine.check_python(root))
     checkup.check("Disk", lambda: machine.check_disk(root))
@@ -99,7 +99,7 @@ def _check_all(checkup: Checkup, stack: str) -> None:
         _check_stack(checkup, stack)
 
 
-def _check_stack(checkup: Checkup, stack: str) -> None:
+def _check_stack(checkup: DoctorChecks, stack: str) -> None:
     root = project_root()
     settings = checkup.obtain("Settings", lambda: stack_settings(root, stack), lambda _: "all are valid")
     jobs = None
@@ -110,7 +110,7 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
     if engine is None:
         return
     checkup.check("Engine", lambda: machine.check_engine(engine))
-    connection = checkup.obtain("Keys", lambda: connection_of(engine, stack), lambda _: "all are set")
+    connection = checkup.obtain("Keys", lambda: connect_to_services(engine, stack), lambda _: "all are set")
     if connection and settings:
         needs = {
             name: _memory_needed(
@@ -122,7 +122,7 @@ def _check_stack(checkup: Checkup, stack: str) -> None:
             storage = connection.storage(settings.storage.bucket)
             checkup.check(
                 "Results",
-                lambda: services.check_results(
+                lambda: services.check_finished_weights(
                     storage, stack_jobs(deployed_outputs(engine), connection.nodes_reach_records), stack
                 ),
             )
@@ -134,7 +134,7 @@ def _memory_needed(jobs: Iterable[DeclaredJob], weights: str) -> int:
 
 
 def _check_services(
-    checkup: Checkup,
+    checkup: DoctorChecks,
     connection: Connection,
     settings: StackSettings,
     memory_gb: Mapping[str, int],

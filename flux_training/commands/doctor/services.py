@@ -78,13 +78,13 @@ def check_gpu(classes: list[GpuClass], cluster: ClusterSettings, memory_gb: int)
         price_now = f"{offer.name} at ${offer.usd_an_hour} an hour at priority {cluster.priority}"
         return [ok("GPU", f"`{cluster.gpu}` is available: {price_now}; `preview` shows which class is used")]
     return [
-        check_class(classes, priority, name, memory_gb)
+        check_gpu_class(classes, priority, name, memory_gb)
         for name in gpu_names_in_setting(cluster.gpu)
         for priority in cluster.priorities
     ]
 
 
-def check_class(classes: list[GpuClass], priority: str, name: str, memory_gb: int) -> CheckResult:
+def check_gpu_class(classes: list[GpuClass], priority: str, name: str, memory_gb: int) -> CheckResult:
     gpu = find_gpu_class(classes, name)
     price = gpu.price(priority)
     if price is None:
@@ -203,7 +203,7 @@ def check_bucket(storage: Storage, settings: StackSettings, up: str) -> list[Che
     return [ok("Bucket", f"{storage.bucket}: writing, reading, listing, claiming and deleting work")]
 
 
-def check_results(storage: Storage, jobs: Sequence[StackJob], stack: str) -> list[CheckResult]:
+def check_finished_weights(storage: Storage, jobs: Sequence[StackJob], stack: str) -> list[CheckResult]:
     """That the finished jobs still have the weights that were verified first."""
     if not jobs:
         return []

@@ -152,12 +152,13 @@ def _body(card: Card) -> list[str]:
     if card.samples:
         lines += ["", "## Samples", ""]
         lines += [
-            f"![{index}]({sample.path})\n\n{_code(sample.prompt)}\n" for index, sample in _numbered(card)
+            f"![{index}]({sample.path})\n\n{_code(sample.prompt)}\n"
+            for index, sample in _numbered_samples(card)
         ]
     return [*lines, ""]
 
 
-def _numbered(card: Card) -> list[tuple[int, CardImage]]:
+def _numbered_samples(card: Card) -> list[tuple[int, CardImage]]:
     return list(enumerate(card.samples, start=1))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import UserPath, outputs_of, say, say_wrapped, stack_option
+from flux_training.commands.cli import UserPath, outputs_folder, say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
-from flux_training.commands.results.download import sha256_of
+from flux_training.commands.results.download import sha256_of_file
 from flux_training.training.errors import BadInput
 from flux_training.training.files import add_file_name_to_errors
 from flux_training.training.runs.run import NOISE_STAGES
@@ -26,7 +26,7 @@ CHECKPOINT = re.compile(rf"_(\d{{9}})(_(?:{'|'.join(NOISE_STAGES)}))?\.safetenso
 
 
 @dataclass(frozen=True)
-class Weights:
+class ExportedWeights:
     """The LoRA to export, and the step that it was saved at. `files`: its source by exported name; two for two noise stages."""
 
     files: Mapping[str, Path]
@@ -60,7 +60,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
 
     It has the weights, a model card with licence, trigger word, settings and SHA-256, and the samples.
     """
-    run = select_run(outputs_of(stack), job, run_id, stack)
+    run = select_run(outputs_folder(stack), job, run_id, stack)
     if folder.exists():
         raise BadInput([f"--to {folder}: exists and is not overwritten; give another name or delete it"])
     weights = _final_weights(run, stack) if step is None else _checkpoint(run, step, stack)
@@ -82,18 +82,18 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
     )
 
 
-def _final_weights(run: ReportedRun, stack: str) -> Weights:
+def _final_weights(run: ReportedRun, stack: str) -> ExportedWeights:
     """Raises BadInput if the run has none, or others than those that were verified."""
     if not all(path.is_file() for path in run.weights):
         raise BadInput([f"{run.folder} has no final weights; {_in_place_of_weights(run, stack)}"])
     stages = run.stage_digests
     expected = [stages.get(stage) for stage in NOISE_STAGES] if stages else [run.done.get("sha256")]
     for path, digest in zip(run.weights, expected, strict=True):
-        if sha256_of(path) == digest:
+        if sha256_of_file(path) == digest:
             continue
         again = flux_command(f"fetch {run.job} --run {run.run_id} --force", stack)
         raise BadInput([f"{path} is not the file that was verified after training; {again} fetches it again"])
-    return Weights({path.name: path for path in run.weights}, count(run.done.get("steps")) or 0)
+    return ExportedWeights({path.name: path for path in run.weights}, count(run.done.get("steps")) or 0)
 
 
 def _in_place_of_weights(run: ReportedRun, stack: str) -> str:
@@ -106,7 +106,7 @@ def _in_place_of_weights(run: ReportedRun, stack: str) -> str:
     return f"when it was fetched, it had not finished; {checkpoints} gets what the bucket has now"
 
 
-def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
+def _checkpoint(run: ReportedRun, step: int, stack: str) -> ExportedWeights:
     """Raises BadInput, with the steps that there are, if the checkpoint was not fetched."""
     found = _checkpoints(run)
     if step not in found:
@@ -118,7 +118,7 @@ def _checkpoint(run: ReportedRun, step: int, stack: str) -> Weights:
         raise BadInput(
             [f"--step {step}: the checkpoint lacks {missing[0]}, one of its two files; {again} gets both"]
         )
-    return Weights(found[step], step)
+    return ExportedWeights(found[step], step)
 
 
 def _other_checkpoints(run: ReportedRun, stack: str) -> str:
@@ -140,7 +140,7 @@ def _checkpoints(run: ReportedRun) -> dict[int, dict[str, Path]]:
     return found
 
 
-def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
+def _write(run: ReportedRun, weights: ExportedWeights, folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     for name, path in weights.files.items():
         shutil.copyfile(path, folder / name)
@@ -149,7 +149,7 @@ def _write(run: ReportedRun, weights: Weights, folder: Path) -> None:
         job=run.job,
         run_id=run.run_id,
         step=weights.step,
-        weights={name: sha256_of(path) for name, path in weights.files.items()},
+        weights={name: sha256_of_file(path) for name, path in weights.files.items()},
         trigger=one_line(run.trigger),
         config=run.config,
         images=len(run.captions),

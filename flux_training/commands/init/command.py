@@ -68,7 +68,7 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     if setup:
         setup.check()
     commit = commit_of_tool(tool)
-    if note := unreachable(tool, commit):
+    if note := why_clones_lack_the_tool(tool, commit):
         say(note)
     if _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
         say(f"note: the changes in {tool} that are not committed are not in the new project")
@@ -107,7 +107,7 @@ def write_project(folder: Path, name: str, tool: Path) -> None:
     values = {"name": name, "salt": _salt(tool)}
     for template in sorted(TEMPLATES.iterdir()):
         path = folder / RENAMED.get(template.name, template.name)
-        path.write_text(fill_in(template.read_text(encoding="utf-8"), values), encoding="utf-8")
+        path.write_text(fill_in_template(template.read_text(encoding="utf-8"), values), encoding="utf-8")
     (folder / EXECUTABLE).chmod(0o755)
     for schema, content in (("stack", stack_schema(name)), ("train", train_schema())):
         path = folder / "schemas" / f"{schema}.schema.json"
@@ -120,17 +120,17 @@ def write_project(folder: Path, name: str, tool: Path) -> None:
     workflows.mkdir(parents=True)
     for workflow in sorted((tool / ".github" / "workflows").glob("*.yml")):
         text = workflow.read_text(encoding="utf-8")
-        (workflows / workflow.name).write_text(with_submodules(text), encoding="utf-8")
+        (workflows / workflow.name).write_text(check_out_with_submodules(text), encoding="utf-8")
 
 
-def fill_in(text: str, values: Mapping[str, str]) -> str:
+def fill_in_template(text: str, values: Mapping[str, str]) -> str:
     """Replace `{{name}}` by the value of `name`, and so on."""
     for key, value in values.items():
         text = text.replace("{{" + key + "}}", value)
     return text
 
 
-def with_submodules(workflow: str) -> str:
+def check_out_with_submodules(workflow: str) -> str:
     """The workflow, with the tool's submodule checked out too."""
     indent = r"(?m)^( *)" + re.escape(CHECKOUT_OPTION)
     return re.sub(indent, lambda match: match[0] + match[1] + WITH_TOOL, workflow)
@@ -140,7 +140,7 @@ def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
     """Raises BadInput with every finding."""
     findings = []
     if not (tool / ".git").exists():
-        source = source_of_package()
+        source = git_source_of_package()
         command = f"git clone {source} {TOOL_FOLDER} && {TOOL_FOLDER}/flux init {shlex.quote(str(folder))}"
         where = f", with the address of the tool's repository for {UNKNOWN}" if source == UNKNOWN else ""
         findings.append(
@@ -157,7 +157,7 @@ def _refuse_unusable_folder(folder: Path, name: str, tool: Path) -> None:
         raise BadInput(findings)
 
 
-def source_of_package() -> str:
+def git_source_of_package() -> str:
     """What git can clone the tool from: pip notes where it installed a package from (PEP 610). ADDRESS if that is no repository."""
     with suppress(PackageNotFoundError, ValueError):
         noted = json.loads(distribution(PACKAGE).read_text("direct_url.json") or "{}")
@@ -177,9 +177,9 @@ def commit_of_tool(tool: Path) -> str:
     return head if _git(tool, "diff", "--name-only", published, head, "--", *TOOL_FILES) else published
 
 
-def unreachable(tool: Path, commit: str) -> str:
+def why_clones_lack_the_tool(tool: Path, commit: str) -> str:
     """Why a clone of the project elsewhere could not fetch the tool, and what to do; empty if it can."""
-    source = _source(tool)
+    source = _submodule_address(tool)
     elsewhere = "so a clone of the project on another machine cannot fetch it"
     if (tool / source.removeprefix("file://")).exists():
         fix = f"publish the tool, then run `git submodule set-url {TOOL_FOLDER} ADDRESS` in the project"
@@ -190,7 +190,7 @@ def unreachable(tool: Path, commit: str) -> str:
     return f"note: commit {commit[:12]} of the tool is not in {source}, {elsewhere}; {fix}"
 
 
-def _source(tool: Path) -> str:
+def _submodule_address(tool: Path) -> str:
     """The address from which clones of the project fetch the tool."""
     return _git(tool, "config", "--default", str(tool), "remote.origin.url")
 
@@ -206,7 +206,7 @@ def _add_tool(folder: Path, tool: Path, commit: str) -> None:
     place = folder / TOOL_FOLDER
     _git(folder, "clone", "--quiet", "--no-checkout", str(tool), TOOL_FOLDER)
     _git(place, "checkout", "--quiet", "--detach", commit)
-    source = _source(tool)
+    source = _submodule_address(tool)
     _git(place, "remote", "set-url", "origin", source)
     _git(folder, "submodule", "--quiet", "add", "--", source, TOOL_FOLDER)
 

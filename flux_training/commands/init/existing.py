@@ -15,8 +15,13 @@ from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE_VARIABLE
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import OUTPUTS
-from flux_training.commands.init.renaming import ProjectRename, group_names, rename_marks, rename_results
-from flux_training.commands.stack.access import connection_of
+from flux_training.commands.init.renaming import (
+    ProjectRename,
+    group_names,
+    rename_owner_marks,
+    rename_results,
+)
+from flux_training.commands.stack.access import connect_to_services
 from flux_training.commands.stack.engine import find_engine
 from flux_training.commands.stack.file import stack_names, stack_path, stack_settings, uses_local_cloud
 from flux_training.commands.stack.locks import has_journal, is_locked
@@ -167,10 +172,10 @@ class ExistingSetup:
             if local:
                 local_cloud.start_local_cloud()
             try:
-                connection = connection_of(find_engine(stack, local, root=self.root), stack)
+                connection = connect_to_services(find_engine(stack, local, root=self.root), stack)
                 services = StackServices(connection, stack_settings(self.root, stack))
                 owner = f"{self.renaming.old}/{stack}"
-                rename_marks(services, group_names(state), owner, self.renaming.rename_owner(owner))
+                rename_owner_marks(services, group_names(state), owner, self.renaming.rename_owner(owner))
             finally:
                 if local:
                     local_cloud.stop_local_cloud()

@@ -33,7 +33,7 @@ class ProjectRename:
     def rename_settings(self, text: str, name: str) -> str:
         """The text of the file `name` with the settings of the project below `config` renamed. Raises BadInput."""
         renamed = re.sub(rf"(?m)^(\s*[\"']?){re.escape(self.old)}:(?=\w)", rf"\g<1>{self.new}:", text)
-        if _config(renamed) != self._renamed(_config(text), lambda value: value):
+        if _config_section(renamed) != self._renamed(_config_section(text), lambda value: value):
             raise BadInput(
                 [
                     f"{name}: its settings cannot be renamed; write each `{self.old}:` below `config` on a line of its own"
@@ -91,7 +91,7 @@ def group_names(deployment: Any) -> list[str]:
     return [one["outputs"]["name"] for one in resources if one["type"].endswith(GROUP_TYPES)]
 
 
-def rename_marks(stack: StackServices, groups: Iterable[str], old: str, new: str) -> None:
+def rename_owner_marks(stack: StackServices, groups: Iterable[str], old: str, new: str) -> None:
     """Write the owner `new` where the bucket and the container groups carry `old`. May be repeated. Raises ServiceError."""
     mark, storage = stack.mark, stack.storage
     if mark is not None and mark.owner == old:
@@ -106,6 +106,6 @@ def rename_marks(stack: StackServices, groups: Iterable[str], old: str, new: str
             salad.patch_group(name, {"container": {"environment_variables": {OWNER_VARIABLE: new}}})
 
 
-def _config(text: str) -> Any:
+def _config_section(text: str) -> Any:
     document = load_yaml(text)
     return document.get("config") if isinstance(document, dict) else None

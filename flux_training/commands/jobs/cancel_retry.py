@@ -8,11 +8,11 @@ from flux_training.clients.results import inputs_of_run
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
 from flux_training.commands.stack.edit import edit_job, jobs_key, unified_diff
 from flux_training.commands.stack.file import stack_path, stack_settings
 from flux_training.commands.stack.project import project_root
-from flux_training.commands.watch.job_status import JobStatus, describe, job_status, stack_jobs
+from flux_training.commands.watch.job_status import JobStatus, describe_status, job_status, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
 from flux_training.training.jobs.declare import choose_jobs, job_folder_names
@@ -35,7 +35,7 @@ def cancel(job: str, dry_run: bool, stack: str) -> None:
 
     Adds `skip: true` to the job's entry in Pulumi.<stack>.yaml and shows the change. Changes nothing else.
     """
-    if _declaration(stack, job).skip:
+    if _declared_settings(stack, job).skip:
         say(
             f"{job} has `skip: true` in Pulumi.{stack}.yaml already. Next: {make_command('up', stack)} cancels it."
         )
@@ -59,7 +59,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
     Increases the job's `attempt` in Pulumi.<stack>.yaml, removes its `skip: true`, and shows the change. Changes nothing
     else. Refuses unless the job's last run failed.
     """
-    declared = _declaration(stack, job)
+    declared = _declared_settings(stack, job)
     attempted, status = _last_run(stack, job)
     is_declared = attempted is not None and declared.attempt > attempted
     if is_declared and not declared.skip:
@@ -69,7 +69,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
         )
         return
     if not force or status is None:
-        check_failed(stack, job, status)
+        refuse_unless_failed(stack, job, status)
     attempt = (
         declared.attempt if is_declared else next_attempt(stack, job, max(declared.attempt, attempted or 0))
     )
@@ -80,7 +80,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
     _edit(stack, job, f"Train {job} again", dry_run, attempt=attempt, skip=None)
 
 
-def _declaration(stack: str, job: str) -> JobSettings:
+def _declared_settings(stack: str, job: str) -> JobSettings:
     """The job's settings, even if it has `skip`. Raises BadInput if the stack file does not declare it."""
     settings = stack_settings(project_root(), stack)
     folder = project_root() / settings.jobs_folder
@@ -96,7 +96,7 @@ def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
     """The attempt that was last queued and its status; both None if there was none. Raises ServiceError."""
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
-    connection = connection_of(engine, stack)
+    connection = connect_to_services(engine, stack)
     bucket, prefix = results_location(outputs, stack)
     storage = connection.storage(bucket)
     last = next((deployed for deployed in stack_jobs(outputs) if deployed.name == job), None)
@@ -127,7 +127,7 @@ def next_attempt(stack: str, job: str, last: int) -> int:
     return last + 1
 
 
-def check_failed(stack: str, job: str, status: JobStatus | None) -> None:
+def refuse_unless_failed(stack: str, job: str, status: JobStatus | None) -> None:
     """Raises FluxError unless the run failed: anything else would be paid for twice."""
     if status is None:
         raise FluxError(
@@ -138,7 +138,7 @@ def check_failed(stack: str, job: str, status: JobStatus | None) -> None:
     force = flux_command(f"retry {job} --force", stack)
     if not status.has_ended:
         rule = "another attempt would cancel it and start from the beginning"
-        raise FluxError(f"{job} has not ended: {describe(status)}", rule, f"wait, or {force}")
+        raise FluxError(f"{job} has not ended: {describe_status(status)}", rule, f"wait, or {force}")
     if status.state == RunState.COMPLETED:
         rule = "another attempt would cost money and give the same weights"
         raise FluxError(

@@ -19,7 +19,7 @@ from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL,
 from flux_training.commands.cli import console, say, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.interrupts import EXIT_INTERRUPTED
-from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, other_folders
+from flux_training.commands.jobs.folders import HERE, find_dataset_folder, jobs_folder, other_dataset_folders
 from flux_training.training.bill import show_dollars
 from flux_training.training.dataset.answer_words import describes_a_scene
 from flux_training.training.dataset.captions import (
@@ -188,11 +188,11 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     a caption is asked for once more, and not saved if there is none again; the image is listed at the end.
     Ctrl-C keeps what is there; run the same command to continue.
     """
-    dataset = existing_dataset(jobs_folder(HERE, stack), name)
+    dataset = find_dataset_folder(jobs_folder(HERE, stack), name)
     given["base_url"] = given["base_url"].strip()
     known = PRICES.get(given["model"])
     controls = _control_folders(dataset.parent)
-    given["instruction"] = given["instruction"] or _instruction(dataset.parent, bool(controls))
+    given["instruction"] = given["instruction"] or _default_prompt(dataset.parent, bool(controls))
     options = CaptionOptions(price=price or (Price(*known) if known else None), controls=controls, **given)
     if review:
         _review(dataset, options)
@@ -200,8 +200,8 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     with lock_for_flux_command(dataset):
         missing = uncaptioned(dataset)
         _check_trigger(dataset.parent, options)
-        _announce(dataset, missing, options)
-        if others := other_folders(dataset.parent, trained=True):
+        _print_what_will_be_sent(dataset, missing, options)
+        if others := other_dataset_folders(dataset.parent, trained=True):
             say(
                 f"Not looked at: {', '.join(others)}, which train.yml trains on as well; write these captions yourself"
             )
@@ -211,18 +211,18 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
 
 def _review(dataset: Path, options: CaptionOptions) -> None:
     """Serve the review page; it can ask the model for another caption."""
-    from flux_training.commands.jobs.review import Captioning, serve
+    from flux_training.commands.jobs.review import CaptionService, serve
 
     trigger = _trigger_word(dataset.parent)
     if TRIGGER in options.trigger and not trigger:
         options = replace(options, position="none")
     service = f"{options.model} at {host_and_port(options.base_url)}"
-    serve(dataset, trigger, Captioning(service, lambda image: _caption_again(image, options)))
+    serve(dataset, trigger, CaptionService(service, lambda image: _caption_again(image, options)))
 
 
 def _caption_again(image: Path, options: CaptionOptions) -> str:
     """Another caption for an image; it is not saved. Raises FluxError."""
-    with closing(_captioner(options, threading.Event())) as captioner:
+    with closing(_make_captioner(options, threading.Event())) as captioner:
         outcome = _ask(captioner, image, options)
     if outcome is None or outcome.problem:
         raise FluxError(f"{image.name}: {outcome.problem if outcome else 'stopped'}")
@@ -244,7 +244,7 @@ def _control_folders(job: Path) -> tuple[Path, ...]:
     )
 
 
-def _instruction(job: Path, has_controls: bool) -> str:
+def _default_prompt(job: Path, has_controls: bool) -> str:
     """The prompt that fits the model of the job's train.yml."""
     choice = choose_model(read_trainer_file(job).section("model"))
     return instruction_for(choice.model if choice.key else None, has_controls)
@@ -258,7 +258,7 @@ def _trigger_word(job: Path) -> str:
     return file.trigger
 
 
-def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -> None:
+def _print_what_will_be_sent(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -> None:
     files = list(dataset.iterdir())
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and not has_caption(file)]
     if videos:
@@ -285,12 +285,12 @@ def _announce(dataset: Path, missing: Sequence[Path], options: CaptionOptions) -
 def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) -> None:
     """`review` is the command that opens the review page."""
     stop = threading.Event()
-    captioner = _captioner(options, stop)
+    captioner = _make_captioner(options, stop)
     outcomes: list[CaptionOutcome] = []
 
     def keep(outcome: CaptionOutcome) -> None:
         """Save the caption at once."""
-        kept = _saved(outcome)
+        kept = _save_outcome(outcome)
         outcomes.append(kept)
         if kept.caption and not console.is_terminal:
             say(f"{with_escapes(kept.image.name)}: {kept.caption}")
@@ -309,7 +309,7 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
     say(f"Next: {review} shows images and captions side by side.")
 
 
-def _captioner(options: CaptionOptions, stop: threading.Event) -> Captioner:
+def _make_captioner(options: CaptionOptions, stop: threading.Event) -> Captioner:
     from flux_training.clients.captioning.captioner import Captioner, api_key_for
 
     key = api_key_for(options.base_url, os.environ)
@@ -341,9 +341,9 @@ def _probe(
     try:
         for image in images:
             _run_parallel(hold, [image], 1, stop)
-            if not _is_undecided(held, options):
+            if not _needs_more_probes(held, options):
                 break
-        held = _without_equal(held, options)
+        held = _reject_equal_captions(held, options)
     finally:
         for outcome in held:
             keep(outcome)
@@ -354,23 +354,25 @@ def _probe(
     return len(held)
 
 
-def _is_undecided(probed: list[CaptionOutcome], options: CaptionOptions) -> bool:
+def _needs_more_probes(probed: list[CaptionOutcome], options: CaptionOptions) -> bool:
     """Whether more images must be sent to know if the model reads them."""
     captions = {outcome.caption for outcome in probed if outcome.caption}
     if len(captions) > 1:
         return False
-    return len(probed) < PROBES or (bool(_equal_caption(probed, options)) and describes_a_scene(*captions))
+    return len(probed) < PROBES or (
+        bool(_caption_of_all_probes(probed, options)) and describes_a_scene(*captions)
+    )
 
 
-def _equal_caption(probed: list[CaptionOutcome], options: CaptionOptions) -> str:
+def _caption_of_all_probes(probed: list[CaptionOutcome], options: CaptionOptions) -> str:
     """The caption that all probed images got. Empty if they differ, or if the user wrote the prompt, which may ask for equal captions."""
     captions = {outcome.caption for outcome in probed}
     return captions.pop() if len(captions) == 1 and options.instruction in PROMPTS else ""
 
 
-def _without_equal(probed: list[CaptionOutcome], options: CaptionOptions) -> list[CaptionOutcome]:
+def _reject_equal_captions(probed: list[CaptionOutcome], options: CaptionOptions) -> list[CaptionOutcome]:
     """The outcomes of the first images; as failures, if the same answer to all of them shows that the model sees none."""
-    caption = _equal_caption(probed, options)
+    caption = _caption_of_all_probes(probed, options)
     needed = EQUAL_PROBES if describes_a_scene(caption) else PROBES
     if not caption or len(probed) < needed:
         if caption and len(probed) > 1:
@@ -382,7 +384,7 @@ def _without_equal(probed: list[CaptionOutcome], options: CaptionOptions) -> lis
     return [replace(outcome, caption="", problem=problem, hopeless=True) for outcome in probed]
 
 
-def _saved(outcome: CaptionOutcome) -> CaptionOutcome:
+def _save_outcome(outcome: CaptionOutcome) -> CaptionOutcome:
     """The outcome after its caption has been saved."""
     if outcome.caption and not _write(outcome.image, outcome.caption):
         problem = "another program has written a caption meanwhile; it is kept"
@@ -396,7 +398,7 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
     from flux_training.clients.captioning.requests import InvalidCompletion
 
     try:
-        picture = _picture(image, options)
+        picture = _picture_to_send(image, options)
         answers = [captioner.ask(picture)]
         found = caption_from(answers[0], options.instruction)
         if found.problem and not found.final:
@@ -415,14 +417,14 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
     return CaptionOutcome(image, text, found.problem, tokens_in, tokens_out, found.removed, found.hopeless)
 
 
-def _picture(image: Path, options: CaptionOptions) -> bytes:
+def _picture_to_send(image: Path, options: CaptionOptions) -> bytes:
     """What is sent: the image, to the right of its control images if it has any. Raises BadInput."""
-    files = [*(file for folder in options.controls for file in _control_of(image, folder)), image]
+    files = [*(file for folder in options.controls for file in _find_control_image(image, folder)), image]
     images = [reduce_image(read_image(file).image, options.max_side) for file in files]
     return encode_jpeg(reduce_image(side_by_side(images), options.max_side), JPEG_QUALITY)
 
 
-def _control_of(image: Path, folder: Path) -> list[Path]:
+def _find_control_image(image: Path, folder: Path) -> list[Path]:
     """The image of the same name in a folder of control images, as ai-toolkit looks for it; empty if there is none."""
     named = (folder / f"{image.stem}{suffix}" for suffix in IMAGE_SUFFIXES)
     return [file for file in named if is_image(file)][:1]

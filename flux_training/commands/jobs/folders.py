@@ -25,16 +25,16 @@ def jobs_folder(root: Path, stack: str) -> Path:
     return Path(stack_settings(root, stack).jobs_folder)
 
 
-def existing_job(folder: Path, name: str) -> Path:
+def find_job_folder(folder: Path, name: str) -> Path:
     """The job's folder. Raises BadInput with the nearest name if there is none."""
     if name not in job_folder_names(folder):
         raise BadInput([f"{name}: no folder under {folder}{nearest(name, job_folder_names(folder))}"])
     return folder / name
 
 
-def existing_dataset(folder: Path, name: str) -> Path:
+def find_dataset_folder(folder: Path, name: str) -> Path:
     """The job's `dataset/`. Raises BadInput if it has none."""
-    dataset = existing_job(folder, name) / DATASET_FOLDER
+    dataset = find_job_folder(folder, name) / DATASET_FOLDER
     if not dataset.is_dir():
         reason = "if the job uses another job's images (`dataset:` in the stack file), give that job's name"
         raise BadInput([f"{dataset}: no such folder; {reason}"])
@@ -45,7 +45,7 @@ def existing_dataset(folder: Path, name: str) -> Path:
     return dataset
 
 
-def other_folders(job: Path, *, trained: bool) -> list[str]:
+def other_dataset_folders(job: Path, *, trained: bool) -> list[str]:
     """The folders beside `dataset/` that train.yml trains on, or those whose files belong to the images of `dataset/` by name."""
     uses = folder_uses(read_trainer_file(job).process)
     found = [
@@ -63,14 +63,14 @@ def staging_folder(jobs: Path, name: str) -> Iterator[Path]:
     for old in jobs.glob(f".{name}.new-*"):
         shutil.rmtree(old, ignore_errors=True)
     with (
-        _stopped_like_ctrl_c(),
+        _treat_signals_like_ctrl_c(),
         tempfile.TemporaryDirectory(dir=jobs, prefix=f".{name}.new-", ignore_cleanup_errors=True) as folder,
     ):
         yield Path(folder)
 
 
 @contextmanager
-def _stopped_like_ctrl_c() -> Iterator[None]:
+def _treat_signals_like_ctrl_c() -> Iterator[None]:
     """Let `kill`, a time-out and a closed terminal clean up like Ctrl-C."""
     signals = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.default_int_handler) for number in signals}

@@ -65,15 +65,15 @@ def lint(
     Pulumi.STACK.yaml stands for all jobs of that stack. All rules: docs/lint.md.
     """
     called_from = ctx.find_root().obj
-    targets = _targets(_named_stacks(jobs, called_from) or [stack], jobs, every, called_from)
-    with _progress() as progress:
+    targets = _lint_targets(_named_stacks(jobs, called_from) or [stack], jobs, every, called_from)
+    with _print_lint_progress() as progress:
         examiner = Examiner.of(on_progress=progress)
         reports = [
             lint_jobs(target.settings, names=target.names, examiner=examiner, declared=target.declared)
             for target in targets
         ]
     if as_json:
-        print(json.dumps(as_document(merge_reports(reports)), indent=2))
+        print(json.dumps(lint_report_as_json(merge_reports(reports)), indent=2))
     else:
         for target, report in zip(targets, reports, strict=True):
             if len(targets) > 1:
@@ -89,7 +89,9 @@ def lint(
         sys.exit(1)
 
 
-def _targets(stacks: Sequence[str], jobs: Sequence[str], every: bool, called_from: Path) -> list[LintTarget]:
+def _lint_targets(
+    stacks: Sequence[str], jobs: Sequence[str], every: bool, called_from: Path
+) -> list[LintTarget]:
     """Raises BadInput with the findings of all stacks."""
     targets, findings = [], []
     for stack in stacks:
@@ -153,7 +155,7 @@ def merge_reports(reports: Sequence[LintReport]) -> LintReport:
     return LintReport(sorted(jobs), list(findings), list(silenced))
 
 
-def as_document(report: LintReport) -> dict[str, Any]:
+def lint_report_as_json(report: LintReport) -> dict[str, Any]:
     """The report as `--json` prints it."""
     return {
         "jobs": list(report.jobs),
@@ -165,7 +167,7 @@ def as_document(report: LintReport) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress() -> Iterator[OnProgress]:
+def _print_lint_progress() -> Iterator[OnProgress]:
     """Prints to stderr how many images are checked: on a terminal one changing line, else a line for each thousand."""
     stderr = Console(stderr=True, soft_wrap=True)
     if not stderr.is_terminal:

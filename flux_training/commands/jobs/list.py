@@ -8,11 +8,11 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.commands.cli import outputs_of, say, screen, stack_option
+from flux_training.commands.cli import outputs_folder, say, screen, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder
-from flux_training.commands.report.runs import ReportedRun, runs_of
-from flux_training.commands.stack.edit import declared_jobs, entry_for
+from flux_training.commands.jobs.folders import HERE, find_job_folder, jobs_folder
+from flux_training.commands.report.runs import ReportedRun, fetched_runs
+from flux_training.commands.stack.edit import declared_jobs, job_entry
 from flux_training.commands.stack.file import steps_limit
 from flux_training.training.bill import show_dollars
 from flux_training.training.jobs.declare import job_folder_names
@@ -53,13 +53,13 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
     `flux status` shows what the deployed jobs are doing.
     """
     folder = jobs_folder(HERE, stack)
-    names = [existing_job(folder, job).name] if job else job_folder_names(folder)
+    names = [find_job_folder(folder, job).name] if job else job_folder_names(folder)
     entries = declared_jobs(HERE, stack)
     limit = steps_limit(HERE, stack)
-    jobs = [_read(folder / name, entry_for(entries, name), stack, limit) for name in names]
+    jobs = [_read(folder / name, job_entry(entries, name), stack, limit) for name in names]
     if as_json:
         click.echo(
-            json.dumps({"version": 1, "stack": stack, "jobs": [_document(one) for one in jobs]}, indent=2)
+            json.dumps({"version": 1, "stack": stack, "jobs": [_jobs_as_json(one) for one in jobs]}, indent=2)
         )
     elif not jobs:
         say(
@@ -80,13 +80,13 @@ def _read(path: Path, entry: dict[str, Any] | None, stack: str, limit: int | Non
     images = [file for file in files if file.suffix.lower() in MEDIA_SUFFIXES]
     captions = sum(file.with_suffix(CAPTION_SUFFIX) in files for file in images)
     is_declared = entry is not None and not entry.get("skip")
-    file, runs = read_trainer_file(path), runs_of(outputs_of(stack), path.name)
-    changes = _changes(read_trainer_file(path.parent / shared), file) if shared else []
+    file, runs = read_trainer_file(path), fetched_runs(outputs_folder(stack), path.name)
+    changes = _changed_settings(read_trainer_file(path.parent / shared), file) if shared else []
     steps = file.steps if file.steps is None or limit is None else min(file.steps, limit)
     return ListedJob(path.name, is_declared, shared, len(images), captions, steps, runs, changes)
 
 
-def _changes(base: TrainerFile, file: TrainerFile) -> list[str]:
+def _changed_settings(base: TrainerFile, file: TrainerFile) -> list[str]:
     """`learning rate 1e-4 → 2e-4` for each setting of the training that differs."""
     before, after = ({"config": {"process": [one.process]}} for one in (base, file))
     return [f"{change.key} {change.before} → {change.after}" for change in setting_changes(before, after)]
@@ -115,7 +115,7 @@ def _print_jobs(jobs: list[ListedJob]) -> None:
 def _print_runs(job: ListedJob, stack: str) -> None:
     if not job.runs:
         say(
-            f"{job.name}: {outputs_of(stack)}/ has no run of it; {make_command('up', stack)} trains it if it is declared"
+            f"{job.name}: {outputs_folder(stack)}/ has no run of it; {make_command('up', stack)} trains it if it is declared"
         )
         return
     table = _table("Run", "Queued", "State", "Steps", "Loss", "Cost")
@@ -151,7 +151,7 @@ def _cost(run: ReportedRun) -> float | None:
     return number(mapping(run.record.get("cost")).get("actualUsd"))
 
 
-def _document(job: ListedJob) -> dict[str, Any]:
+def _jobs_as_json(job: ListedJob) -> dict[str, Any]:
     return {
         "name": job.name,
         "declared": job.is_declared,

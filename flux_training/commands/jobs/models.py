@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flux_training.clients.stack.pricing import gpu_offer_of_class
 from flux_training.commands.cli import say, screen, stack_option
-from flux_training.commands.stack.access import connection_of, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.bill import show_dollars
@@ -37,7 +37,7 @@ def models(stack: str, as_json: bool) -> None:
         offer_for(model, offers, priority, is_model_in_an_image(settings, model)) for model in MODELS.values()
     ]
     if as_json:
-        click.echo(json.dumps(_document(found, stack, priority, trouble), indent=2))
+        click.echo(json.dumps(_models_as_json(found, stack, priority, trouble), indent=2))
         return
     screen.print(_table(found))
     say(
@@ -50,7 +50,7 @@ def models(stack: str, as_json: bool) -> None:
 def _offers(stack: str, priority: str) -> tuple[list[Offer], str]:
     """The community GPU classes on offer now, or why they are not known."""
     try:
-        connection = connection_of(read_only_engine(stack), stack)
+        connection = connect_to_services(read_only_engine(stack), stack)
         classes = connection.model_copy(update={"few_retries": True}).salad().gpu_classes()
     except FluxError as error:
         return [], str(error)
@@ -74,7 +74,7 @@ def _table(found: list[ModelOffer]) -> Table:
     return table
 
 
-def _document(found: list[ModelOffer], stack: str, priority: str, trouble: str) -> dict[str, Any]:
+def _models_as_json(found: list[ModelOffer], stack: str, priority: str, trouble: str) -> dict[str, Any]:
     """Dollars are those of a run of `steps`, null if not known."""
     return {
         "version": 1,

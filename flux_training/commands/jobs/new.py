@@ -10,8 +10,8 @@ from click.shell_completion import CompletionItem
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flux_training.commands.cli import UserPath, console, say
-from flux_training.commands.jobs.folders import HERE, existing_dataset, staging_folder
-from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, entry_for, jobs_key
+from flux_training.commands.jobs.folders import HERE, find_dataset_folder, staging_folder
+from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, job_entry, jobs_key
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.captions import is_image
 from flux_training.training.dataset.control_images import find_control_images, import_control_images
@@ -172,7 +172,7 @@ def new(
     if add:
         if trigger is not None or prompts or values or model.name != DEFAULT_MODEL:
             raise click.UsageError("--add only adds photos; change other things in the job's train.yml")
-        intake, numbers = _add(existing_dataset(folder, name), photos)
+        intake, numbers = _add(find_dataset_folder(folder, name), photos)
     else:
         word = _valid_trigger(
             trigger, prompts, folder, name, stack or DEFAULT_STACK, _control_findings(model, controls)
@@ -240,11 +240,11 @@ def _make(job: Path, photos: PhotoSource, train_yml: str) -> tuple[Intake, list[
     """Make a new job folder; it appears only once it is complete."""
     job.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(job.parent, job.name) as staging:
-        intake = _convert(photos, staging, [])
+        intake = _convert_photos(photos, staging, [])
         if not intake.taken:
             raise BadInput(
                 [
-                    *map(with_escapes, grouped(intake.findings)),
+                    *map(with_escapes, group_files_by_reason(intake.findings)),
                     f"{photos.folder}: no usable image; nothing was made",
                 ]
             )
@@ -269,12 +269,12 @@ def _add(dataset: Path, photos: PhotoSource) -> tuple[Intake, list[int]]:
     ):
         present = [file for file in dataset.iterdir() if is_image(file)]
         known = fingerprints_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
-        intake = _convert(photos, staging, known)
+        intake = _convert_photos(photos, staging, known)
         _copy_captions(dataset, intake)
         return intake, _move(photos, intake, dataset, next_number(dataset))
 
 
-def _convert(photos: PhotoSource, staging: Path, known: list[tuple[str, Fingerprint]]) -> Intake:
+def _convert_photos(photos: PhotoSource, staging: Path, known: list[tuple[str, Fingerprint]]) -> Intake:
     sources = list_files_to_import(photos.folder)
     columns = (TextColumn("Reading the photos"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -319,7 +319,7 @@ def _print_intake(job: Path, intake: Intake, numbers: list[int]) -> None:
     for title, lines in (
         ("Duplicates", same),
         ("Notes", intake.notes),
-        ("Left out", grouped(intake.findings)),
+        ("Left out", group_files_by_reason(intake.findings)),
     ):
         if lines:
             say(f"\n{title}:")
@@ -340,13 +340,13 @@ def _print_next_steps(job: Path, stack: str) -> None:
     steps[make_command("preview", stack)] = "shows what would be trained"
     width = max(map(len, steps)) + 1
     say("\nNext:")
-    if entry_for(declared_jobs(HERE, stack), job.name) is None:
+    if job_entry(declared_jobs(HERE, stack), job.name) is None:
         say(f"  declare it in Pulumi.{stack}.yaml, below {jobs_key(HERE)}, with the line `{job.name}: {{}}`")
     for command, effect in steps.items():
         say(f"  {command:<{width}}{effect}")
 
 
-def grouped(findings: Sequence[str]) -> list[str]:
+def group_files_by_reason(findings: Sequence[str]) -> list[str]:
     """One line for all files with the same reason: `a.psd, b.psd, c.psd and 37 more: not an image`."""
     files: dict[str, list[str]] = {}
     for finding in findings:

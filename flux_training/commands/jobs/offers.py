@@ -11,7 +11,7 @@ from rich.table import Table
 from flux_training.clients.stack.pricing import ClassOffer, gpu_class_offers
 from flux_training.clients.stack.services import StackServices
 from flux_training.commands.cli import say, screen, stack_option
-from flux_training.commands.stack.access import connection_of, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.bill import show_dollar_range, show_dollars, show_time_range
@@ -35,7 +35,7 @@ def offers(stack: str, as_json: bool) -> None:
     """
     found = read_offers(stack)
     if as_json:
-        clusters = {name: [_document(offer) for offer in own] for name, own in found.items()}
+        clusters = {name: [_offers_as_json(offer) for offer in own] for name, own in found.items()}
         click.echo(json.dumps({"version": 1, "stack": stack, "clusters": clusters}, indent=2))
         return
     settings = stack_settings(project_root(), stack)
@@ -49,7 +49,7 @@ def offers(stack: str, as_json: bool) -> None:
 def read_offers(stack: str) -> dict[str, list[ClassOffer]]:
     """By cluster, those first that fit and cost least. Raises FluxError."""
     settings = stack_settings(project_root(), stack)
-    services = StackServices(connection_of(read_only_engine(stack), stack), settings)
+    services = StackServices(connect_to_services(read_only_engine(stack), stack), settings)
     return gpu_class_offers(services, declare_jobs(settings))
 
 
@@ -59,7 +59,7 @@ def offers_heading(settings: StackSettings, cluster: str) -> str:
     return f"{f'Cluster {cluster}: ' if cluster else ''}{own.gpu} at priority {own.priority}"
 
 
-def gpu_time(bill: Bill) -> Range | None:
+def total_gpu_seconds(bill: Bill) -> Range | None:
     """The hours of all replicas together, in seconds; None if a job's time is unknown."""
     known = [line.time for line in bill.lines if line.time is not None]
     return total([*known, bill.idle]) if len(known) == len(bill.lines) else None
@@ -78,7 +78,7 @@ def _table(found: Sequence[ClassOffer]) -> Table:
 
 def offer_row(offer: ClassOffer) -> tuple[str, ...]:
     """The values of COLUMNS."""
-    time, price = gpu_time(offer.bill), offer.gpu.usd_an_hour
+    time, price = total_gpu_seconds(offer.bill), offer.gpu.usd_an_hour
     return (
         f"{offer.gpu.name}{'' if offer.fits else ' *'}",
         "-" if price is None else f"{price:.3f}",
@@ -88,9 +88,9 @@ def offer_row(offer: ClassOffer) -> tuple[str, ...]:
     )
 
 
-def _document(offer: ClassOffer) -> dict[str, Any]:
+def _offers_as_json(offer: ClassOffer) -> dict[str, Any]:
     """Seconds and dollars are those of all jobs, null if not known."""
-    time, cost = gpu_time(offer.bill), offer.bill.cost
+    time, cost = total_gpu_seconds(offer.bill), offer.bill.cost
     return {
         "id": offer.gpu.id,
         "name": offer.gpu.name,

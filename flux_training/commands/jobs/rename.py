@@ -4,7 +4,7 @@ import rich_click as click
 
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.jobs.folders import HERE, existing_dataset, jobs_folder, other_folders
+from flux_training.commands.jobs.folders import HERE, find_dataset_folder, jobs_folder, other_dataset_folders
 from flux_training.training.dataset.renaming import (
     Renaming,
     complete_interrupted,
@@ -30,8 +30,8 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
     If it was interrupted, running it again completes it. New names make a new dataset: the images are uploaded and the
     job is trained again.
     """
-    dataset = existing_dataset(jobs_folder(HERE, stack), name)
-    if paired := other_folders(dataset.parent, trained=False):
+    dataset = find_dataset_folder(jobs_folder(HERE, stack), name)
+    if paired := other_dataset_folders(dataset.parent, trained=False):
         raise BadInput(
             [
                 f"{dataset}: train.yml pairs its images with those in {', '.join(paired)} by name, and only {DATASET_FOLDER}/ would be renamed;"

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from flux_training.commands.cli import say
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
-from flux_training.commands.design.style import style_with
+from flux_training.commands.design.style import shared_style_with
 from flux_training.commands.jobs.folders import HERE
-from flux_training.commands.jobs.set_aside import images_set_aside, put_back, set_aside
+from flux_training.commands.jobs.set_aside import images_set_aside, restore_set_aside_image, set_image_aside
 from flux_training.training.dataset.captions import has_caption, is_image
 from flux_training.training.dataset.facts import read_caption
 from flux_training.training.dataset.images import size_of
@@ -40,7 +40,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Captioning:
+class CaptionService:
     """`service`: the model and who receives the images, in words. `caption` asks for one; raises FluxError if there is none."""
 
     service: str
@@ -53,7 +53,7 @@ class ReviewServer(PrivateServer):
     `captioning`: what captions an image again; None if nothing can.
     """
 
-    def __init__(self, dataset: Path, trigger: str = "", captioning: Captioning | None = None) -> None:
+    def __init__(self, dataset: Path, trigger: str = "", captioning: CaptionService | None = None) -> None:
         super().__init__(ReviewHandler)
         self.dataset, self.trigger, self.captioning = dataset, trigger, captioning
         self.changed: set[str] = set()
@@ -72,9 +72,9 @@ class ReviewServer(PrivateServer):
 
     def save(self, image: Path, before: str, caption: str) -> dict[str, str] | None:
         """Write a caption, unless the file cannot be read or no longer contains what the page showed: then the conflict."""
-        if fault := fault_of(image):
+        if fault := caption_read_error(image):
             return {"fault": fault}
-        current = caption_of(image)
+        current = read_caption_or_empty(image)
         if current not in (before, caption):
             return {"caption": current}
         if current != caption:
@@ -83,7 +83,7 @@ class ReviewServer(PrivateServer):
         return None
 
 
-def serve(dataset: Path, trigger: str, captioning: Captioning) -> None:
+def serve(dataset: Path, trigger: str, captioning: CaptionService) -> None:
     """Serve the page until Ctrl-C."""
     with ReviewServer(dataset, trigger, captioning) as server:
         say(f"Open {server.address}\nEvery change is saved. Ctrl-C ends the review.")
@@ -93,12 +93,12 @@ def serve(dataset: Path, trigger: str, captioning: Captioning) -> None:
             say(f"\n{counted(len(server.changed), 'caption')} changed")
 
 
-def caption_of(image: Path) -> str:
+def read_caption_or_empty(image: Path) -> str:
     """Empty if there is none that can be read."""
     return read_caption(image.with_suffix(CAPTION_SUFFIX)).text
 
 
-def fault_of(image: Path) -> str:
+def caption_read_error(image: Path) -> str:
     """Why the caption cannot be read; empty if it can be, or if there is none."""
     file = image.with_suffix(CAPTION_SUFFIX)
     fault = read_caption(file).fault
@@ -107,11 +107,11 @@ def fault_of(image: Path) -> str:
     return f"{file.name}: {fault.message}"
 
 
-def findings_of(dataset: Path) -> dict[str, list[dict[str, str]]]:
+def findings_by_image(dataset: Path) -> dict[str, list[dict[str, str]]]:
     """What lint finds in the images and captions, by the page's address of the image."""
     job = dataset.parent
     (examined,) = Examiner.of(HERE).examine([JobPlace(job.name, job, job)])
-    addresses = {image.stem: _address(image) for image in dataset.iterdir() if is_image(image)}
+    addresses = {image.stem: _url_of_image(image) for image in dataset.iterdir() if is_image(image)}
     found: dict[str, list[dict[str, str]]] = {}
     for finding in examined.findings:
         place = Path(finding.path)
@@ -135,7 +135,8 @@ def review_page(server: ReviewServer) -> str:
         service=server.captioning.service if server.captioning else "",
         missing=sum(not has_caption(image) for image in images),
         aside=[
-            {"name": _shown(image), "address": _address(image)} for image in images_set_aside(server.dataset)
+            {"name": _shown(image), "address": _url_of_image(image)}
+            for image in images_set_aside(server.dataset)
         ],
         cards=[_card(image) for image in images],
     )
@@ -144,10 +145,10 @@ def review_page(server: ReviewServer) -> str:
 def _card(image: Path) -> dict[str, Any]:
     return {
         "name": _shown(image),
-        "address": _address(image),
+        "address": _url_of_image(image),
         "size": size_of(image) or (1, 1),
-        "caption": caption_of(image),
-        "fault": fault_of(image),
+        "caption": read_caption_or_empty(image),
+        "fault": caption_read_error(image),
     }
 
 
@@ -156,7 +157,7 @@ def _shown(image: Path) -> str:
     return image.name.encode(errors="replace").decode()
 
 
-def _address(image: Path) -> str:
+def _url_of_image(image: Path) -> str:
     """Leads to the file whatever its name is."""
     return quote(image.name, errors="surrogateescape")
 
@@ -171,9 +172,9 @@ class ReviewHandler(PrivateHandler):
         if path == "":
             self.answer(200, "text/html; charset=utf-8", review_page(self.server).encode())
         elif path == STYLE:
-            self.answer(200, "text/css; charset=utf-8", style_with(PAGE / STYLE).encode())
+            self.answer(200, "text/css; charset=utf-8", shared_style_with(PAGE / STYLE).encode())
         elif path == "findings":
-            self._answer_json(200, findings_of(self.server.dataset))
+            self._answer_json(200, findings_by_image(self.server.dataset))
         elif path in STATIC:
             self.answer(200, STATIC[path], (PAGE / path).read_bytes())
         elif (path.startswith("image/") and (image := self.server.image(path.removeprefix("image/")))) or (
@@ -224,7 +225,7 @@ class ReviewHandler(PrivateHandler):
             return
         try:
             with self.server.moving:
-                (set_aside if change["aside"] else put_back)(image)
+                (set_image_aside if change["aside"] else restore_set_aside_image)(image)
         except (BadInput, OSError) as error:
             self.refuse(409, str(error))
         else:

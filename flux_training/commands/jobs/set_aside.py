@@ -20,19 +20,19 @@ def images_set_aside(dataset: Path) -> list[Path]:
     return sorted(found, key=lambda file: natural_key(file.name))
 
 
-def set_aside(image: Path) -> None:
+def set_image_aside(image: Path) -> None:
     """Move an image out of its dataset, with its caption and its control images and masks. Raises BadInput."""
     job = image.parent.parent
-    _move(_files_of(job, image), job, job / SET_ASIDE)
+    _move(_image_and_its_files(job, image), job, job / SET_ASIDE)
 
 
-def put_back(image: Path) -> None:
+def restore_set_aside_image(image: Path) -> None:
     """Move an image that was set aside back into its dataset. Raises BadInput."""
     job = image.parent.parent.parent
-    _move(_files_of(job, image), job / SET_ASIDE, job)
+    _move(_image_and_its_files(job, image), job / SET_ASIDE, job)
 
 
-def _files_of(job: Path, image: Path) -> list[Path]:
+def _image_and_its_files(job: Path, image: Path) -> list[Path]:
     """The image, its caption, and what belongs to it in the folders beside its own."""
     uses = folder_uses(read_trainer_file(job).process)
     beside = [use.folder for use in uses if use.is_paired and use.images == image.parent.name]

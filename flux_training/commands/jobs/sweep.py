@@ -9,13 +9,13 @@ import rich_click as click
 
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.jobs.folders import HERE, existing_job, jobs_folder, staging_folder
+from flux_training.commands.jobs.folders import HERE, find_job_folder, jobs_folder, staging_folder
 from flux_training.commands.stack.edit import (
     declare_jobs_in_file,
     declared_jobs,
-    entry_for,
+    job_entry,
     jobs_key,
-    undeclare,
+    remove_declarations,
 )
 from flux_training.commands.stack.file import steps_limit
 from flux_training.training.errors import BadInput
@@ -51,15 +51,15 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
     All use JOB's images and captions, which are uploaded once. Each is trained, and paid for, separately.
     """
     folder = jobs_folder(HERE, stack)
-    base = existing_job(folder, job)
+    base = find_job_folder(folder, job)
     variants = make_variants(job, read_config(base).raw_config.decode(), _parse(axes))
     if undo:
         _undo(variants, folder, stack, dry_run)
         return
     if not repeat:
-        variants = _without_repeats(job, variants, folder, stack)
+        variants = _without_repeated_runs(job, variants, folder, stack)
     with lock_for_flux_command(folder):
-        existing = _existing(folder, variants)
+        existing = _existing_variants(folder, variants)
         new = [variant for variant in variants if variant.name not in existing]
         limit = steps_limit(HERE, stack)
         _print(variants, existing, _total_steps(folder, variants, limit))
@@ -74,7 +74,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
                 made.mkdir()
                 write_atomically(made / CONFIG_NAMES[0], variant.text)
                 made.rename(folder / variant.name)
-        own = entry_for(declared_jobs(HERE, stack), job) or {}
+        own = job_entry(declared_jobs(HERE, stack), job) or {}
         entry = {"dataset": job} | {key: own[key] for key in SHARED_SETTINGS if key in own}
         added = declare_jobs_in_file(HERE, stack, {variant.name: entry for variant in variants})
     made_jobs = f"{counted(len(new), 'job')} made below {folder}"
@@ -86,7 +86,7 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
 def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) -> None:
     """Delete the jobs of a sweep and their declarations. Raises BadInput if one was changed since it was made."""
     with lock_for_flux_command(folder):
-        existing = sorted(_existing(folder, variants))
+        existing = sorted(_existing_variants(folder, variants))
         if not existing:
             raise BadInput([f"{folder} has no job of this sweep; --undo needs the same --set as the sweep"])
         findings = [
@@ -101,7 +101,7 @@ def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) 
         if dry_run:
             say(f"{counted(len(existing), 'job')} would be deleted")
             return
-        removed = undeclare(HERE, stack, [variant.name for variant in variants])
+        removed = remove_declarations(HERE, stack, [variant.name for variant in variants])
         for name in existing:
             shutil.rmtree(folder / name)
     say(f"{counted(len(existing), 'job')} deleted, {len(removed)} removed from Pulumi.{stack}.yaml")
@@ -121,9 +121,9 @@ def _parse(axes: Sequence[str]) -> list[Axis]:
     return parsed
 
 
-def _without_repeats(job: str, variants: Sequence[Variant], folder: Path, stack: str) -> list[Variant]:
+def _without_repeated_runs(job: str, variants: Sequence[Variant], folder: Path, stack: str) -> list[Variant]:
     """Without the new variants that would train what the job itself trains. Raises BadInput if none is left."""
-    own = entry_for(declared_jobs(HERE, stack), job)
+    own = job_entry(declared_jobs(HERE, stack), job)
     if own is None or own.get("skip"):
         return list(variants)
     repeats = [variant for variant in variants if variant.repeats and not (folder / variant.name).exists()]
@@ -136,7 +136,7 @@ def _without_repeats(job: str, variants: Sequence[Variant], folder: Path, stack:
     return kept
 
 
-def _existing(folder: Path, variants: Sequence[Variant]) -> set[str]:
+def _existing_variants(folder: Path, variants: Sequence[Variant]) -> set[str]:
     """The names of variants that exist. Raises BadInput if one has another train.yml."""
     existing, findings = set(), []
     for variant in variants:

@@ -27,12 +27,17 @@ from flux_training.clients.stack.survey import (
     read_survey,
 )
 from flux_training.commands.cli import UserPath, no_cache_option, say_wrapped, stack_option
-from flux_training.commands.plan.document import as_json
-from flux_training.commands.plan.markdown import as_comment
-from flux_training.commands.plan.page import as_page
-from flux_training.commands.plan.pictures import InRepository, OnPage, Pictures, commit_of
-from flux_training.commands.plan.text import as_text
-from flux_training.commands.stack.access import connection_of, preview_engine
+from flux_training.commands.plan.document import plan_as_json
+from flux_training.commands.plan.markdown import plan_as_comment
+from flux_training.commands.plan.page import plan_as_page
+from flux_training.commands.plan.pictures import (
+    EmbeddedPictures,
+    Pictures,
+    RepositoryPictures,
+    last_commit_of_folder,
+)
+from flux_training.commands.plan.text import plan_as_text
+from flux_training.commands.stack.access import connect_to_services, preview_engine
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
@@ -117,27 +122,27 @@ def plan(
     with preview_engine(stack, output=sys.stderr) as engine:
         found, services = make_plan(engine, stack)
     if page:
-        pictures = OnPage(project_root(), services.storage, services.layout)
+        pictures = EmbeddedPictures(project_root(), services.storage, services.layout)
         with add_file_name_to_errors(Path(page)):
-            Path(page).write_text(as_page(found, pictures), encoding="utf-8")
+            Path(page).write_text(plan_as_page(found, pictures), encoding="utf-8")
     if markdown:
         linked = (
-            InRepository(repository, commit or planned_commit(project_root()), base)
+            RepositoryPictures(repository, commit or planned_commit(project_root()), base)
             if repository
             else Pictures()
         )
-        print(as_comment(found, linked))
+        print(plan_as_comment(found, linked))
     elif as_document:
-        print(as_json(found))
+        print(plan_as_json(found))
     else:
-        say_wrapped(as_text(found, explain))
+        say_wrapped(plan_as_text(found, explain))
     if found.problems or found.alarms:
         sys.exit(1)
 
 
 def planned_commit(folder: Path) -> str:
     """The checkout's commit, or without one the repository's default branch, with a note."""
-    if commit := commit_of(folder):
+    if commit := last_commit_of_folder(folder):
         return commit
     print(
         f"note: there is no git commit here, so images link to the default branch, which lacks those of a pull request; set {PREFIX}COMMIT",
@@ -148,25 +153,25 @@ def planned_commit(folder: Path) -> str:
 
 def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     """The plan of a stack, and its services. Raises FluxError."""
-    services = StackServices(connection_of(engine, stack), stack_settings(project_root(), stack))
-    preview, error, survey = surveyed_preview(engine)
+    services = StackServices(connect_to_services(engine, stack), stack_settings(project_root(), stack))
+    preview, error, survey = preview_with_survey(engine)
     found = Plan(stack, lint=survey.lint if survey else None, local=services.connection.cloud == "local")
     problems = diagnostics_of(preview, "error")
     if problems or error or survey is None or survey.bill is None:
         return replace(found, problems=problems or (error,)), services
     steps = with_unchanged_jobs(read_resource_changes(preview), survey)
     sent = {step.name for step in steps if step.kind == DATASET_TYPE and step.op in ("create", "replace")}
-    comparison = Comparison(services, survey, frozenset(sent))
+    comparison = PlanComparison(services, survey, frozenset(sent))
     by_name = {step.name: comparison.job_plan(step) for step in steps if step.kind == JOB_TYPE}
     by_name |= {job.name: waiting_plan(job, by_name.get(job.name)) for job in survey.waiting}
     jobs = in_order(by_name.values())
     trained = {job.name for job in jobs if job.line}
     return replace(
         found,
-        alarms=alarms(services, survey, steps, stack),
+        alarms=replaced_weights_warnings(services, survey, steps, stack),
         warnings=(
             *findings_of_survey(survey, services.layout, stack),
-            *warnings_about(services, survey.bill, stack),
+            *plan_warnings(services, survey.bill, stack),
         ),
         jobs=jobs,
         models=_models(trained, survey, services.settings),
@@ -177,7 +182,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     ), services
 
 
-def warnings_about(services: StackServices, bill: StackBill, stack: str) -> tuple[str, ...]:
+def plan_warnings(services: StackServices, bill: StackBill, stack: str) -> tuple[str, ...]:
     shared = [shared_keys_warning(services.settings.storage.kind)] if services.nodes_reach_records else []
     return (*shared, *unavailable_gpu_warnings(services, bill, stack))
 
@@ -191,12 +196,12 @@ def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[s
         section = mapping(first_process(job.folder.document).get("model"))
         bill = survey.bill.clusters.get(job.cluster) if survey.bill else None
         price = bill.rate.usd_an_hour if bill and settings.cloud == "salad" else None
-        download = download_words(downloaded_gb(section), price)
+        download = describe_download_cost(downloaded_gb(section), price)
         words.append(describe_model(section, weights_in_image(settings, job.cluster)) + download)
     return tuple(dict.fromkeys(words))
 
 
-def download_words(size_gb: float, usd_an_hour: float | None) -> str:
+def describe_download_cost(size_gb: float, usd_an_hour: float | None) -> str:
     """What each cold start pays for weights that the image does not hold; empty if it holds them or there is no price."""
     cost = cost_range(SECONDS_PER_GB.times(size_gb), usd_an_hour)
     if not size_gb or cost is None:
@@ -207,7 +212,7 @@ def download_words(size_gb: float, usd_an_hour: float | None) -> str:
     )
 
 
-def alarms(
+def replaced_weights_warnings(
     stack: StackServices, survey: Survey, steps: Sequence[ResourceChange], name: str
 ) -> tuple[str, ...]:
     """Which finished jobs have other weights than those that were verified first. Raises ServiceError."""
@@ -234,7 +239,7 @@ def with_unchanged_jobs(steps: Sequence[ResourceChange], survey: Survey) -> list
     return [*steps, *(ResourceChange(JOB_TYPE, name, "same") for name in unchanged)]
 
 
-def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:
+def preview_with_survey(engine: Engine) -> tuple[dict[str, Any], str, Survey | None]:
     """The engine's preview as JSON, its error message if it failed, and the program's survey. Raises FluxError."""
     with tempfile.TemporaryDirectory(prefix="flux-plan-") as folder:
         place = Path(folder) / "survey"
@@ -244,7 +249,7 @@ def surveyed_preview(engine: Engine) -> tuple[dict[str, Any], str, Survey | None
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PlanComparison:
     """Combines a preview's steps with the survey. Only new datasets and jobs that get another run need further requests.
 
     `sent`: the names of the datasets that are created or replaced.

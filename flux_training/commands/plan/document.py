@@ -10,7 +10,7 @@ from flux_training.training.runs.plan import JobPlan, Plan
 VERSION = 2
 
 
-def as_json(plan: Plan) -> str:
+def plan_as_json(plan: Plan) -> str:
     """Dollars and seconds are numbers, null if not known. `version` is raised when a field changes its meaning."""
     lint = plan.lint
     content = {

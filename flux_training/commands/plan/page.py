@@ -4,23 +4,23 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from flux_training.commands.design.style import csp_hash, style_with
-from flux_training.commands.plan.markdown import as_markdown
+from flux_training.commands.design.style import content_security_policy_hash, shared_style_with
+from flux_training.commands.plan.markdown import plan_as_markdown
 from flux_training.commands.plan.pictures import Pictures
 from flux_training.training.runs.plan import Plan
 
 STYLE = Path(__file__).with_name("plan.css")
 
 
-def as_page(plan: Plan, pictures: Pictures) -> str:
+def plan_as_page(plan: Plan, pictures: Pictures) -> str:
     """A whole document. HTML in the Markdown is kept: it is our own, and texts from others are escaped."""
-    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(as_markdown(plan, pictures))
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(plan_as_markdown(plan, pictures))
     # Make tables focusable, so that wide ones can be scrolled with the keyboard.
     body = body.replace("<table>", '<table tabindex="0">')
-    style = style_with(STYLE)
+    style = shared_style_with(STYLE)
     # The Markdown renderer aligns table columns with style attributes, so the policy must allow these.
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; style-src-attr 'unsafe-inline'; "
+        f"default-src 'none'; img-src data:; style-src '{content_security_policy_hash(style)}'; style-src-attr 'unsafe-inline'; "
         "base-uri 'none'; form-action 'none'"
     )
     return (

@@ -35,7 +35,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class InRepository(Pictures):
+class RepositoryPictures(Pictures):
     """Links. `repository` is its address, `commit` the planned commit, `base` the one before. The checkout is the repository's root."""
 
     repository: str
@@ -56,7 +56,7 @@ class InRepository(Pictures):
 
 
 @dataclass(frozen=True)
-class OnPage(Pictures):
+class EmbeddedPictures(Pictures):
     """Thumbnails in the page itself: of images in the folder, and of the last run's images in the bucket."""
 
     root: Path
@@ -74,7 +74,7 @@ class OnPage(Pictures):
         return thumbnail(lambda: read_bounded(self.storage, key, MAX_IMAGE_BYTES) or b"")
 
 
-def commit_of(folder: Path) -> str:
+def last_commit_of_folder(folder: Path) -> str:
     """The id of the last commit in the folder's git repository; empty without one, or without git."""
     command = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
     try:

@@ -11,19 +11,22 @@ from flux_training.training.train_yml.diff import settings_by_job
 from flux_training.training.words import counted
 
 
-def as_text(plan: Plan, explain: bool = False) -> str:
+def plan_as_text(plan: Plan, explain: bool = False) -> str:
     """The whole plan; or only the problems, if `up` would be refused. `explain`: with the parts of each estimate."""
-    parts = [_problems(plan), f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else ""]
+    parts = [
+        _problem_lines(plan),
+        f"Plan for {plan.stack}: {plan_headline(plan)}" if not plan.problems else "",
+    ]
     parts += [*(f"Error: {text}." for text in plan.alarms), *(f"Warning: {text}." for text in plan.warnings)]
     moved = [job for job in plan.of(PlannedAction.RUNNING) if job.reasons]
-    parts += [_jobs([*plan.changed, *moved], plan.variants), model_lines(plan), upload_words(plan.upload)]
+    parts += [_jobs([*plan.changed, *moved], plan.variants), model_lines(plan), describe_upload(plan.upload)]
     parts.append("\n".join(f"The {line}." for line in plan.cluster))
     parts += [describe_stack_bill(plan.bill, plan.local) if plan.bill else ""]
-    parts += [explain_lines(plan.bill.lines) if plan.bill and explain else "", _findings(plan)]
+    parts += [explain_lines(plan.bill.lines) if plan.bill and explain else "", _lint_lines(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _problems(plan: Plan) -> str:
+def _problem_lines(plan: Plan) -> str:
     if not plan.problems:
         return ""
     lines = ["  " + text.replace("\n", "\n  ") for text in plan.problems]
@@ -49,25 +52,25 @@ def model_lines(plan: Plan) -> str:
     return "\n".join(f"Model: {words}." for words in plan.models)
 
 
-def upload_words(upload: Upload) -> str:
+def describe_upload(upload: Upload) -> str:
     """`Upload: 12 images, 3.4 MB; 5 images copied inside the bucket.`; empty if there is nothing to upload."""
-    parts = [f"{counted(upload.images, 'image')}, {megabytes(upload.bytes)}"] if upload.images else []
+    parts = [f"{counted(upload.images, 'image')}, {format_megabytes(upload.bytes)}"] if upload.images else []
     parts += [f"{counted(upload.copied, 'image')} copied inside the bucket"] if upload.copied else []
     return f"Upload: {'; '.join(parts)}." if parts else ""
 
 
-def megabytes(size: int) -> str:
+def format_megabytes(size: int) -> str:
     """`3.4 MB`; with more digits for less than 0.1 MB."""
     return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size / 1e6:.4f} MB"
 
 
-def _findings(plan: Plan) -> str:
-    groups = unreported_findings(plan)
+def _lint_lines(plan: Plan) -> str:
+    groups = lint_findings_not_among_problems(plan)
     lines = [f"  {group.severity}: {group}" for group in groups]
     return "\n".join(["Lint findings:", *lines]) if lines else ""
 
 
-def unreported_findings(plan: Plan) -> list[FindingGroup]:
+def lint_findings_not_among_problems(plan: Plan) -> list[FindingGroup]:
     """What lint found, without the errors that are already among the plan's problems."""
     groups = group_findings(plan.lint.findings, plan.stack) if plan.lint else []
     return [group for group in groups if str(group) not in plan.problems]

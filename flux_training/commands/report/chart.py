@@ -33,7 +33,7 @@ def chart_curve(
     }
 
 
-def marks_of(config: Mapping[str, Any], progress: RunProgress) -> dict[str, list[int]]:
+def chart_marks(config: Mapping[str, Any], progress: RunProgress) -> dict[str, list[int]]:
     """The steps after which a checkpoint was saved, by train.yml, and those from which the run was continued after a restart."""
     last, process = progress.step or 0, first_process(config)
     every = save_every_of(process)

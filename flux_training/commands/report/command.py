@@ -6,10 +6,10 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
-from flux_training.commands.cli import UserPath, outputs_of, say, screen, stack_option
+from flux_training.commands.cli import UserPath, outputs_folder, say, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, jobs_folder
-from flux_training.commands.report.runs import PAGE, ReportedRun, label_of, newest_runs, runs_of
+from flux_training.commands.report.runs import PAGE, ReportedRun, fetched_runs, newest_runs, run_label
 from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
 from flux_training.training.runs.changes import MAX_NAMES
@@ -58,7 +58,7 @@ def report(
 
     Each page is a single file, outputs/<stack>/<job>/<run id>/report.html, made from what was fetched. It loads nothing from the network.
     """
-    outputs = folder or outputs_of(stack)
+    outputs = folder or outputs_folder(stack)
     if to and not compare:
         raise click.UsageError("--to FILE is the page of --compare; a run's page stays in its folder")
     if compare:
@@ -72,7 +72,7 @@ def report(
         say(f"{'Replaced by this comparison' if is_replaced else 'Samples and losses side by side'}:\n{page}")
         return
     for newest in newest_runs(outputs, jobs, stack):
-        for run in runs_of(outputs, newest.job) if all_runs else [newest]:
+        for run in fetched_runs(outputs, newest.job) if all_runs else [newest]:
             say(str(write_report(run, outputs, images or images_folder(stack), stack)))
 
 
@@ -104,7 +104,7 @@ def write_comparison(runs: list[ReportedRun], path: Path) -> Path:
 
 def _comparison_table(runs: list[ReportedRun]) -> Table:
     """Each run with its values of the settings in which the runs differ, and its last loss."""
-    labels = [label_of(run, runs) for run in runs]
+    labels = [run_label(run, runs) for run in runs]
     changed = settings_by_job(labels, compared_settings([run.config for run in runs]))
     table = Table("Run", "Different settings", box=None, pad_edge=False, header_style="dim")
     table.add_column("Loss", justify="right", no_wrap=True)
@@ -127,7 +127,7 @@ def _runs_to_compare(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[R
     """Raises BadInput if there is only one."""
     runs = newest_runs(outputs, jobs, stack)
     if len(runs) == 1:
-        runs = runs_of(outputs, runs[0].job)
+        runs = fetched_runs(outputs, runs[0].job)
     if len(runs) < 2:
         what = f"{outputs} has only run {runs[0].run_id} of {runs[0].job}; a comparison needs two"
         raise BadInput(

@@ -7,13 +7,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flux_training.commands.design.style import csp_hash, shared_script, style_with
-from flux_training.commands.report.chart import chart_curve, marks_of
+from flux_training.commands.design.style import content_security_policy_hash, shared_script, shared_style_with
+from flux_training.commands.report.chart import chart_curve, chart_marks
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, InlineImage, embed_image
 from flux_training.commands.report.poster import first_frame
-from flux_training.commands.report.run_commands import run_commands, typed
-from flux_training.commands.report.runs import PAGE, ReportedRun, find_images, label_of, parent_of, runs_of
-from flux_training.commands.report.times import cost_parts, idle_seconds_of, price_of, times_of, waste_of_run
+from flux_training.commands.report.run_commands import run_commands, without_quotes
+from flux_training.commands.report.runs import (
+    PAGE,
+    ReportedRun,
+    fetched_runs,
+    find_images,
+    run_label,
+    run_to_compare_with,
+)
+from flux_training.commands.report.times import (
+    cost_parts,
+    idle_seconds_of,
+    price_of_run,
+    times_of_run,
+    waste_of_run,
+)
 from flux_training.training.bill import show_dollars
 from flux_training.training.names import VIDEO_SUFFIXES
 from flux_training.training.runs.run import NOISE_STAGES
@@ -60,7 +73,7 @@ class ImageStrip:
 
 
 @dataclass(frozen=True)
-class RunShots:
+class RunSamples:
     """One run's samples of a prompt by step, in a comparison."""
 
     label: str
@@ -72,7 +85,7 @@ class ComparedPrompt:
     """A prompt, with the samples of each run."""
 
     heading: str
-    runs: list[RunShots]
+    runs: list[RunSamples]
 
 
 @dataclass(frozen=True)
@@ -95,17 +108,19 @@ class PageWeights:
 
 def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DEFAULT_STACK) -> str:
     """The page of one run of this stack. It links the previous and the next run of the job if they have a page already."""
-    parent, description = parent_of(run, outputs)
-    images, runs = find_images(run, jobs_folder), runs_of(outputs, run.job)
+    parent, description = run_to_compare_with(run, outputs)
+    images, runs = find_images(run, jobs_folder), fetched_runs(outputs, run.job)
     return _render(
         "run.html.j2",
         run=run,
         title=f"{run.job} {run.run_id}",
         state=_state(run),
-        differs=_distinction(run, outputs),
-        figures=_figures(run),
-        strips=_strips(run),
-        curves=[chart_curve(run.job, run.losses, marks_of(run.config, run.progress))] if run.losses else [],
+        differs=_distinguishing_settings(run, outputs),
+        figures=_key_figures(run),
+        strips=_sample_strips(run),
+        curves=[chart_curve(run.job, run.losses, chart_marks(run.config, run.progress))]
+        if run.losses
+        else [],
         dataset=[
             shown
             for name in list(run.captions)[:MAX_IMAGES]
@@ -114,12 +129,12 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         left_out=max(0, len(run.captions) - MAX_IMAGES),
         parent=parent,
         parent_called=description,
-        fetch_parent=typed(f"fetch {run.job} --run {run.record.get('parent')}", stack),
-        fetch=typed(f"fetch {run.job}", stack),
+        fetch_parent=without_quotes(f"fetch {run.job} --run {run.record.get('parent')}", stack),
+        fetch=without_quotes(f"fetch {run.job}", stack),
         config_changes=setting_changes(parent.config, run.config) if parent else [],
         caption_changes=caption_changes(parent.captions, run.captions) if parent else [],
-        timings=times_of(run.record, run.progress, is_stand_in=run.is_stand_in),
-        cost_parts=cost_parts(run.progress, price_of(run.record), idle_seconds_of(run.record)),
+        timings=times_of_run(run.record, run.progress, is_stand_in=run.is_stand_in),
+        cost_parts=cost_parts(run.progress, price_of_run(run.record), idle_seconds_of(run.record)),
         commands=run_commands(
             run.job,
             run.run_id,
@@ -128,18 +143,18 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
             has_others=len(runs) > 1,
             has_checkpoints=any((run.folder / "checkpoints").glob("*")),
         ),
-        weights=_weights_of(run),
+        weights=_weights_files(run),
         neighbours=_neighbour_links(run, runs),
     )
 
 
-def _distinction(run: ReportedRun, outputs: Path) -> str:
+def _distinguishing_settings(run: ReportedRun, outputs: Path) -> str:
     """The settings in which the run differs from the newest runs of other jobs on the same images, as in a sweep; empty without any."""
     dataset = run.record.get("dataset")
     others = [
         jobs[-1]
         for job in sorted(path.name for path in outputs.iterdir())
-        if job != run.job and (jobs := runs_of(outputs, job))
+        if job != run.job and (jobs := fetched_runs(outputs, job))
     ]
     same = [other for other in others if dataset and other.record.get("dataset") == dataset]
     found = distinctive_settings({one.job: one.config for one in (run, *same)})
@@ -148,8 +163,8 @@ def _distinction(run: ReportedRun, outputs: Path) -> str:
 
 def compare_page(runs: Sequence[ReportedRun]) -> str:
     """The page of two or more runs."""
-    labels = [label_of(run, runs) for run in runs]
-    figures = [dict(_figures(run)) for run in runs]
+    labels = [run_label(run, runs) for run in runs]
+    figures = [dict(_key_figures(run)) for run in runs]
     names = list(dict.fromkeys(name for one in figures for name in one))
     different = differing_images([run.images for run in runs])
     return _render(
@@ -167,7 +182,7 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
         curves=[
             chart_curve(label, run.losses) for label, run in zip(labels, runs, strict=True) if run.losses
         ],
-        prompts=_prompts_of_all(runs, labels),
+        prompts=_prompts_of_all_runs(runs, labels),
     )
 
 
@@ -183,10 +198,10 @@ def _render(template: str, **facts: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value, MAX_TEXT) if type(value) is str else value,
     )
-    style = style_with(TEMPLATES / "report.css")
+    style = shared_style_with(TEMPLATES / "report.css")
     script = shared_script() + (TEMPLATES / "report.js").read_text(encoding="utf-8")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{csp_hash(style)}'; script-src '{csp_hash(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{content_security_policy_hash(style)}'; script-src '{content_security_policy_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return environment.get_template(template).render(
@@ -215,7 +230,7 @@ def _sort_keys(run: ReportedRun) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _figures(run: ReportedRun) -> Facts:
+def _key_figures(run: ReportedRun) -> Facts:
     """The most important numbers, as far as they are known."""
     progress, cost = run.progress, number(mapping(run.record.get("cost")).get("actualUsd"))
     found = []
@@ -238,7 +253,7 @@ def _figures(run: ReportedRun) -> Facts:
     return found
 
 
-def _weights_of(run: ReportedRun) -> list[PageWeights]:
+def _weights_files(run: ReportedRun) -> list[PageWeights]:
     """The files of a finished run."""
     if not run.done:
         return []
@@ -271,7 +286,7 @@ def _neighbour_links(run: ReportedRun, runs: Sequence[ReportedRun]) -> list[Page
     ]
 
 
-def _strips(run: ReportedRun) -> list[ImageStrip]:
+def _sample_strips(run: ReportedRun) -> list[ImageStrip]:
     """For each prompt, its samples by step."""
     settings = sample_settings(run.config)
     strips = []
@@ -294,7 +309,7 @@ def _sample_at_step(
     return PageImage(picture, words, alt, sample.step)
 
 
-def _prompts_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[ComparedPrompt]:
+def _prompts_of_all_runs(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[ComparedPrompt]:
     """For each prompt, the samples of each run. Prompts are matched by position: their trigger words may differ."""
     prompts = max((len(run.samples) for run in runs), default=0)
     return [
@@ -302,7 +317,7 @@ def _prompts_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[
             " / ".join(dict.fromkeys(run.prompts[prompt] for run in runs if prompt < len(run.prompts)))
             or f"prompt {prompt + 1}",
             [
-                RunShots(label, _shots_to_compare(run, label, prompt))
+                RunSamples(label, _samples_to_compare(run, label, prompt))
                 for run, label in zip(runs, labels, strict=True)
             ],
         )
@@ -310,7 +325,7 @@ def _prompts_of_all(runs: Sequence[ReportedRun], labels: Sequence[str]) -> list[
     ]
 
 
-def _shots_to_compare(run: ReportedRun, label: str, prompt: int) -> list[PageImage]:
+def _samples_to_compare(run: ReportedRun, label: str, prompt: int) -> list[PageImage]:
     by_step = run.samples.get(prompt, {})
     return [
         PageImage(

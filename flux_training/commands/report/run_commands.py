@@ -18,9 +18,9 @@ def run_commands(
         *([export] if is_finished else []),
         *([("Compare all runs of this job", f"report {job} --compare")] if has_others else []),
     ]
-    return [(what, typed(arguments, stack)) for what, arguments in found]
+    return [(what, without_quotes(arguments, stack)) for what, arguments in found]
 
 
-def typed(arguments: str, stack: str) -> str:
+def without_quotes(arguments: str, stack: str) -> str:
     """The command without the quotes that a sentence puts around it."""
     return flux_command(arguments, stack).strip("`")

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
-from flux_training.commands.results.download import sha256_of
+from flux_training.commands.results.download import sha256_of_file
 from flux_training.commands.results.outputs import RECORD, read_mapping, read_text
 from flux_training.training.errors import BadInput
 from flux_training.training.models.choice import describe_model
@@ -129,7 +129,7 @@ class ReportedRun:
         return str(self.record.get("created_at") or "")
 
 
-def runs_of(outputs: Path, job: str) -> list[ReportedRun]:
+def fetched_runs(outputs: Path, job: str) -> list[ReportedRun]:
     """The fetched runs of a job, oldest first."""
     runs = [ReportedRun(job, path.parent.name, path.parent) for path in (outputs / job).glob(f"*/{RECORD}")]
     return sorted(runs, key=lambda run: (run.created_at, run.run_id))
@@ -150,7 +150,7 @@ def newest_runs(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[Report
                 f"{flux_command('fetch', stack)} gets runs from the bucket"
             ]
         )
-    return [runs_of(outputs, job)[-1] for job in jobs or known]
+    return [fetched_runs(outputs, job)[-1] for job in jobs or known]
 
 
 def _where_to_look(job: str, known: Sequence[str], stack: str) -> str:
@@ -169,7 +169,7 @@ def select_run(outputs: Path, job: str, run_id: str | None, stack: str) -> Repor
     newest = newest_runs(outputs, (job,), stack)[0]
     if run_id is None:
         return newest
-    runs = runs_of(outputs, job)
+    runs = fetched_runs(outputs, job)
     matching = [run for run in runs if run.run_id.startswith(run_id)]
     if len(matching) != 1:
         problem = "several runs begin with this" if matching else "no such run"
@@ -179,15 +179,15 @@ def select_run(outputs: Path, job: str, run_id: str | None, stack: str) -> Repor
     return matching[0]
 
 
-def label_of(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
+def run_label(run: ReportedRun, runs: Sequence[ReportedRun]) -> str:
     """The job's name, with the run id if the job occurs twice."""
     is_unique = sum(other.job == run.job for other in runs) == 1
     return run.job if is_unique else f"{run.job} {run.run_id[:6]}"
 
 
-def parent_of(run: ReportedRun, outputs: Path) -> tuple[ReportedRun | None, str]:
+def run_to_compare_with(run: ReportedRun, outputs: Path) -> tuple[ReportedRun | None, str]:
     """The run to compare with, and a description: the run that it resumed, otherwise the one before it."""
-    others = [other for other in runs_of(outputs, run.job) if other.run_id != run.run_id]
+    others = [other for other in fetched_runs(outputs, run.job) if other.run_id != run.run_id]
     parent = run.record.get("parent")
     if parent:
         return next((other for other in others if other.run_id == parent), None), f"its parent run {parent}"
@@ -199,14 +199,14 @@ def find_images(run: ReportedRun, jobs_folder: Path) -> dict[str, Path]:
     """The images that this run was trained on, if a job folder still has the same bytes."""
     found: dict[str, Path] = {}
     for name, entry in run.images.items():
-        for path in _candidates(name, run.job, jobs_folder):
-            if path.stat().st_size == entry.get("size") and sha256_of(path) == entry.get("sha256"):
+        for path in _candidate_images(name, run.job, jobs_folder):
+            if path.stat().st_size == entry.get("size") and sha256_of_file(path) == entry.get("sha256"):
                 found[name] = path
                 break
     return found
 
 
-def _candidates(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:
+def _candidate_images(name: str, job: str, jobs_folder: Path) -> Iterator[Path]:
     folders = sorted(jobs_folder.iterdir()) if jobs_folder.is_dir() else []
     for folder in (jobs_folder / job, *folders):
         path = dataset_path(folder, name)

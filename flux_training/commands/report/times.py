@@ -65,7 +65,9 @@ def cost_parts(
     ]
 
 
-def times_of(record: Mapping[str, Any], progress: RunProgress, *, is_stand_in: bool) -> list[tuple[str, str]]:
+def times_of_run(
+    record: Mapping[str, Any], progress: RunProgress, *, is_stand_in: bool
+) -> list[tuple[str, str]]:
     """Label and value of each known time, and of the node. `record` is the fetched run.json."""
     facts = mapping(record.get("kelpie"))
     times = {name: time for name in TIMES if (time := read_time(facts.get(name)))}
@@ -73,27 +75,27 @@ def times_of(record: Mapping[str, Any], progress: RunProgress, *, is_stand_in: b
     ended = times.get("completed") or times.get("failed") or times.get("canceled")
     found = [(TIMES[name], f"{time:%Y-%m-%d %H:%M:%S} UTC") for name, time in times.items()]
     if created and started:
-        found.append(("Waited for a node", _duration(created, started)))
+        found.append(("Waited for a node", _show_duration_between(created, started)))
     if created and ended:
-        found.append(("From queue to end", _duration(created, ended)))
+        found.append(("From queue to end", _show_duration_between(created, ended)))
     if progress.seconds_per_step is not None:
         found.append(("Time per step", f"{progress.seconds_per_step:.2f} s"))
     hints = [] if is_stand_in else advice(waste_of_run(record, progress), paid_seconds_of(progress))
     found += [("To pay less", hint) for hint in hints]
-    price = price_of(record)
+    price = price_of_run(record)
     if price is not None:
         example = " (an example)" if is_stand_in else ""
         found.append(("Price of the node", f"${price:.3f} an hour{example}"))
     if progress.gpu:
         found.append(("GPU", progress.gpu))
-    if restarts := restart_words(progress):
+    if restarts := describe_restarts(progress):
         found.append(("Went on after restarts", restarts))
     if facts.get("machine_id"):
         found.append(("Machine", one_line(str(facts["machine_id"]), 60)))
     return found
 
 
-def restart_words(progress: RunProgress) -> str:
+def describe_restarts(progress: RunProgress) -> str:
     """`from steps 250, 250, 500`; empty if nothing is known of restarts. A step that comes again brought no new checkpoint."""
     steps = [f"{step:,}" for step in progress.resumed[-MAX_RESTARTS_SHOWN:]]
     return f"from step{'s' if len(steps) > 1 else ''} {', '.join(steps)}" if steps else ""
@@ -108,10 +110,10 @@ def waste_of_run(record: Mapping[str, Any], progress: RunProgress) -> Waste:
     return waste_of(progress, idle_seconds_of(record))
 
 
-def price_of(record: Mapping[str, Any]) -> float | None:
+def price_of_run(record: Mapping[str, Any]) -> float | None:
     """In dollars an hour, from the fetched run.json."""
     return number(mapping(record.get("cost")).get("usdAnHour"))
 
 
-def _duration(start: datetime, end: datetime) -> str:
+def _show_duration_between(start: datetime, end: datetime) -> str:
     return show_duration((end - start).total_seconds())

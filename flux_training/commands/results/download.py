@@ -31,7 +31,7 @@ def download(storage: Storage, info: ObjectInfo, path: Path, sha256: str | None,
     _delete_outdated_parts(path, part)
     with part.open("ab") as file:
         _lock(file, path)
-        _append(storage, info, file, on_bytes)
+        _append_parts(storage, info, file, on_bytes)
     _verify(storage, info, part, sha256)
     part.chmod(0o644)
     part.replace(path)
@@ -43,13 +43,13 @@ def part_path(path: Path, info: ObjectInfo) -> Path:
     return path.with_name(f".{path.name}.{etag}.part")
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     """64 hex digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _append(storage: Storage, info: ObjectInfo, file: BinaryIO, on_bytes: OnBytes) -> None:
+def _append_parts(storage: Storage, info: ObjectInfo, file: BinaryIO, on_bytes: OnBytes) -> None:
     position = file.tell()
     on_bytes(min(position, info.size))
     while position < info.size:
@@ -67,7 +67,7 @@ def _verify(storage: Storage, info: ObjectInfo, part: Path, sha256: str | None) 
     current = storage.head(info.key)
     has_changed = current is None or current.etag != info.etag
     is_complete = part.stat().st_size == info.size
-    if is_complete and not has_changed and (sha256 is None or sha256_of(part) == sha256):
+    if is_complete and not has_changed and (sha256 is None or sha256_of_file(part) == sha256):
         return
     part.unlink()
     if has_changed:

@@ -14,14 +14,14 @@ from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import list_past_runs, posted_job_id
 from flux_training.clients.storage import Storage
-from flux_training.commands.cli import OUTPUTS, UserPath, outputs_of, say, screen, stack_option
+from flux_training.commands.cli import OUTPUTS, UserPath, outputs_folder, say, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.declared import why_not_deployed
+from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
+from flux_training.commands.stack.declared import why_job_is_not_deployed
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_name, project_root
-from flux_training.commands.watch.groups import prices_of
+from flux_training.commands.watch.groups import prices_by_cluster
 from flux_training.commands.watch.job_status import StackJob, job_status, stack_jobs
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, RUN_ID
@@ -74,18 +74,18 @@ def fetch_command(
         raise click.UsageError("--accept-changed-weights needs a JOB and cannot be combined with --all-runs")
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
-    connection = connection_of(engine, stack)
+    connection = connect_to_services(engine, stack)
     bucket, prefix = results_location(outputs, stack)
     storage = connection.storage(bucket)
     deployed = stack_jobs(outputs, connection.nodes_reach_records)
-    runs = chosen_by_id(storage, Layout(prefix), job, run_id) if accept_changed else []
+    runs = run_with_id(storage, Layout(prefix), job, run_id) if accept_changed else []
     runs = runs or select_runs(storage, Layout(prefix), deployed, job, run_id, stack, all_runs=all_runs)
-    prices = prices_of(connection, outputs)
+    prices = prices_by_cluster(connection, outputs)
     results = []
     for run in runs:
         with _progress_bar(f"{run.name} {run.run_id}") as (on_total, on_bytes):
             options = replace(
-                default_options(stack, local=connection.cloud == "local"),
+                default_fetch_options(stack, local=connection.cloud == "local"),
                 force=force,
                 accept_changed=accept_changed,
                 checkpoints=checkpoints,
@@ -94,24 +94,24 @@ def fetch_command(
             )
             status = job_status(run, run.in_queue(connection.kelpie(), storage.bucket), storage)
             result = fetch_results(
-                status, storage, folder or outputs_of(stack), prices.get(run.cluster), options
+                status, storage, folder or outputs_folder(stack), prices.get(run.cluster), options
             )
         say(
             f"{run.name}: {result.folder} ({status.state}; files fetched: {result.new}, up to date: {result.kept})"
         )
-        print_problems(result)
+        print_fetch_problems(result)
         results.append(result)
     if any(result.differing or result.failed for result in results):
         sys.exit(1)
 
 
-def default_options(stack: str, *, local: bool) -> FetchOptions:
+def default_fetch_options(stack: str, *, local: bool) -> FetchOptions:
     """Those of `up`. `local`: the stack is on the local cloud. Raises BadInput if Pulumi.yaml cannot be read."""
     owner = f"{project_name(project_root())}/{stack}"
     return FetchOptions(stack=stack, owner=owner, local=local, adopt_from=Path(OUTPUTS))
 
 
-def print_problems(result: FetchResult) -> None:
+def print_fetch_problems(result: FetchResult) -> None:
     """Print which files were not fetched, and why; and which were already here."""
     if result.adopted:
         old = Path(OUTPUTS) / result.folder.parent.name / result.folder.name
@@ -132,7 +132,7 @@ def results_location(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:
     return storage.bucket, storage.key_prefix
 
 
-def chosen_by_id(storage: Storage, layout: Layout, job: str | None, run_id: str | None) -> list[StackJob]:
+def run_with_id(storage: Storage, layout: Layout, job: str | None, run_id: str | None) -> list[StackJob]:
     """The run with this whole id if its weights are in the bucket, also without a record: the user says that it is one of the stack's."""
     if not (job and run_id and JOB_NAME.fullmatch(job) and RUN_ID.fullmatch(run_id)):
         return []
@@ -157,7 +157,7 @@ def select_runs(
             return chosen
     names = sorted({name for name, _ in recorded_runs(storage, layout)}) if storage.exists() else []
     if job is not None and job not in names:
-        why = why_not_deployed(job, stack) or f"it has runs of: {', '.join(names) or 'no job'}"
+        why = why_job_is_not_deployed(job, stack) or f"it has runs of: {', '.join(names) or 'no job'}"
         raise BadInput(
             [f"{job}: no run of this job is in bucket {storage.bucket}{nearest(job, names)}; {why}"]
         )

@@ -17,7 +17,7 @@ from flux_training.clients.errors import ServiceError, WrongContent
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.clients.storage import ObjectInfo, Storage
-from flux_training.commands.results.download import download, sha256_of
+from flux_training.commands.results.download import download, sha256_of_file
 from flux_training.commands.results.trusted_config import CHANGED_FILE, CONFIG, MANIFEST, trusted_config
 from flux_training.commands.results.trusted_weights import choose_weights, wrong_digest_hint
 from flux_training.commands.watch.job_status import JobStatus
@@ -118,7 +118,7 @@ def _max_size(name: str) -> int:
     return MAX_SAMPLE_BYTES if name.startswith("samples/") else MAX_TEXT_BYTES
 
 
-class Decision(Enum):
+class DownloadDecision(Enum):
     KEEP = auto()  # The local file is up to date.
     FETCH = auto()
     DIFFERS = auto()  # The user changed the local file, so it is replaced only with --force.
@@ -195,17 +195,21 @@ def fetch_results(
     differing = [
         file.name
         for file in remote.files
-        if decisions[file.name] == Decision.DIFFERS
+        if decisions[file.name] == DownloadDecision.DIFFERS
         and not (options.force or (options.accept_changed and file.is_weights))
     ]
     wanted = [
-        file for file in remote.files if decisions[file.name] != Decision.KEEP and file.name not in differing
+        file
+        for file in remote.files
+        if decisions[file.name] != DownloadDecision.KEEP and file.name not in differing
     ]
     options.on_total(sum(file.info.size for file in wanted))
     errors = _download_all(storage, wanted, folder, status.job.name, options)
-    current = [file for file in remote.files if decisions[file.name] == Decision.KEEP or file in wanted]
+    current = [
+        file for file in remote.files if decisions[file.name] == DownloadDecision.KEEP or file in wanted
+    ]
     _write_index(folder, index, [file for file in current if file.name not in errors], options.owner)
-    write_record(folder / RECORD, record, status, price, local=options.local)
+    write_run_record(folder / RECORD, record, status, price, local=options.local)
     failed = [f"{one_line(name)}: {error}" for name, error in (errors | remote.refused).items()]
     kept = len(remote.files) - len(wanted) - len(differing)
     return FetchResult(folder, len(wanted) - len(errors), kept, differing, _first(failed), adopted)
@@ -231,7 +235,7 @@ def _adopt(files: Sequence[RemoteFile], old: Path, folder: Path) -> int:
         source, target = old / file.name, folder / file.name
         if target.exists() or source.is_symlink() or not source.is_file():
             continue
-        if _is_same(file, source, sha256_of(source), index.get(file.name)):
+        if _is_file_up_to_date(file, source, sha256_of_file(source), index.get(file.name)):
             target.parent.mkdir(parents=True, exist_ok=True)
             _link(source, target)
             adopted += 1
@@ -252,24 +256,24 @@ def _first(messages: list[str]) -> list[str]:
     return [*messages[:MAX_MESSAGES], f"{left_out} more files"] if left_out > 0 else messages
 
 
-def decide_download(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> Decision:
+def decide_download(file: RemoteFile, path: Path, known: Mapping[str, Any] | None) -> DownloadDecision:
     """`known` is the file's entry in the index."""
     if not path.exists():
-        return Decision.FETCH
+        return DownloadDecision.FETCH
     if not path.is_file():
-        return Decision.DIFFERS
-    local = sha256_of(path)
-    if _is_same(file, path, local, known):
-        return Decision.KEEP
-    if not _has_digest(file) and path.stat().st_size == file.info.size:
-        return Decision.KEEP
+        return DownloadDecision.DIFFERS
+    local = sha256_of_file(path)
+    if _is_file_up_to_date(file, path, local, known):
+        return DownloadDecision.KEEP
+    if not _has_known_content(file) and path.stat().st_size == file.info.size:
+        return DownloadDecision.KEEP
     is_unchanged = known is not None and known.get("sha256") == local
     # The fetched weights were verified, so other weights never replace them silently.
     may_replace = (is_unchanged and not file.is_weights) or (known is None and file.name in GENERATED)
-    return Decision.FETCH if may_replace else Decision.DIFFERS
+    return DownloadDecision.FETCH if may_replace else DownloadDecision.DIFFERS
 
 
-def write_record(
+def write_run_record(
     path: Path, record: RunRecord, status: JobStatus, price: float | None = None, *, local: bool = False
 ) -> None:
     """Write run.json, with what the queue knows about the job, what it cost, and whether the stand-in trained it (`local`).
@@ -342,7 +346,7 @@ def _download_all(
     return {file.name: error for file, error in zip(files, errors, strict=True) if error}
 
 
-def _is_same(file: RemoteFile, path: Path, local: str, known: Mapping[str, Any] | None) -> bool:
+def _is_file_up_to_date(file: RemoteFile, path: Path, local: str, known: Mapping[str, Any] | None) -> bool:
     """Whether the file at `path`, whose SHA-256 is `local`, is the object. `known` is its entry in the index."""
     if path.stat().st_size != file.info.size:
         return False
@@ -351,7 +355,7 @@ def _is_same(file: RemoteFile, path: Path, local: str, known: Mapping[str, Any] 
     if known is not None and (known.get("sha256"), known.get("etag")) == (local, file.info.etag):
         return True
     return (
-        _has_digest(file)
+        _has_known_content(file)
         and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == file.info.etag
     )
 
@@ -361,7 +365,7 @@ def _is_known(file: RemoteFile, index: Index) -> bool:
     return index.get(file.name, {}).get("etag") == file.info.etag
 
 
-def _has_digest(file: RemoteFile) -> bool:
+def _has_known_content(file: RemoteFile) -> bool:
     """Whether the content is known: by a SHA-256, or because the ETag is an MD5 (the object was not uploaded in parts)."""
     return file.sha256 is not None or (len(file.info.etag) == 32 and "-" not in file.info.etag)
 
@@ -373,7 +377,11 @@ def _read_index(folder: Path) -> Index:
 
 def _write_index(folder: Path, before: Index, files: list[RemoteFile], owner: str) -> None:
     current = {
-        file.name: {"etag": file.info.etag, "size": file.info.size, "sha256": sha256_of(folder / file.name)}
+        file.name: {
+            "etag": file.info.etag,
+            "size": file.info.size,
+            "sha256": sha256_of_file(folder / file.name),
+        }
         for file in files
         if (folder / file.name).is_file()
     }

@@ -8,7 +8,7 @@ from flux_training.clients.queue.hand_outs import TOO_EARLY
 from flux_training.clients.records import read_record
 from flux_training.clients.results import problems_of_weights
 from flux_training.clients.storage import Storage
-from flux_training.commands.watch.job_status import JobStatus, accept_hint, doubt_in
+from flux_training.commands.watch.job_status import JobStatus, accept_hint, doubt_about_weights
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.records import DoneRecord
 from flux_training.training.runs.run_state import RunState
@@ -67,7 +67,7 @@ def _why_unverified(status: JobStatus, stack: str) -> str:
     problems = status.results.evidence.problems
     if TOO_EARLY in problems and status.queue_job is None:
         return f"{UNKNOWN_ORIGIN}; {accept_hint(status.job.name, stack)}"
-    if status.has_ended and (doubt := doubt_in(problems)):
+    if status.has_ended and (doubt := doubt_about_weights(problems)):
         return f"{doubt}; {accept_hint(status.job.name, stack)}"
     if problems:
         return f"the weights in the bucket are not valid: {'; '.join(problems)}"

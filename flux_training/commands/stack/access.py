@@ -85,7 +85,7 @@ def run_or_exit(engine: Engine, *arguments: str) -> None:
         sys.exit(code)
 
 
-def connection_of(engine: Engine, stack: str) -> Connection:
+def connect_to_services(engine: Engine, stack: str) -> Connection:
     """The services of a stack, with keys from its configuration or the environment. Raises FluxError."""
     given = engine.settings()
     storage = given.get("storage")

@@ -13,19 +13,19 @@ import rich_click as click
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import no_cache_option, outputs_of, say, say_wrapped, stack_option
+from flux_training.commands.cli import no_cache_option, outputs_folder, say, say_wrapped, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import PAGE, ReportedRun
-from flux_training.commands.results.fetch import default_options, print_problems
+from flux_training.commands.results.fetch import default_fetch_options, print_fetch_problems
 from flux_training.commands.results.outputs import FetchResult, fetch_results
 from flux_training.commands.stack.access import prepare_engine, preview_engine, run_or_exit
-from flux_training.commands.stack.declared import nothing_deployed
-from flux_training.commands.stack.destroy import StackResources, resources_of, what_destroy_does
+from flux_training.commands.stack.declared import why_nothing_is_deployed
+from flux_training.commands.stack.destroy import StackResources, describe_destroy, parse_stack_resources
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.stack.file import stack_settings, uses_local_cloud
 from flux_training.commands.stack.project import project_root
-from flux_training.commands.watch.deployed import watcher_of
-from flux_training.commands.watch.follow import follow
+from flux_training.commands.watch.deployed import watch_deployed_jobs
+from flux_training.commands.watch.follow import follow_until_ended
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import StackStatus
 from flux_training.training.bill import FREE, cost_of, describe_actual_cost, show_dollars
@@ -66,26 +66,26 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
         return
     # Hide the stack outputs, about forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
-    collected = _collect(engine, stack)
+    collected = _wait_and_fetch(engine, stack)
     engine.wait_for_other_updates(
         lambda process: say_wrapped(
             f"\nAnother update of stack {stack} is running (process {process}). Waiting for it, to refresh the state afterwards. "
             "The results are complete: Ctrl-C leaves the state to the next update."
         )
     )
-    if fixed := fixed_clusters(engine.outputs()):
+    if fixed := describe_fixed_clusters(engine.outputs()):
         say(f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:")
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
     # Another update may have canceled or replaced runs while this one waited, so read the outputs again.
-    withdrawn = withdrawn_runs(stack, collected.statuses, engine.outputs())
+    withdrawn = describe_withdrawn_runs(stack, collected.statuses, engine.outputs())
     for line in withdrawn.values():
         say_wrapped(line)
     if steps := _next_steps(stack, collected, images_folder(stack)):
         say_wrapped(steps)
     counted_in = [status for status in collected.statuses if status.job.name not in withdrawn]
-    errors = failures(stack, counted_in, collected.unfetched)
+    errors = errors_of_jobs(stack, counted_in, collected.unfetched)
     if errors:
         raise FluxError("\n".join(map(str, errors)))
 
@@ -113,13 +113,13 @@ def destroy(stack: str, yes: bool) -> None:
     """Delete all resources of the stack. Results stay in outputs/<stack>/, and in the bucket unless the stack has `results: delete`."""
     must_ask = _must_ask(stack, yes, "destroy")
     engine = prepare_engine(stack)
-    resources = resources_of(engine.export() or {})
+    resources = parse_stack_resources(engine.export() or {})
     if must_ask:
-        say_wrapped(what_destroy_does(stack, resources, _status_now(engine, stack, resources.outputs)))
+        say_wrapped(describe_destroy(stack, resources, _status_now(engine, stack, resources.outputs)))
         if resources.count:
-            _confirm(f"Destroy stack {stack}?")
+            _ask_to_confirm(f"Destroy stack {stack}?")
     run_or_exit(engine, "destroy", "--yes", "--skip-preview")
-    _say_where_results_are(stack, resources)
+    _print_where_results_are(stack, resources)
 
 
 @click.command(name="cloud")
@@ -154,7 +154,7 @@ def _preview_and_confirm(engine: Engine, stack: str) -> None:
     if code != 0:
         sys.exit(code)
     if has_changes:
-        _confirm(f"Update stack {stack} as shown above?")
+        _ask_to_confirm(f"Update stack {stack} as shown above?")
     else:
         say("Nothing changes, so there is nothing to confirm.")
 
@@ -173,13 +173,13 @@ def _refuse_unwatched_replicas(stack: str) -> None:
         )
 
 
-def _confirm(question: str) -> None:
+def _ask_to_confirm(question: str) -> None:
     """Raises FluxError if the user declines."""
     if not click.confirm(question):
         raise FluxError("declined: nothing was changed")
 
 
-def fixed_clusters(outputs: Mapping[str, Any]) -> str:
+def describe_fixed_clusters(outputs: Mapping[str, Any]) -> str:
     """Which clusters do not scale, as the start of a sentence; empty if all do."""
     if (outputs.get("clusterSize") or {}).get("autoscale") is False:
         return "This cluster does not scale"
@@ -193,7 +193,7 @@ def _status_now(engine: Engine, stack: str, outputs: Mapping[str, Any]) -> Stack
     if not outputs.get("jobs") or not outputs.get("bucket"):
         return None
     with suppress(FluxError):
-        return watcher_of(engine, stack, outputs).read()
+        return watch_deployed_jobs(engine, stack, outputs).read()
     return None
 
 
@@ -206,7 +206,7 @@ def _refresh(engine: Engine, *options: str) -> None:
 
 
 @dataclass
-class Collected:
+class CollectedResults:
     """How each job ended. `unfetched` names those whose results could not all be fetched; `new` those that this `up` fetched."""
 
     statuses: list[JobStatus] = field(default_factory=list)
@@ -214,21 +214,21 @@ class Collected:
     new: list[JobStatus] = field(default_factory=list)
 
 
-def _collect(engine: Engine, stack: str) -> Collected:
+def _wait_and_fetch(engine: Engine, stack: str) -> CollectedResults:
     """Wait for the jobs and fetch their results. Those that an earlier `up` fetched are not printed again."""
     outputs = engine.outputs()
     if not stack_jobs(outputs):
-        say_wrapped(nothing_deployed(stack, is_updated=True))
-        return Collected()
-    watcher = watcher_of(engine, stack, outputs)
+        say_wrapped(why_nothing_is_deployed(stack, is_updated=True))
+        return CollectedResults()
+    watcher = watch_deployed_jobs(engine, stack, outputs)
     say_wrapped(
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
-    rows = follow(watcher).rows
+    rows = follow_until_ended(watcher).rows
     say("\nResults of the local cloud's stand-in trainer:" if watcher.local else "\nResults:")
     costs, images = {}, images_folder(stack)
-    collected = Collected([row.status for row in rows])
-    folder, options = outputs_of(stack), default_options(stack, local=watcher.local)
+    collected = CollectedResults([row.status for row in rows])
+    folder, options = outputs_folder(stack), default_fetch_options(stack, local=watcher.local)
     for row in rows:
         status = row.status
         result = fetch_results(status, watcher.storage, folder, row.price, options)
@@ -237,7 +237,7 @@ def _collect(engine: Engine, stack: str) -> Collected:
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
         costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")
-        print_problems(result)
+        print_fetch_problems(result)
         collected.unfetched += [row.name] if result.failed else []
         page = write_report(ReportedRun(row.name, result.folder.name, result.folder), folder, images, stack)
         say(f"    {page}: samples, loss and dataset on one page")
@@ -257,7 +257,9 @@ def _was_fetched_before(status: JobStatus, result: FetchResult) -> bool:
     return status.state == RunState.COMPLETED and is_up_to_date and (result.folder / PAGE).is_file()
 
 
-def withdrawn_runs(stack: str, statuses: Sequence[JobStatus], outputs: Mapping[str, Any]) -> dict[str, str]:
+def describe_withdrawn_runs(
+    stack: str, statuses: Sequence[JobStatus], outputs: Mapping[str, Any]
+) -> dict[str, str]:
     """By job name, what another update did to runs while this one waited for them. `outputs`: the stack's, as they are now."""
     declared = {job.name: job.run_id for job in stack_jobs(outputs)}
     found = {}
@@ -273,7 +275,7 @@ def withdrawn_runs(stack: str, statuses: Sequence[JobStatus], outputs: Mapping[s
     return found
 
 
-def failures(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]) -> list[FluxError]:
+def errors_of_jobs(stack: str, statuses: Sequence[JobStatus], unfetched: Sequence[str]) -> list[FluxError]:
     """Why `up` fails: one error for each kind of problem."""
     stalled = [status.job.name for status in statuses if status.state == RunState.STALLED]
     failed = [status for status in statuses if status.state not in (RunState.COMPLETED, RunState.STALLED)]
@@ -334,28 +336,28 @@ def cost_table(costs: Mapping[str, Mapping[str, Any]], local: bool) -> str:
     return f"\nCost of GPU time, without downloads and idle replicas.{note}\n" + "\n".join(lines)
 
 
-def _next_steps(stack: str, collected: Collected, images: Path) -> str:
+def _next_steps(stack: str, collected: CollectedResults, images: Path) -> str:
     job = next((status.job for status in collected.new if status.state == RunState.COMPLETED), None)
     if job is None:
         return ""
     return (
-        f"\nNext: open {outputs_of(stack)}/{job.name}/{job.run_id}/{PAGE} in a browser to see the samples of each step.\n"
+        f"\nNext: open {outputs_folder(stack)}/{job.name}/{job.run_id}/{PAGE} in a browser to see the samples of each step.\n"
         f"{flux_command(f'export {job.name} --to ~/loras/{job.name}', stack)} makes a folder to use or publish.\n"
         f"Or edit a caption under {images}/ and run {make_command('preview', stack)}: it shows what would be trained again."
     )
 
 
-def _say_where_results_are(stack: str, resources: StackResources) -> None:
+def _print_where_results_are(stack: str, resources: StackResources) -> None:
     bucket, prefix = resources.bucket, resources.outputs.get("prefix") or ""
     if not bucket or not resources.has_results:
         return
     if resources.deletes_results:
         say_wrapped(
-            f"\nResults in the bucket are deleted (`results: delete`); those fetched are in {outputs_of(stack)}/."
+            f"\nResults in the bucket are deleted (`results: delete`); those fetched are in {outputs_folder(stack)}/."
         )
         return
     say_wrapped(
-        f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {outputs_of(stack)}/."
+        f"\nResults stay in the bucket, s3://{bucket}/{prefix}runs/ ; those fetched are in {outputs_folder(stack)}/."
     )
     if uses_local_cloud(project_root(), stack):
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE, LOCAL_FILE)).parent

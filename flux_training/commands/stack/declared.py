@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
 
-from flux_training.commands.stack.edit import declared_jobs, entry_for, jobs_key
+from flux_training.commands.stack.edit import declared_jobs, job_entry, jobs_key
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.training.cluster_settings import BudgetSettings
@@ -12,7 +12,7 @@ from flux_training.training.jobs.declare import choose_jobs, job_folder_names
 from flux_training.training.words import flux_command, list_first, make_command
 
 
-def nothing_deployed(stack: str, *, is_updated: bool) -> str:
+def why_nothing_is_deployed(stack: str, *, is_updated: bool) -> str:
     """Why no job is deployed, and the next step. `is_updated`: an update has just ended, and was not interrupted.
 
     Raises BadInput if the stack file cannot be used.
@@ -23,7 +23,7 @@ def nothing_deployed(stack: str, *, is_updated: bool) -> str:
     folders = job_folder_names(jobs_folder)
     names = sorted(choose_jobs(settings.jobs, folders, str(jobs_folder))[0])
     if names:
-        return f"No job is deployed: {_not_queued(names, stack, settings.budget, is_updated=is_updated)}"
+        return f"No job is deployed: {_describe_unqueued_jobs(names, stack, settings.budget, is_updated=is_updated)}"
     key = f"`{jobs_key(root)}` in Pulumi.{stack}.yaml"
     if settings.jobs:
         return f"No job is deployed: all jobs of {key} have `skip: true`. Remove it from those to train."
@@ -33,7 +33,9 @@ def nothing_deployed(stack: str, *, is_updated: bool) -> str:
     return f"No job is deployed: {key} declares none. {new} makes one from photos and declares it."
 
 
-def _not_queued(names: Sequence[str], stack: str, budget: BudgetSettings, *, is_updated: bool) -> str:
+def _describe_unqueued_jobs(
+    names: Sequence[str], stack: str, budget: BudgetSettings, *, is_updated: bool
+) -> str:
     """Whether these declared jobs wait for the budget, and the next step. Only the end of an update tells for sure."""
     named, up, is_one = list_first(names), make_command("up", stack), len(names) == 1
     waits, are, them = ("waits", "is", "it") if is_one else ("wait", "are", "them")
@@ -59,18 +61,18 @@ def withdrawn_jobs(stack: str, jobs: Iterable[str]) -> list[str]:
     """Those of the jobs that the stack file does not declare, or has with `skip: true`. None if it cannot be used."""
     with suppress(FluxError, OSError):
         declared = declared_jobs(project_root(), stack)
-        entries = {job: entry_for(declared, job) for job in jobs}
+        entries = {job: job_entry(declared, job) for job in jobs}
         return [job for job, entry in entries.items() if entry is None or entry.get("skip")]
     return []
 
 
-def why_not_deployed(job: str, stack: str) -> str:
+def why_job_is_not_deployed(job: str, stack: str) -> str:
     """Why the stack has no such job deployed, and the next step; empty if it has no such job at all."""
     root = project_root()
     settings, file = stack_settings(root, stack), f"Pulumi.{stack}.yaml"
     if job not in job_folder_names(root / settings.jobs_folder):
         return ""
-    entry = entry_for(declared_jobs(root, stack), job)
+    entry = job_entry(declared_jobs(root, stack), job)
     up = make_command("up", stack)
     if entry is None:
         return f"it is not declared; add `{job}: {{}}` below `{jobs_key(root)}` in {file}, then {up}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flux_training.commands.stack.engine import without_unknown
+from flux_training.commands.stack.engine import without_unknown_outputs
 from flux_training.commands.watch.watcher import StackStatus
 from flux_training.training.bill import show_dollars
 from flux_training.training.runs.run_state import RunState
@@ -32,7 +32,7 @@ class StackResources:
         return RunState.COMPLETED in self.jobs.values()
 
 
-def resources_of(state: Mapping[str, Any]) -> StackResources:
+def parse_stack_resources(state: Mapping[str, Any]) -> StackResources:
     """From what `stack export` prints."""
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {STACK: [], BUCKET: [], GROUP: [], JOB: []}
     resources = (state.get("deployment") or {}).get("resources") or []
@@ -45,7 +45,7 @@ def resources_of(state: Mapping[str, Any]) -> StackResources:
     costs = [(outputs.get("cost") or {}).get("actualUsd") for _, outputs in found[JOB]]
     known = [cost for cost in costs if cost is not None]
     return StackResources(
-        next((without_unknown(outputs) for _, outputs in found[STACK]), {}),
+        next((without_unknown_outputs(outputs) for _, outputs in found[STACK]), {}),
         len(resources),
         next((str(outputs.get("bucket") or "") for outputs in buckets), ""),
         any(outputs.get("results") == "delete" for outputs in buckets),
@@ -55,7 +55,7 @@ def resources_of(state: Mapping[str, Any]) -> StackResources:
     )
 
 
-def what_destroy_does(stack: str, resources: StackResources, now: StackStatus | None) -> str:
+def describe_destroy(stack: str, resources: StackResources, now: StackStatus | None) -> str:
     """`now`: what the services say; None if they do not answer, or no update has been completed."""
     if not resources.count:
         return f"Stack {stack} has no resources."
@@ -74,10 +74,10 @@ def what_destroy_does(stack: str, resources: StackResources, now: StackStatus | 
     if spent is not None:
         when = "have used about {} of GPU time so far" if now else "had used about {} of GPU time by then"
         lines.append(f"The jobs {when.format(show_dollars(spent))}.")
-    return "\n".join([*lines, *_about_results(resources)])
+    return "\n".join([*lines, *_describe_results(resources)])
 
 
-def _about_results(resources: StackResources) -> list[str]:
+def _describe_results(resources: StackResources) -> list[str]:
     if not resources.bucket:
         return []
     if not resources.deletes_results:

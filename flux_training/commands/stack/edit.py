@@ -34,7 +34,7 @@ def declared_jobs(root: Path, stack: str) -> dict[str, dict[str, Any]]:
     return {str(name): {} if entry is None else entry for name, entry in entries.items()}
 
 
-def entry_for(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
+def job_entry(declared: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any] | None:
     """The entry of a job: its own, or that of the last glob that matches it; None if there is none."""
     if name in declared:
         return declared[name]
@@ -52,7 +52,7 @@ def declare_jobs_in_file(root: Path, stack: str, entries: Mapping[str, Mapping[s
     text = path.read_bytes().decode()
     added = []
     for name, entry in entries.items():
-        if name in declared or entry_for(declared, name) == entry:
+        if name in declared or job_entry(declared, name) == entry:
             continue
         try:
             text = add_entry(text, ("config", jobs), name, entry)
@@ -66,7 +66,7 @@ def declare_jobs_in_file(root: Path, stack: str, entries: Mapping[str, Mapping[s
     return added
 
 
-def undeclare(root: Path, stack: str, names: Iterable[str]) -> list[str]:
+def remove_declarations(root: Path, stack: str, names: Iterable[str]) -> list[str]:
     """Remove the jobs' own entries from Pulumi.<stack>.yaml; the names of those that it had.
 
     Raises FluxError if the file cannot be edited.
@@ -96,7 +96,7 @@ def edit_job(text: str, jobs_key: str, name: str, **settings: object) -> str:
     try:
         jobs = _jobs(load_yaml(text), jobs_key)
         if name not in jobs:
-            inherited = {**(entry_for(jobs, name) or {}), **settings}
+            inherited = {**(job_entry(jobs, name) or {}), **settings}
             return add_entry(text, place, name, {k: v for k, v in inherited.items() if v is not None})
         for key, value in settings.items():
             is_set = key in (jobs[name] or {})

@@ -16,7 +16,7 @@ from typing import Any
 from flux_training.clients.waiting import pause
 from flux_training.commands.interrupts import interrupts_blocked
 from flux_training.commands.stack.file import stack_settings
-from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process, running_updates
+from flux_training.commands.stack.locks import has_journal, is_locked_by_dead_process, processes_that_update
 from flux_training.commands.stack.passphrase import (
     FORMER_PASSPHRASE,
     FORMER_SALT,
@@ -91,7 +91,7 @@ class Engine:
     def wait_for_other_updates(self, on_wait: Callable[[int], None]) -> None:
         """Return once no process of this machine updates the stack. `on_wait` is called once, with the id of one that does."""
         said = False
-        while running := running_updates(self.root, self.stack):
+        while running := processes_that_update(self.root, self.stack):
             if not said:
                 on_wait(running[0])
             said = True
@@ -126,7 +126,7 @@ class Engine:
     def outputs(self) -> dict[str, Any]:
         """The outputs in the stack's state, without unknown ones. Raises FluxError."""
         outputs = json.loads(self._capture("stack", "output", "--json"))
-        return without_unknown(outputs) if isinstance(outputs, dict) else {}
+        return without_unknown_outputs(outputs) if isinstance(outputs, dict) else {}
 
     def show_preview(self) -> tuple[int, bool]:
         """Run `preview`, which prints to the user; its exit code, and whether it found changes of resources."""
@@ -134,7 +134,7 @@ class Engine:
             log = Path(folder) / "events.jsonl"
             logging = replace(self, environment={**self.environment, **EVENT_LOG_ENABLED})
             code = logging.run("preview", "--suppress-outputs", "--event-log", str(log))
-            return code, has_changes(log.read_text(encoding="utf-8")) if log.exists() else True
+            return code, has_resource_changes(log.read_text(encoding="utf-8")) if log.exists() else True
 
     def preview(self) -> tuple[dict[str, Any], str]:
         """What `preview --json` prints, and its error messages if the program failed. Raises FluxError."""
@@ -317,17 +317,17 @@ def _run_to_the_end(line: list[str], environment: Mapping[str, str], root: Path,
     return process.returncode
 
 
-def has_changes(event_log: str) -> bool:
+def has_resource_changes(event_log: str) -> bool:
     """Whether the summary at the end of an event log counts resources that do not stay as they are. True if there is none."""
     events = [json.loads(line) for line in event_log.splitlines()]
     summaries = [event["summaryEvent"] for event in events if "summaryEvent" in event]
     return not summaries or not (summaries[-1].get("resourceChanges") or {}).keys() <= {"same"}
 
 
-def without_unknown(outputs: Mapping[str, Any]) -> dict[str, Any]:
+def without_unknown_outputs(outputs: Mapping[str, Any]) -> dict[str, Any]:
     """After `up --target` the CLI stores a placeholder for outputs that it did not compute, such as those of a new job."""
     return {
-        name: without_unknown(value) if isinstance(value, dict) else value
+        name: without_unknown_outputs(value) if isinstance(value, dict) else value
         for name, value in outputs.items()
         if value != UNKNOWN
     }

@@ -24,7 +24,7 @@ def is_locked(root: Path, stack: str) -> bool:
     return bool(_lock_files(root, stack))
 
 
-def running_updates(root: Path, stack: str) -> list[int]:
+def processes_that_update(root: Path, stack: str) -> list[int]:
     """The processes of this machine that hold the stack's lock. Sees the locks of the file backend in the checkout only."""
     locks = [_read(path) for path in _lock_files(root, stack)]
     own = [lock for lock in locks if lock.get("hostname") == socket.gethostname() and not _is_dead(lock)]

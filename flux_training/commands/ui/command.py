@@ -7,12 +7,12 @@ import rich_click as click
 
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.jobs.offers import COLUMNS, TOO_SMALL, offer_row, offers_heading, read_offers
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
 from flux_training.commands.ui.live import DeployedStack, LiveStack
 from flux_training.commands.ui.server import UiServer
-from flux_training.commands.watch.sweeps import sweeps_of
+from flux_training.commands.watch.sweeps import sweeps_among_jobs
 from flux_training.commands.watch.watcher import Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.runs.run import Layout
@@ -67,7 +67,7 @@ def find_deployed(stack: str) -> DeployedStack | None:
     outputs = deployed_outputs(engine)
     if not outputs.get("jobs"):
         return None
-    connection = connection_of(engine, stack)
+    connection = connect_to_services(engine, stack)
     layout = Layout(str(outputs.get("prefix") or ""))
-    sweeps = sweeps_of(project_root(), stack, outputs["jobs"])
+    sweeps = sweeps_among_jobs(project_root(), stack, outputs["jobs"])
     return DeployedStack(Watcher(connection, outputs, stack, sweeps=sweeps), connection, layout)

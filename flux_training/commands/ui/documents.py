@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flux_training.commands.watch.job_status import JobStatus, describe
+from flux_training.commands.watch.job_status import JobStatus, describe_status
 from flux_training.commands.watch.status import job_document, rounded_usd
 from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus
 from flux_training.training.bill import FREE
@@ -50,8 +50,8 @@ def stack_document(
 def _row_document(row: JobRow) -> dict[str, Any]:
     return {
         **job_document(row),
-        "style": style_of(row.status, bool(row.problem)),
-        "text": describe(row.status),
+        "style": style_of_state(row.status, bool(row.problem)),
+        "text": describe_status(row.status),
         "loss_name": row.status.progress.loss_name,
         "expected_usd": rounded_usd(expected_usd(row)),
     }
@@ -65,7 +65,7 @@ def rows_with_curves(rows: Sequence[JobRow]) -> tuple[list[JobRow], int]:
     return [row for row in trained if row in chosen], len(trained) - len(chosen)
 
 
-def style_of(status: JobStatus, has_problem: bool) -> str:
+def style_of_state(status: JobStatus, has_problem: bool) -> str:
     """How to colour the state."""
     if has_problem or status.state in BAD:
         return "bad"

@@ -24,10 +24,10 @@ def list_runs(storage: Storage, layout: Layout, outputs: Path) -> list[dict[str,
 
 
 def _run_document(job: str, run: str, folder: Path) -> dict[str, Any]:
-    return {"job": job, "run_id": run, **dict(_facts(ReportedRun(job, run, folder)))}
+    return {"job": job, "run_id": run, **dict(_facts_of_fetched_run(ReportedRun(job, run, folder)))}
 
 
-def _facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
+def _facts_of_fetched_run(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     record: Mapping[str, Any] = run.record
     yield "fetched", bool(record)
     yield "created", run.created_at[:MAX_DATE_LENGTH].replace("T", " ")

@@ -9,12 +9,12 @@ from typing import Any
 from flux_training.clients.records import read_bounded, read_record
 from flux_training.clients.results import CHANGED_CONFIG, read_stored_inputs
 from flux_training.clients.storage import Storage
-from flux_training.commands.cli import outputs_of
-from flux_training.commands.report.chart import chart_curve, marks_of
+from flux_training.commands.cli import outputs_folder
+from flux_training.commands.report.chart import chart_curve, chart_marks
 from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encode_image
 from flux_training.commands.report.run_commands import run_commands
-from flux_training.commands.report.runs import runs_of
-from flux_training.commands.report.times import cost_parts, restart_words
+from flux_training.commands.report.runs import fetched_runs
+from flux_training.commands.report.times import cost_parts, describe_restarts
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -45,21 +45,21 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
     return {
         "job": keys.job,
         "run_id": keys.run,
-        "figures": _figures(reported),
+        "figures": _key_figures(reported),
         "times": _times(reported, queued),
-        "cost_parts": [asdict(part) for part in cost_parts(reported, _price_of(queued), idle)],
+        "cost_parts": [asdict(part) for part in cost_parts(reported, _price_when_queued(queued), idle)],
         "commands": run_commands(
             keys.job,
             keys.run,
             stack,
             is_finished=reported.state == "finished",
             # Count only fetched runs, because `flux report --compare` compares those.
-            has_others=len(runs_of(outputs_of(stack), keys.job)) > 1,
+            has_others=len(fetched_runs(outputs_folder(stack), keys.job)) > 1,
         ),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
-        "curve": chart_curve(keys.job, _losses(storage, keys), marks_of(config, reported)),
-        "prompts": _prompts(storage, keys, prompts_of(config)),
+        "curve": chart_curve(keys.job, _losses(storage, keys), chart_marks(config, reported)),
+        "prompts": _samples_by_prompt(storage, keys, prompts_of(config)),
     }
 
 
@@ -84,7 +84,7 @@ def _losses(storage: Storage, keys: RunKeys) -> list[Point]:
     return parse_losses(csv.decode("utf-8", "replace"))
 
 
-def _figures(progress: RunProgress) -> list[tuple[str, str]]:
+def _key_figures(progress: RunProgress) -> list[tuple[str, str]]:
     """The numbers at the top of the page. Unknown ones are empty."""
     return [
         ("Steps", f"{progress.step} of {progress.steps}" if progress.step is not None else ""),
@@ -103,18 +103,18 @@ def _times(progress: RunProgress, record: RunRecord) -> list[tuple[str, str]]:
         ("Time per step", f"{progress.seconds_per_step:.2f} s" if progress.seconds_per_step else ""),
         ("Cost estimated before", f"${estimate.usd:.2f}" if estimate and estimate.usd is not None else ""),
         ("Faulty steps", progress.faults),
-        ("Went on after restarts", restart_words(progress)),
+        ("Went on after restarts", describe_restarts(progress)),
         ("Continues run", record.parent or ""),
         ("GPU", progress.gpu),
     ]
 
 
-def _price_of(record: RunRecord) -> float | None:
+def _price_when_queued(record: RunRecord) -> float | None:
     """In dollars an hour, when the run was queued."""
     return record.estimate.usd_an_hour if record.estimate else None
 
 
-def _prompts(storage: Storage, keys: RunKeys, words: list[str]) -> list[dict[str, Any]]:
+def _samples_by_prompt(storage: Storage, keys: RunKeys, words: list[str]) -> list[dict[str, Any]]:
     """For each prompt, the names of its samples by step. `words`: the prompts."""
     folder = f"{keys.output}samples/"
     listed = itertools.islice(storage.list(folder), MAX_SAMPLES)

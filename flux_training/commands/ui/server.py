@@ -9,9 +9,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from flux_training.commands.cli import outputs_of
+from flux_training.commands.cli import outputs_folder
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
-from flux_training.commands.design.style import shared_script, style_with
+from flux_training.commands.design.style import shared_script, shared_style_with
 from flux_training.commands.ui.documents import rows_with_curves
 from flux_training.commands.ui.live import LiveStack
 from flux_training.commands.ui.past_runs import list_runs
@@ -72,7 +72,7 @@ class UiHandler(PrivateHandler):
             name, kind = STATIC[path]
             self.answer(200, kind, (ASSETS / name).read_bytes())
         elif path == "ui.css":
-            self.answer(200, "text/css; charset=utf-8", style_with(ASSETS / "ui.css").encode())
+            self.answer(200, "text/css; charset=utf-8", shared_style_with(ASSETS / "ui.css").encode())
         elif path == "shared.js":
             self.answer(200, "text/javascript; charset=utf-8", shared_script().encode())
         elif path == "events":
@@ -108,7 +108,7 @@ class UiHandler(PrivateHandler):
         self._answer_json({"curves": curves, "left_out": left_out})
 
     def _answer_past_runs(self) -> None:
-        deployed, outputs = self.server.live.deployed, outputs_of(self.server.live.stack)
+        deployed, outputs = self.server.live.deployed, outputs_folder(self.server.live.stack)
         runs = list_runs(deployed.watcher.storage, deployed.layout, outputs) if deployed else []
         self._answer_json({"runs": runs})
 

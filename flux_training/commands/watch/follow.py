@@ -7,8 +7,8 @@ from rich.live import Live
 
 from flux_training.clients.errors import ServiceError
 from flux_training.commands.cli import say, screen
-from flux_training.commands.watch.job_status import describe
-from flux_training.commands.watch.table import render
+from flux_training.commands.watch.job_status import describe_status
+from flux_training.commands.watch.table import render_status_table
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.errors import FluxError
 
@@ -23,18 +23,20 @@ def poll_seconds(watcher: Watcher) -> float:
     return LOCAL_POLL_SECONDS if watcher.local else POLL_SECONDS
 
 
-def follow(watcher: Watcher) -> StackStatus:
+def follow_until_ended(watcher: Watcher) -> StackStatus:
     """The status once all jobs have ended. If a service does not answer, says so once and keeps waiting."""
     if screen.is_terminal:
         with Live(console=screen, refresh_per_second=4) as live:
-            return _wait(watcher, lambda stack: live.update(render(stack, screen.width, watcher.local)))
+            return _wait(
+                watcher, lambda stack: live.update(render_status_table(stack, screen.width, watcher.local))
+            )
     printed: dict[str, object] = {}
 
     def print_changes(stack: StackStatus) -> None:
         for row in stack.rows:
-            if printed.get(row.name) != _milestone(row):
-                printed[row.name] = _milestone(row)
-                say(f"{row.name}: {row.problem or describe(row.status)}")
+            if printed.get(row.name) != _progress_milestone(row):
+                printed[row.name] = _progress_milestone(row)
+                say(f"{row.name}: {row.problem or describe_status(row.status)}")
 
     return _wait(watcher, print_changes)
 
@@ -81,7 +83,7 @@ def queue_silent_again(watcher: Watcher, stack: StackStatus, refused: set[str] |
     return [line for line in said if line]
 
 
-def _milestone(row: JobRow) -> object:
+def _progress_milestone(row: JobRow) -> object:
     """Changes when a line is to be printed."""
     status = row.status
     if status.has_ended:

@@ -30,7 +30,7 @@ def stack_groups(outputs: Mapping[str, Any]) -> dict[str, StackGroup]:
     return {name: group for name, group in groups.items() if group.id or group.name}
 
 
-def prices_of(connection: Connection, outputs: Mapping[str, Any]) -> dict[str, float | None]:
+def prices_by_cluster(connection: Connection, outputs: Mapping[str, Any]) -> dict[str, float | None]:
     """Dollars an hour for one replica of each cluster; None if SaladCloud does not answer or there is no group."""
     groups = stack_groups(outputs)
     prices: dict[str, float | None] = dict.fromkeys(groups)

@@ -211,7 +211,7 @@ def replaced_weights(jobs: Sequence[StackJob], storage: Storage, stack: str) -> 
     return [found for found in in_parallel(check, jobs) if found]
 
 
-def doubt_in(problems: Iterable[str]) -> str:
+def doubt_about_weights(problems: Iterable[str]) -> str:
     """Why no node of the run can have written its weights, which are sound; empty if that is not among the problems."""
     return next((problem for problem in problems if problem in (TOO_EARLY, TOO_LATE)), "")
 
@@ -223,7 +223,7 @@ def accept_hint(job: str, stack: str) -> str:
     return f"if you trust them, {accept} verifies and accepts what is there now; {retry} trains it again"
 
 
-def describe(status: JobStatus) -> str:
+def describe_status(status: JobStatus) -> str:
     """One line such as `training, step 120 of 300, loss 0.412, about 1 min left`."""
     if status.reason:
         return f"{status.state}: {status.reason}"
@@ -259,24 +259,24 @@ def find_problems(
     # Ignore waiting jobs of a queue in which a job is running: they may have to wait for hours.
     is_busy = any(status.state == RunState.RUNNING for status in statuses)
     found = {
-        status.job.name: _problem(status, now, is_busy, stack)
+        status.job.name: _problem_of_job(status, now, is_busy, stack)
         for status in statuses
         if status.state != RunState.CANCELED or status.job.name not in withdrawn
     }
     return {name: problem for name, problem in found.items() if problem}
 
 
-def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str:
+def _problem_of_job(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str:
     if status.changed_weights:
         return f"{status.changed_weights}; {accept_hint(status.job.name, stack)}"
-    if status.has_ended and (doubt := doubt_in(status.results.evidence.problems)):
+    if status.has_ended and (doubt := doubt_about_weights(status.results.evidence.problems)):
         return f"{status.state}: {doubt}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
-        return _failure(status, stack)
+        return _failure_problem(status, stack)
     if status.planted or status.is_untrained:
-        return _planted(status, stack)
+        return _planted_objects_problem(status, stack)
     if status.hand_out == HandOutState.RETRYING:
-        return _retrying(status)
+        return _describe_retry(status)
     if status.is_silent:
         watch, up = flux_command("status --watch", stack), make_command("up", stack)
         return SILENT.format(watch=watch, up=up)
@@ -285,10 +285,10 @@ def _problem(status: JobStatus, now: datetime, is_busy: bool, stack: str) -> str
         if waited > MAX_PENDING_SECONDS:
             hint = PENDING_HINT.format(doctor=flux_command("doctor", stack))
             return f"pending for {show_duration(waited)} and no node takes it: {hint}"
-    return _finding(status)
+    return _first_finding(status)
 
 
-def _failure(status: JobStatus, stack: str) -> str:
+def _failure_problem(status: JobStatus, stack: str) -> str:
     job, failure = status.job.name, f"{status.state}: {status.reason}" if status.reason else status.state
     logs = flux_command(f"logs {job}", stack)
     if status.state == RunState.CANCELED:
@@ -304,14 +304,14 @@ def _failure(status: JobStatus, stack: str) -> str:
     return failure
 
 
-def _finding(status: JobStatus) -> str:
+def _first_finding(status: JobStatus) -> str:
     """What the run's node wrote in its place in the bucket is not what a launcher writes."""
     first, *others = status.findings or ("",)
     more = f" (and {len(others)} more)" if others else ""
     return f"{first}{more}; a node wrote this, so it is ignored" if first else ""
 
 
-def _planted(status: JobStatus, stack: str) -> str:
+def _planted_objects_problem(status: JobStatus, stack: str) -> str:
     place = status.job.keys.output
     retry, up = flux_command(f"retry {status.job.name} --force", stack), make_command("up", stack)
     if status.is_untrained:
@@ -322,7 +322,7 @@ def _planted(status: JobStatus, stack: str) -> str:
     )
 
 
-def _retrying(status: JobStatus) -> str:
+def _describe_retry(status: JobStatus) -> str:
     job, message = status.queue_job, status.progress.message
     counted = (
         f"attempt {max(1, job.num_failures)} of {job.max_failures} failed" if job else "an attempt failed"

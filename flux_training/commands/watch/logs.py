@@ -14,10 +14,10 @@ from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.kelpie import Job
 from flux_training.commands.cli import say, stack_option
 from flux_training.commands.completion import complete_job
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
-from flux_training.commands.stack.declared import why_not_deployed
+from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
+from flux_training.commands.stack.declared import why_job_is_not_deployed
 from flux_training.commands.watch.follow import poll_seconds
-from flux_training.commands.watch.job_status import describe
+from flux_training.commands.watch.job_status import describe_status
 from flux_training.commands.watch.watcher import JobRow, Watcher
 from flux_training.training.errors import BadInput
 from flux_training.training.words import make_command, nearest, printable
@@ -48,11 +48,11 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
     outputs = deployed_outputs(engine)
     names = list(outputs.get("jobs") or {})
     if job not in names:
-        if why := why_not_deployed(job, stack):
+        if why := why_job_is_not_deployed(job, stack):
             raise BadInput([f"{job}: stack {stack} has no such job deployed: {why}"])
         known = f"it has {', '.join(names)}" if names else f"{make_command('up', stack)} deploys its jobs"
         raise BadInput([f"{job}: stack {stack} has no such job{nearest(job, names)}; {known}"])
-    connection = connection_of(engine, stack)
+    connection = connect_to_services(engine, stack)
     watcher = Watcher(connection, outputs, stack)
     wanted = [candidate for candidate in watcher.jobs if candidate.name == job]
     row = watcher.read(wanted).rows[0]
@@ -71,12 +71,12 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
         for line in reader.new_lines(row):
             say(line)
     if follow:
-        say(f"{job}: {describe(row.status)}")
+        say(f"{job}: {describe_status(row.status)}")
 
 
 def _print_summary(row: JobRow) -> None:
     status, progress = row.status, row.status.progress
-    say(f"{row.name}, run {status.job.run_id}: {row.problem or describe(status)}")
+    say(f"{row.name}, run {status.job.run_id}: {row.problem or describe_status(status)}")
     queue = status.queue_job
     if queue:
         events = ("created", "started", "completed", "failed", "canceled")
@@ -115,7 +115,7 @@ class LogReader:
         home = Path(os.environ.get(LOCAL_FILE_VARIABLE) or LOCAL_FILE).parent
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in home.glob(LOCAL_NODE_LOGS)]
         # Sort the lines by time, with which each line begins.
-        parts = sorted(lines_of_job(text.splitlines(), queue.id) for text in texts)
+        parts = sorted(log_lines_of_job(text.splitlines(), queue.id) for text in texts)
         lines = [line for part in parts for line in part]
         new, self._printed = lines[self._printed :], max(self._printed, len(lines))
         return new
@@ -138,7 +138,7 @@ class LogReader:
         return [f"{entry.time:%H:%M:%S} {entry.text_log or entry.json_log}" for entry in entries]
 
 
-def lines_of_job(lines: Sequence[str], kelpie_id: str) -> list[str]:
+def log_lines_of_job(lines: Sequence[str], kelpie_id: str) -> list[str]:
     """The lines that a node logged while it ran this job, without those about transfers that succeeded."""
     found: list[str] = []
     is_ours = False

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from flux_training.commands.cli import say, say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import deployed_outputs, read_only_engine
-from flux_training.commands.stack.declared import nothing_deployed, undeployed_jobs
-from flux_training.commands.watch.deployed import watcher_of
-from flux_training.commands.watch.follow import follow, queue_silent_again
-from flux_training.commands.watch.table import render, steps_done
+from flux_training.commands.stack.declared import undeployed_jobs, why_nothing_is_deployed
+from flux_training.commands.watch.deployed import watch_deployed_jobs
+from flux_training.commands.watch.follow import follow_until_ended, queue_silent_again
+from flux_training.commands.watch.table import render_status_table, steps_done
 from flux_training.commands.watch.watcher import JobRow, StackStatus
 from flux_training.training.errors import FluxError
 from flux_training.training.words import flux_command, make_command
@@ -44,10 +44,10 @@ def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     if not outputs.get("jobs"):
-        _say_no_jobs(stack, outputs, as_json)
+        _print_no_jobs(stack, outputs, as_json)
         return
-    watcher = watcher_of(engine, stack, outputs)
-    found = follow(watcher) if watch else watcher.read()
+    watcher = watch_deployed_jobs(engine, stack, outputs)
+    found = follow_until_ended(watcher) if watch else watcher.read()
     if requeue and (said := queue_silent_again(watcher, found)):
         click.echo("\n".join(said), err=as_json)
         found = watcher.read()
@@ -55,19 +55,19 @@ def status(stack: str, watch: bool, requeue: bool, as_json: bool) -> None:
         click.echo(json.dumps(_stack_document(stack, found), indent=2))
     elif not watch:
         _print(found, watcher.local)
-        if note := not_deployed(undeployed_jobs(stack, outputs["jobs"]), stack):
+        if note := undeployed_jobs_note(undeployed_jobs(stack, outputs["jobs"]), stack):
             say_wrapped(f"\n{note}")
     sys.exit(0 if found.is_well else 1)
 
 
 def _print(found: StackStatus, local: bool) -> None:
     if screen.is_terminal:
-        screen.print(render(found, screen.width, local))
+        screen.print(render_status_table(found, screen.width, local))
     else:
-        Console(width=PIPE_WIDTH).print(render(found, PIPE_WIDTH, local, bar=False))
+        Console(width=PIPE_WIDTH).print(render_status_table(found, PIPE_WIDTH, local, bar=False))
 
 
-def not_deployed(jobs: Sequence[str], stack: str) -> str:
+def undeployed_jobs_note(jobs: Sequence[str], stack: str) -> str:
     """What to say about declared jobs that the table lacks; empty if it lacks none."""
     if not jobs:
         return ""
@@ -75,7 +75,7 @@ def not_deployed(jobs: Sequence[str], stack: str) -> str:
     return f"Declared, but not deployed: {', '.join(jobs)}. {up} queues what the budget allows; {plan} says which jobs wait for it."
 
 
-def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
+def _print_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
     if as_json:
         document = {"version": 1, "stack": stack, "deployed": bool(outputs), "well": True, "jobs": []}
         click.echo(json.dumps(document))
@@ -90,7 +90,7 @@ def _say_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
 def _why_no_job(stack: str) -> str:
     """A stack file with mistakes does not keep the status from being shown."""
     try:
-        return nothing_deployed(stack, is_updated=False)
+        return why_nothing_is_deployed(stack, is_updated=False)
     except (FluxError, OSError):
         doctor = flux_command("doctor", stack)
         return f"No job is deployed, and Pulumi.{stack}.yaml has mistakes; {doctor} names them."

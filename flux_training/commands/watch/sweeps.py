@@ -8,7 +8,7 @@ from flux_training.clients.records import read_bounded
 from flux_training.clients.results import MAX_CONFIG_BYTES
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
-from flux_training.commands.stack.edit import declared_jobs, entry_for
+from flux_training.commands.stack.edit import declared_jobs, job_entry
 from flux_training.commands.watch.job_status import StackJob
 from flux_training.training.errors import BadInput
 from flux_training.training.train_yml.diff import distinctive_settings
@@ -17,7 +17,7 @@ from flux_training.training.train_yml.trainer_config import parse_train_yml
 Groups = Sequence[Sequence[str]]
 
 
-def sweeps_of(root: Path, stack: str, names: Iterable[str]) -> Groups:
+def sweeps_among_jobs(root: Path, stack: str, names: Iterable[str]) -> Groups:
     """The jobs among `names` that train on the same images, by the `dataset` of their entries in the stack's file.
 
     Empty if that file is missing or wrong: `flux lint` says why.
@@ -27,7 +27,7 @@ def sweeps_of(root: Path, stack: str, names: Iterable[str]) -> Groups:
         declared = declared_jobs(root, stack)
     groups: dict[str, list[str]] = {}
     for name in names:
-        entry = entry_for(declared, name) or {}
+        entry = job_entry(declared, name) or {}
         groups.setdefault(str(entry.get("dataset") or name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 

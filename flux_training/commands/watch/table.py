@@ -23,9 +23,9 @@ RIGHT_ALIGNED = {"Loss", "Left", "Cost", "Restarts"}
 Cell = Callable[[JobRow], RenderableType]
 
 
-def render(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> Group:
+def render_status_table(stack: StackStatus, width: int, local: bool, *, bar: bool = True) -> Group:
     """The table, below it the problems and the total cost. `width` is the terminal's, in columns."""
-    columns = _columns(width, bar)
+    columns = _table_columns(width, bar)
     table = Table(
         *(
             Column(title, no_wrap=True, justify="right" if title in RIGHT_ALIGNED else "left")
@@ -76,7 +76,7 @@ def steps_done(row: JobRow) -> int:
     return steps if row.status.state == RunState.COMPLETED else min(row.status.progress.step or 0, steps)
 
 
-def _columns(width: int, bar: bool) -> dict[str, Cell]:
+def _table_columns(width: int, bar: bool) -> dict[str, Cell]:
     columns: dict[str, Cell] = {
         "Job": lambda row: Text(row.name, style="bold"),
         "State": lambda row: Text(row.status.phase.partition(",")[0], style=_style(row)),
@@ -86,7 +86,7 @@ def _columns(width: int, bar: bool) -> dict[str, Cell]:
     columns |= {
         "Steps": lambda row: f"{steps_done(row)}/{row.status.job.steps}",
         "Loss": _loss,
-        "Left": _time_left,
+        "Left": _format_time_left,
         "Cost": lambda row: show_dollars(row.spent) if row.spent is not None else NOTHING,
     }
     if width >= MIN_WIDTH_WITH_NODE:
@@ -106,6 +106,6 @@ def _loss(row: JobRow) -> str:
     return NOTHING if loss is None else f"{loss:.4f}"
 
 
-def _time_left(row: JobRow) -> str:
+def _format_time_left(row: JobRow) -> str:
     seconds = row.status.progress.eta_seconds
     return show_duration(seconds) if seconds is not None and row.status.state == RunState.RUNNING else NOTHING

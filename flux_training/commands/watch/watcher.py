@@ -22,7 +22,7 @@ from flux_training.commands.watch.groups import StackGroup, stack_groups, usd_an
 from flux_training.commands.watch.job_status import (
     JobStatus,
     StackJob,
-    describe,
+    describe_status,
     find_problems,
     job_status,
     stack_jobs,
@@ -213,7 +213,7 @@ class Watcher:
         status = job_status(status.job, self._own(status.job, {}), self.storage)
         if not status.may_be_queued_again:
             self._ended.pop(status.job.name, None)
-            return f"{status.job.name}: {describe(status)}"
+            return f"{status.job.name}: {describe_status(status)}"
         job, salad = status.queue_job, self._connection.salad()
         known = self._groups.get(status.job.cluster)
         group = salad.get_group(known.name) if known else None

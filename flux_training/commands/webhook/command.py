@@ -17,20 +17,26 @@ from flux_training.clients.http import RateLimiter
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
 from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
-from flux_training.commands.stack.access import connection_of, deployed_outputs, read_only_engine
+from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import Engine
-from flux_training.commands.watch.groups import prices_of, stack_groups
+from flux_training.commands.watch.groups import prices_by_cluster, stack_groups
 from flux_training.commands.watch.job_status import job_status
 from flux_training.commands.webhook.history import NoticeHistory
-from flux_training.commands.webhook.notice import Notice, has_reported_end, is_news, notice_of, stack_job
+from flux_training.commands.webhook.notice import (
+    Notice,
+    has_reported_end,
+    is_unreported,
+    notice_about_job,
+    parse_stack_job,
+)
 from flux_training.commands.webhook.notifiers import (
     NOTIFY_URL_VARIABLE,
-    check_address,
-    command_words,
+    check_notify_address,
     notify_slack,
     run_command,
+    split_command,
 )
-from flux_training.commands.webhook.server import Inbox, Receiver
+from flux_training.commands.webhook.server import JobIdQueue, WebhookServer
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run import Layout
@@ -80,17 +86,17 @@ def serve(
     """
     notifiers: list[Notify] = []
     if notify_url:
-        check_address(notify_url)
+        check_notify_address(notify_url)
         notifiers.append(lambda notice: notify_slack(notify_url, notice))
     if command:
-        words = command_words(command)
+        words = split_command(command)
         notifiers.append(lambda notice: run_command(words, notice))
     engine = read_only_engine(stack)
     history = NoticeHistory(state or Path(OUTPUTS) / f".webhook-{stack}.json")
-    monitor = JobMonitor(engine, connection_of(engine, stack), history, notifiers)
-    inbox = Inbox()
+    monitor = JobMonitor(engine, connect_to_services(engine, stack), history, notifiers)
+    inbox = JobIdQueue()
     try:
-        receiver = Receiver(host, port, inbox)
+        receiver = WebhookServer(host, port, inbox)
     except OSError as error:
         what = f"cannot listen at {host}:{port}: {error.strerror}"
         raise FluxError(what, "", "choose another --port or --host") from None
@@ -120,7 +126,7 @@ class JobMonitor:
         self._outputs: dict[str, Any] = {}
         self._price: float | None = None
 
-    def run(self, inbox: Inbox) -> None:
+    def run(self, inbox: JobIdQueue) -> None:
         """Until the process ends."""
         next_time = 0.0
         while True:
@@ -163,14 +169,14 @@ class JobMonitor:
 
     def _report(self, job: Job) -> None:
         bucket = str(self._outputs.get("bucket") or "")
-        known = stack_job(job, bucket, Layout(str(self._outputs.get("prefix") or "")).runs)
+        known = parse_stack_job(job, bucket, Layout(str(self._outputs.get("prefix") or "")).runs)
         if known is None:
             return
         storage = self._connection.storage(bucket)
         record = read_record(storage, known.keys.record, RunRecord).value or RunRecord()
         status = job_status(replace(known, steps=record.steps), job, storage)
-        notice = notice_of(status, bucket, self._prices.get(job.container_group_id))
-        if notice is None or not is_news(notice, self._history.statuses):
+        notice = notice_about_job(status, bucket, self._prices.get(job.container_group_id))
+        if notice is None or not is_unreported(notice, self._history.statuses):
             return
         self._history.add(notice.kelpie_id, notice.status)
         say(notice.text())
@@ -182,7 +188,7 @@ class JobMonitor:
 
     def _read_outputs(self) -> None:
         self._outputs = deployed_outputs(self._engine)
-        prices = prices_of(self._connection, self._outputs)
+        prices = prices_by_cluster(self._connection, self._outputs)
         self._prices = {group.id: prices[name] for name, group in stack_groups(self._outputs).items()}
 
     def _attempt(self, check: Callable[..., None], *arguments: str) -> None:

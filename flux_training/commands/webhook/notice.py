@@ -45,7 +45,7 @@ class Notice:
         return {f"FLUX_NOTICE_{name.upper()}": one_line(value, 2000) for name, value in facts.items()}
 
 
-def stack_job(job: Job, bucket: str, runs: str) -> StackJob | None:
+def parse_stack_job(job: Job, bucket: str, runs: str) -> StackJob | None:
     """The training job behind a job of the queue; None if it is not of this stack. Its steps are not known yet.
 
     `runs` is the key prefix of this stack's runs; other stacks may use the same bucket.
@@ -58,7 +58,7 @@ def stack_job(job: Job, bucket: str, runs: str) -> StackJob | None:
     return StackJob(name, run_id, job.id, 0, RunKeys(rules[0].prefix.removesuffix(OUTPUT), name))
 
 
-def notice_of(status: JobStatus, bucket: str, price: float | None) -> Notice | None:
+def notice_about_job(status: JobStatus, bucket: str, price: float | None) -> Notice | None:
     """None if there is nothing to report: the job waits, or its worker has not reported the end yet."""
     if status.state == RunState.PENDING or (status.state == RunState.COMPLETED and not status.has_ended):
         return None
@@ -78,7 +78,7 @@ def notice_of(status: JobStatus, bucket: str, price: float | None) -> Notice | N
     )
 
 
-def is_news(notice: Notice, history: Mapping[str, list[str]]) -> bool:
+def is_unreported(notice: Notice, history: Mapping[str, list[str]]) -> bool:
     """Whether this status was not reported yet. A start is not reported after an end."""
     before = history.get(notice.kelpie_id, [])
     return notice.status not in before and not (notice.status == RunState.RUNNING and before)

@@ -21,7 +21,7 @@ POST_SECONDS, COMMAND_SECONDS = 10.0, 60.0
 NOTIFY_URL_VARIABLE = "FLUX_NOTIFY_URL"
 
 
-def check_address(url: str) -> None:
+def check_notify_address(url: str) -> None:
     """Raises BadInput without the address, which is a secret."""
     try:
         parsed = httpx.URL(url)
@@ -79,7 +79,7 @@ def run_command(words: list[str], notice: Notice) -> None:
         raise FluxError(f"`{words[0]}` failed with exit code {done.returncode}", "", "fix the command")
 
 
-def command_words(command: str) -> list[str]:
+def split_command(command: str) -> list[str]:
     """Split the command like a shell, without expanding anything. Raises BadInput."""
     try:
         words = shlex.split(command)

@@ -17,7 +17,7 @@ MAX_QUEUED_IDS = 1000
 REQUEST_SECONDS = 10.0
 
 
-class Inbox:
+class JobIdQueue:
     """A queue of job ids, each at most once."""
 
     def __init__(self, max_ids: int = MAX_QUEUED_IDS) -> None:
@@ -42,13 +42,13 @@ class Inbox:
             return self._ids.popitem(last=False)[0] if self._ids else None
 
 
-class Receiver(ThreadingHTTPServer):
+class WebhookServer(ThreadingHTTPServer):
     """Accepts POST requests with a `job_id` at any path. Closes connections beyond MAX_CONNECTIONS."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, inbox: Inbox) -> None:
+    def __init__(self, host: str, port: int, inbox: JobIdQueue) -> None:
         """Raises OSError if the port cannot be used."""
         self.inbox = inbox
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -85,7 +85,7 @@ def _disconnect(connection: socket.socket) -> None:
 
 
 class WebhookHandler(BaseHTTPRequestHandler):
-    server: Receiver
+    server: WebhookServer
     server_version, sys_version = "flux-webhook", ""
 
     def do_POST(self) -> None:
@@ -94,7 +94,7 @@ class WebhookHandler(BaseHTTPRequestHandler):
             return self._answer(411, "Content-Length is required")
         if int(length) > MAX_BODY_BYTES:
             return self._answer(413, f"the limit is {MAX_BODY_BYTES} bytes")
-        job_id = job_id_of(self.rfile.read(int(length)))
+        job_id = parse_job_id(self.rfile.read(int(length)))
         if job_id is None:
             return self._answer(400, "send a JSON object with a job_id")
         if not self.server.inbox.put(job_id):
@@ -117,7 +117,7 @@ class WebhookHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def job_id_of(body: bytes) -> str | None:
+def parse_job_id(body: bytes) -> str | None:
     """The job id in a call; None if there is none. Nothing else in a call is trusted."""
     try:
         value = json.loads(body)

@@ -26,14 +26,15 @@ from flux_training.node.launcher.errors import ExitCode, RunEndedError
 from flux_training.node.launcher.signing import SigningKeys, quote_path, quote_query, signed_headers
 
 CHUNK_BYTES = 1 << 17
-MAX_LISTING_BYTES = 8 << 20  # one page: 1,000 keys, each of up to 1,024 bytes before they are URL-encoded
+MAX_LISTING_BYTES = 8 << 20  # A page has 1,000 keys, each of up to 1,024 bytes before they are URL-encoded.
 MAX_ERROR_BYTES = 1 << 16
-MIN_BYTES_PER_SECOND = 1024  # a slower answer counts as stalled
-CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests that are 15 minutes off
-# And 5xx. R2 answers 403 for moments in which it cannot check a key. A network that wants a login redirects.
+MIN_BYTES_PER_SECOND = 1024  # An answer that is slower than this counts as stalled.
+CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests if the clock is wrong by 15 minutes.
+# Statuses after which a request is tried again, besides 5xx. R2 answers 403 while it cannot check a key, and a network with a
+# login page redirects.
 RETRYABLE_STATUS = (302, 303, 307, 308, 403, 408, 416, 425, 429)
 NETWORK_ERRORS = (OSError, http.client.HTTPException)
-# Content-Encoding of an answer that is not compressed. Some services store what an upload was sent with, or what is left of it.
+# Values of Content-Encoding that mean an uncompressed answer. Some services return the header of the upload, or part of it.
 NOT_COMPRESSED = ("", "identity", "aws-chunked")
 
 
@@ -94,7 +95,7 @@ class ObjectBody:
 
     def __init__(self, response: http.client.HTTPResponse, start: int, read_seconds: float) -> None:
         headers = response.headers
-        # A login page or an empty answer has none, and would pass for a small object.
+        # A login page or an empty answer has no ETag, and would otherwise be taken for a small object.
         if "ETag" not in headers:
             raise BucketError("the answer has no ETag, so it is not the bucket's", retryable=True)
         encoding = headers.get("Content-Encoding", "")
@@ -122,7 +123,8 @@ def read_chunks(response: http.client.HTTPResponse, read_seconds: float) -> Iter
     window_bytes, window_end = 0, time.monotonic() + window
     while True:
         with network_errors():
-            chunk = response.read1(CHUNK_BYTES)  # at most one recv, each with a time-out
+            # read1 calls recv at most once, so the socket's time-out applies to each call.
+            chunk = response.read1(CHUNK_BYTES)
         if not chunk:
             return
         window_bytes += len(chunk)
@@ -236,7 +238,7 @@ class BucketClient:
         reason = " ".join(codes) or response.reason
         if location := response.headers.get("Location"):
             reason = f"{reason:.100}, a redirect to {location}"
-        # Only the bucket itself is believed when it says that something does not exist.
+        # Only the bucket itself is believed when it answers that an object does not exist.
         is_foreign = status == 404 and not codes
         is_retryable = status >= 500 or status in RETRYABLE_STATUS or is_foreign
         raise BucketError(f"{status} {reason:.300}", retryable=is_retryable)
@@ -266,7 +268,7 @@ def deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-    # http.client takes the end of a connection for the end of the headers.
+    # If the connection ends, http.client takes that for the end of the headers.
     if is_over.is_set():
         raise BucketError(f"no headers within {seconds:g} s", retryable=True)
 
@@ -294,7 +296,8 @@ def _content_length(response: http.client.HTTPResponse) -> int | None:
     chunks, length = response.headers.get("Transfer-Encoding", ""), response.headers.get("Content-Length", "")
     if chunks.lower() == "chunked" and not length:
         return None
-    text = chunks or length  # both together contradict each other
+    # If an answer has both headers, they contradict each other, and this text does not match.
+    text = chunks or length
     if not re.fullmatch("[0-9]{1,15}", text):
         raise BucketError(f"the answer has no usable Content-Length ({text!r:.40})", retryable=True)
     return int(text)
@@ -317,7 +320,7 @@ def parse_listing(data: bytes) -> tuple[list[ListedObject], str]:
 
 def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
-    if not context.cert_store_stats()["x509_ca"]:  # an image without the system's certificates
+    if not context.cert_store_stats()["x509_ca"]:  # Some images have no system certificates.
         with contextlib.suppress(ImportError):
             context.load_verify_locations(importlib.import_module("certifi").where())
     return context
@@ -347,5 +350,5 @@ def bucket_from_environment(
 def _is_endpoint(endpoint: SplitResult) -> bool:
     try:
         return endpoint.scheme in ("http", "https") and bool(endpoint.hostname) and endpoint.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # The port is not a number.
         return False

@@ -18,7 +18,7 @@ from flux_training.node.launcher.retries import pause_seconds
 
 MAX_PARALLEL = 8
 MAX_WRONG_CONTENTS = 3
-# An attempt that brought this much counts as progress: the next break is the first one again.
+# An attempt that downloads at least this many bytes counts as progress and resets the count of failures.
 PROGRESS_BYTES = 1 << 20
 
 
@@ -70,7 +70,7 @@ class DownloadBatch:
             self._pending.put(download)
 
     def run(self, deadline: float, on_progress: OnDownload) -> None:
-        """Until all files are there. Raises RunEndedError; no file is left half-written under its own name."""
+        """Download until all files are complete. Raises RunEndedError; no file is left half-written under its own name."""
         threads = min(MAX_PARALLEL, len(self._downloads))
         for number in range(threads):
             threading.Thread(target=self._work, name=f"download-{number}", daemon=True).start()
@@ -136,7 +136,8 @@ class DownloadBatch:
         partial.finish()
 
     def _attempt(self, download: Download, partial: PartialFile) -> None:
-        if partial.received == download.size:  # an empty object, or the answer broke after its last byte
+        # Everything has arrived: the object is empty, or the connection broke after its last byte.
+        if partial.received == download.size:
             return
         with self._client.get(download.key, partial.received) as body:
             if body.size not in (None, download.size):

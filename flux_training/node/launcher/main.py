@@ -115,7 +115,8 @@ class Launch:
                 uploads.abandon()
                 raise
             uploads.stop()
-            # A crash after the final save, in the last samples for instance, costs nothing.
+            # If the trainer crashes after saving the final weights, for instance during the last samples, the run still
+            # succeeds.
             if end.code == ExitCode.TRAINING_FAULTY or final_fault(self.settings):
                 raise
             say(f"launch: the weights are complete, although {end}")
@@ -225,7 +226,7 @@ def launch() -> int:
         if started:
             started.finish(code, message)
     except RunEndedError as end:
-        # Stopped in the last seconds: a failure is still counted, but results can no longer be uploaded.
+        # The job was stopped in its last seconds: a failure still counts, but results can no longer be uploaded.
         return code or end.code
     finally:
         clean()

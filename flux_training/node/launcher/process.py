@@ -41,7 +41,8 @@ def check_stopped() -> None:
     """
     if signal.SIGINT in _received:
         raise RunEndedError(-signal.SIGINT, "canceled")
-    if _received or os.getppid() != _parent:  # nothing is uploaded once the worker is gone
+    # Without its parent process, the worker, nothing is uploaded any more.
+    if _received or os.getppid() != _parent:
         raise RunEndedError(-signal.SIGTERM, "interrupted")
 
 
@@ -81,4 +82,4 @@ def end(code: int) -> None:
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
-    os._exit(code & 0xFF)  # does not wait for threads that hang in a full pipe or a download
+    os._exit(code & 0xFF)  # os._exit does not wait for threads that hang in a full pipe or a download.

@@ -22,17 +22,21 @@ from flux_training.node.launcher.errors import ExitCode, RunEndedError
 from flux_training.node.launcher.process import hide_secrets, say
 from flux_training.node.launcher.settings import UPLOAD_FOLDER, RunSettings, is_number, parse_object
 
-WRITE_SECONDS = 2  # R2 takes one write a second of one key, and the worker sends a change up to a second late
+# R2 accepts one write per second for each key, and the worker uploads a change up to a second late.
+WRITE_SECONDS = 2
 IDLE_WRITE_SECONDS = 30
 CURVE_SECONDS = 10
 MAX_MESSAGE = 4000
-MAX_RESTARTS = 10  # without a new checkpoint; the queue never counts a whole container that dies of memory
+# The maximum number of starts in a row without a new checkpoint. The queue never counts the failure of a container that is
+# killed for its memory.
+MAX_RESTARTS = 10
 MAX_PROGRESS_BYTES = 1 << 20
-MAX_DIGESTS = 100  # of the newest checkpoints
-MAX_FAULTY_STEPS = 10_000  # progress.json stays below MAX_PROGRESS_BYTES
+MAX_DIGESTS = 100  # The SHA-256 of only the newest checkpoints is recorded.
+MAX_FAULTY_STEPS = 10_000  # With this many steps, progress.json stays smaller than MAX_PROGRESS_BYTES.
 MAX_CURVE_BYTES = 16 << 20
-MAX_RESUMED = 100  # the newest; for marks in a chart
-MAX_LOSS_STEPS = 50  # in the mean losses; a tenth of a shorter run
+MAX_RESUMED = 100  # Only the newest are recorded, to be marked in a chart.
+# The maximum number of steps whose losses are averaged: a tenth of the run, if that is shorter.
+MAX_LOSS_STEPS = 50
 
 
 class LaunchState(str, Enum):
@@ -154,9 +158,11 @@ class ProgressWriter:
         self.earlier = EarlierStarts(settings.run_id, earlier)
         self.state, self.message, self.gpu, self.trainer = LaunchState.STARTING, "", "", ""
         self.step, self.trainer_seconds, self.download_seconds = 0, 0.0, 0.0
-        self.losses: dict[int, float] = {}  # by the number of steps done; the last value of each counts
+        # Maps the number of steps done to the loss. If a step is repeated, the last value counts.
+        self.losses: dict[int, float] = {}
         self.seconds_per_step: float | None = None
-        self.start_seconds: float | None = None  # from the trainer's start to its bar: loading, first samples
+        # The seconds from the trainer's start to its progress bar, for loading and the first samples.
+        self.start_seconds: float | None = None
         self.faulty, self.digests = self.earlier.faulty, self.earlier.digests
         self.begun, self.lost_checkpoints = self.earlier.begun, self.earlier.lost_checkpoints
         self.resumed, self.repeated_seconds = self.earlier.resumed, self.earlier.repeated_seconds
@@ -217,7 +223,8 @@ class ProgressWriter:
             "loss": mean(losses[-1:]),
             "loss_first": mean(losses[:window]),
             "loss_smoothed": mean(losses[-window:]),
-            "loss_last": mean(losses[-window:]),  # the name that flux 0.2 reads
+            # Version 0.2 of flux-training reads the loss under this name.
+            "loss_last": mean(losses[-window:]),
             "loss_steps": window,
             "seconds_per_step": self.seconds_per_step,
             "eta_seconds": None if left is None else round(left, 1),
@@ -247,7 +254,8 @@ class ProgressWriter:
         self.state = state or self.state
         self.message = self.message if message is None else hide_secrets(message)[:MAX_MESSAGE]
         saves = self.step // self.settings.save_every
-        # A checkpoint is recorded after it was saved: also while the trainer makes samples and no step ends.
+        # A checkpoint's digest is recorded some time after it was saved, so write then too: the trainer may be making samples
+        # while no step ends.
         content = (self.state, saves, self.message, self.step, len(self.digests))
         at = time.monotonic()
         force = force or content[:2] != self._written[:2]
@@ -257,7 +265,7 @@ class ProgressWriter:
         self._written, self._written_at = content, at
         try:
             if force or at - self._curve_at >= CURVE_SECONDS:
-                # After a forced write again in 2 s: a change during an upload is lost.
+                # After a forced write, write again in 2 s: the worker loses a change that happens during an upload.
                 self._curve_at = at - (CURVE_SECONDS - WRITE_SECONDS if force else 0)
                 self._write_curve()
             replace_file(

@@ -226,7 +226,7 @@ class CheckpointRestore:
 
     def _represent_others(self, found: list[CheckpointObject], used: CheckpointObject) -> int:
         """Empty files for all other checkpoints, oldest first, damaged ones before them. The newest ctime of these."""
-        # The trainer never prunes final weights, and an empty file would pass for its result.
+        # Skip the final weights: the trainer never prunes them, and an empty file would be taken for its result.
         others = [
             file for one in reversed(found) if one is not used and one.step is not None for file in one.files
         ]

@@ -17,8 +17,8 @@ from flux_training.node.launcher.process import check_stopped, pause
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 20.0
 MAX_LISTED = 10_000
-MAX_PAGES = 1000  # S3 may return pages with few objects, or none
-MAX_SECONDS = 120.0  # of one try; a curve of 16 MB comes at 140 kB/s in that time
+MAX_PAGES = 1000  # The limit is high because S3 may return pages with few objects, or none.
+MAX_SECONDS = 120.0  # The time limit for each try. At 140 kB/s, a curve of 16 MB arrives in that time.
 
 T = TypeVar("T")
 

@@ -16,21 +16,22 @@ from typing import Any, NamedTuple
 
 from flux_training.node.launcher.errors import ExitCode, RunEndedError
 
-# Folders below the working directory, which is the trainer's.
+# These folders are below the working directory, which is the trainer's.
 CONFIG_FOLDER = Path("training-config")
 DATASET_FOLDER = Path("dataset")
-# Further folders of a dataset, with control images for instance. None of the trainer's own folders begins like this.
+# The names of dataset folders, such as those with control images. None of the trainer's own folders has such a name.
 DATASET_FOLDERS = re.compile("(dataset|control|mask|reg)[a-z0-9_-]{0,40}")
 OUTPUT_FOLDER = Path("output")
-UPLOAD_FOLDER = Path("upload")  # the worker uploads what changes here
+UPLOAD_FOLDER = Path("upload")  # The worker uploads every change in this folder.
 MODEL_FOLDER = Path("model")
 TRAINER_SCRIPT = "run.py"
 TRAINER = ("python", TRAINER_SCRIPT, f"{CONFIG_FOLDER}/train.yml")
 
 WEIGHTS_SUFFIX = ".safetensors"
-# Wan 2.2 14B has a transformer for each of these, and its LoRA consists of two files, named `<job>_high_noise` and so on.
+# Wan 2.2 14B has a transformer for each of these noise stages. Its LoRA consists of two files, named `<job>_high_noise` and
+# `<job>_low_noise`.
 NOISE_STAGES = ("high_noise", "low_noise")
-# Images and videos.
+# The suffixes of images and videos.
 MEDIA_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".mp4", ".m4v", ".mov")
 MAX_JSON_BYTES = 16 << 20
 MAX_IMAGES = 20_000
@@ -38,8 +39,8 @@ MAX_IMAGE_BYTES = 1 << 30
 MAX_STEPS = 100_000_000
 MAX_DIGITS = 19
 SHARE = r"0(\.[0-9]{1,6})?|1(\.0{1,6})?"
-# Files in the output folder that are no checkpoints. ai-toolkit loads whatever begins with the job's name
-# (get_latest_save_path), so no job may be named like the beginning of one of these.
+# Files in the output folder that are not checkpoints. ai-toolkit loads every file whose name begins with the job's name
+# (get_latest_save_path), so none of these names may begin with the job's name.
 OTHER_OUTPUTS = (
     "config.yaml",
     "samples",
@@ -66,10 +67,12 @@ class LaunchLimits:
     download_attempts: float = 8
     connect_seconds: float = 10
     read_seconds: float = 30
-    settle_seconds: float = 3  # before the end: the worker sees changes up to a second late
-    # Of all steps. MAX_SKIPPED_SHARE in the container's environment comes first.
+    # The wait before the end of the job: the worker notices changes up to a second late.
+    settle_seconds: float = 3
+    # The maximum share of all steps that may be skipped. The container's environment variable MAX_SKIPPED_SHARE takes
+    # precedence.
     max_skipped_share: float = 0.1
-    scan_seconds: float = 1  # between two looks at what the trainer has written
+    scan_seconds: float = 1  # The seconds between two scans of the trainer's output folder.
     free_gib: float = 2
 
 

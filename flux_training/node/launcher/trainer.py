@@ -17,13 +17,14 @@ from flux_training.node.launcher.process import check_stopped, hide_secrets, say
 from flux_training.node.launcher.progress import LaunchState, ProgressWriter
 from flux_training.node.launcher.settings import TRAINER, TRAINER_SCRIPT, RunSettings
 
-# The trainer has no use for variables that begin like this.
+# Environment variables that begin like this are not passed to the trainer, which does not need them.
 WORKER_VARIABLES = ("AWS_", "NODE_TOKEN", "SALAD_API_KEY", "KELPIE_API_KEY")
-# BaseSDTrainProcess and SDTrainer.
+# Messages of ai-toolkit's classes BaseSDTrainProcess and SDTrainer.
 SKIPPED_BATCH, NAN_LOSS = "OOM during training step, skipping batch", "loss is nan"
-# From this version on, ai-toolkit's bar shows how many steps are done; before, the number of the last one, counted from 0.
+# From this version on, ai-toolkit's progress bar shows the number of steps done. Before, it showed the number of the last step,
+# counted from 0.
 SHOWS_STEPS_DONE_SINCE = (0, 12, 26)
-# tqdm's bar, with or without a name: "Caching latents:  33%|███▎      | 12/36 [00:04<00:08".
+# A progress bar of tqdm, with or without a name: "Caching latents:  33%|███▎      | 12/36 [00:04<00:08".
 OTHER_BAR = re.compile(r"([^|%:]{0,60}?):?\s*\d{1,3}%\|[^|]*\|\s*([\d.]+[kMG]?)/([\d.]+[kMG]?) \[")
 CURSOR_MOVEMENT = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 MAX_LINE = 2000
@@ -45,21 +46,22 @@ class OutputReader:
         self.step_at, self._bar_said_at = time.monotonic(), -math.inf
         self._started_at = self.step_at
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)
-        # The progress line of BaseSDTrainProcess and tqdm: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
-        # 4.512e-01]", for each step once with the old count and once with the new one.
+        # The progress bar of ai-toolkit's training: "cat:  33%|███▎      | 99/300 [00:33<01:07,  3.00it/s, lr: 1.0e-04 loss:
+        # 4.512e-01]". It is printed twice for each step, with the old and with the new count.
         name = re.escape(settings.job)
         self._phase, self._heading = ("", ""), "preparing"
         self._shows_steps_done, self._first_bar = _shows_steps_done(progress.trainer), ("", "")
         self._bar = re.compile(rf"{name}:\s+\d+%\|[^|]*\|\s*(\d{{1,9}})/{self.steps} \[([^\]]*)\]")
 
     def read(self, descriptor: int) -> None:
-        """Until the end of the output."""
+        """Read the trainer's output until its end."""
         rest = b""
         while chunk := os.read(descriptor, 1 << 16):
             *lines, rest = re.split(rb"[\r\n]", rest + chunk)
             for line in lines:
                 self._line(line)
-            if rest.endswith(b"]"):  # tqdm ends a line only when the next one begins
+            # tqdm ends the line of a bar only when the next one begins, so read the bar before its line ends.
+            if rest.endswith(b"]"):
                 self._line(rest, unfinished=True)
             rest = rest[:MAX_LINE_BYTES]
         self._line(rest)
@@ -78,7 +80,8 @@ class OutputReader:
             if time.monotonic() - self._bar_said_at >= BAR_LOG_SECONDS:
                 self._bar_said_at = time.monotonic()
                 say(match[0])
-            line = line[match.end() :].strip()  # an error is printed behind the bar, on the same line
+            # An error is printed after the progress bar, on the same line.
+            line = line[match.end() :].strip()
         if line and not unfinished:
             self._note_fault(line)
             self.tail.append(line)
@@ -185,7 +188,7 @@ def gpu_name() -> str:
     try:
         out = process.communicate(timeout=GPU_NAME_SECONDS)[0]
     except subprocess.TimeoutExpired:
-        # Nobody waits for this process: if the driver hangs, it never ends.
+        # Do not wait for the killed process: if the driver hangs, it never ends.
         process.kill()
         return ""
     if process.returncode != 0:
@@ -244,7 +247,8 @@ def train(settings: RunSettings, progress: ProgressWriter) -> str:
     try:
         _watch(settings, progress, trainer)
     except RunEndedError as end:
-        # ai-toolkit does not save on any signal, and the worker uploads nothing after an interruption, so stop quickly.
+        # ai-toolkit does not save a checkpoint on any signal, and the worker uploads nothing after an interruption, so stop
+        # quickly.
         if end.code == -signal.SIGINT:
             trainer.stop(signal.SIGINT, CANCEL_GRACE_SECONDS)
         else:

@@ -26,7 +26,7 @@ from flux_training.node.launcher.settings import UPLOAD_FOLDER, WEIGHTS_SUFFIX, 
 from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 STAGING_FOLDER = Path(".upload-staging")
-TEMPORARY_FOLDER = ".tmp"  # ai-toolkit writes samples there and renames them
+TEMPORARY_FOLDER = ".tmp"  # ai-toolkit first writes samples to this folder and then renames them.
 SAMPLES_FOLDER = "samples"
 RESEND_SECONDS = 60.0
 MAX_FILES = 20_000
@@ -64,7 +64,8 @@ class UploadFolder:
         self._restored, self._digests = set(restored), digests
         self._pause = settings.limits.scan_seconds
         self._seen = self._scan()
-        self._done = dict(self._seen)  # versions that need nothing more: put, restored or refused
+        # The versions of files that need no further action: they were put into the upload folder, restored or refused.
+        self._done = dict(self._seen)
         self._put_at: dict[str, float] = {}
         self._resend_at: dict[str, float] = {}
         self._ended = threading.Event()
@@ -79,7 +80,8 @@ class UploadFolder:
         self._thread.join()
         try:
             self._update(self._scan(), is_final=True)
-        except OSError as error:  # the weights of a finished run are uploaded from another folder
+        # The weights of a finished run are not affected: they are uploaded from another folder.
+        except OSError as error:
             say(f"launch: the last files are not uploaded: {error}")
         shutil.rmtree(STAGING_FOLDER, ignore_errors=True)
 
@@ -110,7 +112,8 @@ class UploadFolder:
     def _update(self, found: dict[str, FileVersion], *, is_final: bool) -> None:
         for name in sorted(self._done.keys() - found.keys() - (set() if is_final else self._seen.keys())):
             self._remove(name)
-        # Oldest first: linking a file sets its ctime to now, and ai-toolkit resumes from the newest ctime (restore.py).
+        # Put the oldest files first: linking a file sets its ctime to now, and ai-toolkit resumes from the file with the newest
+        # ctime (restore.py).
         for name, version in sorted(found.items(), key=lambda item: item[1].modified_ns):
             is_settled = is_final or self._seen.get(name) == version
             if is_settled and self._done.get(name) != version and self._put(name, version):
@@ -146,16 +149,18 @@ class UploadFolder:
         except FileNotFoundError:
             return False
         finally:
-            # It is still there if both names were links to one file: that rename does nothing.
+            # The staged file still exists if both names were hard links to the same file: renaming does nothing then.
             staged.unlink(missing_ok=True)
-        self._restored.discard(name)  # from now on the worker deletes the object
+        # From now on the worker itself deletes the object if the file is deleted.
+        self._restored.discard(name)
         self._note_put(name)
         return True
 
     def _stage(self, name: str, staged: Path) -> None:
         source = self._source / name
         if name.endswith(WEIGHTS_SUFFIX) or name.startswith(f"{SAMPLES_FOLDER}/"):
-            with contextlib.suppress(OSError):  # another device, or a file system without links
+            # A hard link fails on another device, or if the file system has none.
+            with contextlib.suppress(OSError):
                 os.link(source, staged)
                 return
         shutil.copyfile(source, staged)

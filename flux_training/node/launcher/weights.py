@@ -13,17 +13,17 @@ from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
 from flux_training.node.launcher.process import check_stopped
 from flux_training.node.launcher.settings import is_number
 
-MAX_HEADER_BYTES = 4 << 20  # headers of FLUX LoRAs have about 200 KB
+MAX_HEADER_BYTES = 4 << 20  # The headers of FLUX LoRAs have about 200 KB.
 MAX_DIMENSIONS = 8
 CHUNK_BYTES = 1 << 16
 
 SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
 SIZES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
 
-# Infinite or not a number; E4M3 as torch has it (float8_e4m3fn) has no infinity.
+# The bytes of 8-bit floats that are infinite or not a number. E4M3 as in torch (float8_e4m3fn) has no infinity.
 NOT_FINITE = {"F8_E4M3": b"\x7f\xff", "F8_E5M2": bytes(byte for byte in range(256) if byte & 0x7C == 0x7C)}
 FORMATS = {"F16": "e", "BF16": "f", "F32": "f", "F64": "d"}
-# What 9999999999, the alpha of a LoKr of full rank, becomes in small types.
+# The bytes that 9999999999, the alpha of a LoKr of full rank, becomes in small types.
 OVERFLOW = {"F16": b"\x00\x7c", "F8_E4M3": b"\x7f", "F8_E5M2": b"\x7c"}
 
 
@@ -60,7 +60,8 @@ def _read_header(file: BinaryIO, size: int) -> tuple[int, list[TensorExtent]]:
     if length > min(size - 8, MAX_HEADER_BYTES):
         raise UnsoundFileError(f"{size} bytes do not hold its header")
     header = json.loads(file.read(length))
-    # Python reads more than the safetensors library does: NaN, lone surrogates.
+    # Python accepts more than the safetensors library does, such as NaN and lone surrogates. This raises an exception for
+    # those.
     json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
     step = _metadata_step(header.pop("__metadata__"))
     tensors = list(_extents(header, 8 + length, size))
@@ -89,7 +90,7 @@ def _extents(header: dict[str, Any], start: int, size: int) -> Iterator[TensorEx
         if not is_sane or min(numbers) < 0:
             raise UnsoundFileError("its header has impossible shapes or offsets")
         count, dtype = math.prod(entry["shape"]), entry["dtype"]
-        # Programs that load a LoKr of full rank do not use its alpha.
+        # The alpha of a LoKr of full rank may overflow, because programs that load it do not use its alpha.
         may_overflow = is_lokr and dtype in OVERFLOW and count == 1 and name.endswith(".alpha")
         extent = TensorExtent(at, at + SIZES[dtype] * count, dtype, may_overflow)
         if (start + begin, start + end) != extent[:2] or extent.end > size:
@@ -115,11 +116,11 @@ def _is_finite(data: bytes, dtype: str) -> bool:
     if dtype in NOT_FINITE:
         return len(data.translate(None, NOT_FINITE[dtype])) == len(data)
     count = len(data) // SIZES[dtype]
-    if dtype == "BF16":  # the upper half of a float32
+    if dtype == "BF16":  # A BF16 number is the upper half of a float32, so widen it.
         wide = bytearray(2 * len(data))
         wide[2::4], wide[3::4] = data[::2], data[1::2]
         data = bytes(wide)
-    # If any number is infinite or NaN, so is the sum.
+    # If any number is infinite or NaN, the sum is too.
     return math.isfinite(sum(struct.unpack(f"<{count}{FORMATS[dtype]}", data)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_training.commands.jobs.folders import existing_dataset, staging_folder
+from flux_training.commands.jobs.folders import find_dataset_folder, staging_folder
 from flux_training.training.dataset.captions import is_image, uncaptioned
 from flux_training.training.dataset.intake import list_files_to_import
 from flux_training.training.dataset.renaming import LAST, plan_undo
@@ -170,7 +170,7 @@ def test_captioning_and_review_do_not_see_what_a_link_leads_to(
 def test_commands_refuse_a_dataset_that_is_a_link(project: Path, secrets: Path) -> None:
     LINKS["the dataset"](project, secrets)
     with pytest.raises(BadInput, match="outside the project; replace the link by a copy"):
-        existing_dataset(project / "jobs", "cat")
+        find_dataset_folder(project / "jobs", "cat")
 
 
 def pipe(path: Path) -> None:
