@@ -65,7 +65,7 @@ SPEAKING = "|".join(
         r"\bbild(?:er)? (?:wurde|konnte|kann|ist) (?:leider )?nicht\b|\bimage n'(?:est|a) pas\b|\bimagen no (?:se|está|fue)\b|\bimmagine non (?:è|può)\b|\bimagem não\b",
         r"^пожалуйста\b|\bязыковая модель\b|^proszę\b|\bmodel(?:em)? językow\w+|^lütfen\b|\bdil modeli\b|^silakan\b|\bvui lòng\b|\balstublieft\b|\btaalmodel\b",
         r"\b(?:richtlinien|directrices|directives|linee guida|diretrizes|richtlijnen|wytyczn\w+|riktlinjer|правил\w+)\b|[无無]法(?:描述|生成|提供|处理|識別|识别)|准则|ガイドライン|お答えでき",
-        r"^(?:你好|您好|好的)[！!，,。]|请提供|^请|^請|(?:图片|图像|圖片)(?:无法|無法|不)|语言模型|語言模型|してください|言語モデル|(?:できません|できかねます|いたしかねます)|해 ?주세요|언어 모델|กรุณา|कृपया|يرجى|من فضلك|בבקשה",
+        r"^(?:你好|您好|好的)[！!，,。]|请提供|^请|^請|(?:图片|图像|圖片)(?:无法|無法|不)|语言模型|語言模型|ください|言語モデル|(?:できません|できかねます|いたしかねます)|해 ?주세요|언어 모델|กรุณา|कृपया|يرجى|من فضلك|בבקשה",
     )
 )
 

@@ -25,13 +25,13 @@ FINAL_CHANNEL = re.compile(
 # What follows one of these is another turn of the conversation.
 END_TOKEN = re.compile(
     r"<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|end_of_turn|return|endofanswer)\|>|</s>|<eos>|<end_of_turn>|<end_of_utterance>|(?<=</caption>)\s*<tags>"
-    r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction|q|question):|(?-i:\sUSER:|\sHUMAN:)|(?<=[.!?])\s+#{2,}\s*\Z|(?<=[.!?])\s*\[INST\]|\[end of text\]|(?<=[.!?])assistant\b",
+    r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction|q|question):|(?-i:\sUSER:|\sHUMAN:)|(?<=[.!?])\s+#{2,}\s*\Z|(?<=[.!?])\s*(?:\[INST\]|<\|user\|>)|\[end of text\]|(?<=[.!?])assistant\b",
     _I,
 )
 SPECIAL_TOKEN = re.compile(
     r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT|END|BOS|EOS|PAD|STOP|DONE|ASSISTANT)\]|\[(?:image|photo|picture|frame) ?#?\d{1,5}\]"
     r"|</?(?:bos|eos|pad|unk|image|img|start_of_turn|end_of_turn|start_of_image|end_of_image|grounding|phrase|ref|answer"
-    r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|end|p|br|b|i|ul|ol|li|em|strong|span|div)(?:\s[^<>]{0,200})?/?>|\[/?[biu]\]",
+    r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|end|assistant|user|p|br|b|i|ul|ol|li|em|strong|span|div)(?:\s[^<>]{0,200})?/?>|\[/?[biu]\]",
     _I,
 )
 ELEMENT = re.compile(r"<([a-z][\w-]*)(?:\s[^<>]*)?>(.*?)</\1>", _I | re.DOTALL)
@@ -100,7 +100,9 @@ INTRODUCTIONS = (
     ),
     re.compile(rf"[^\w|]*{_LABEL}[^\w|]*\n+", _I),
     # Words of the model before a label in the same line.
-    re.compile(rf"(?:I|We)\b[^\n.!:]{{1,80}}[.!]\s+(?i:(?:here(?:'s| is) )?(?:my |the |a )?{_LABEL})\s*:\s*"),
+    re.compile(
+        rf"(?:I|We|This)\b[^\n.!:]{{1,80}}[.!]\s+(?i:(?:here(?:'s| is) )?(?:my |the |a )?{_LABEL})\s*:\s*"
+    ),
     re.compile(
         rf"(?:the |a |one )?(?:\w+ )?(?:{_NAME}|answer)[^.:\n]{{0,40}} (?:is|could be|would be|might be)\s*:?\s*(?=[\"“'])",
         _I,
@@ -127,7 +129,7 @@ INTRODUCTIONS = (
         rf"(?i:(?=[a-z*])(?!\W*\w+ (?:\d|one|a)\W*:)(?![^\n:]*\b(?:reads?|says?|saying|reading|written|errors?|if|assuming|imagin\w+|suppos\w+|examples?|hypothetical\w*)\b)(?=[^\n:.!?]*\b(?:here|below|{_NAME}|words?|instructions?|summary|what (?:i|can be|is)|would be|can be|follow(?:s|ing))\b)[^\n:.!?]{{1,120}}:\s+)(?=[A-Z\[\"“])"
     ),
     # An exclamation of one or two words. A capital letter follows: the caption begins anew.
-    re.compile(r"(?:[\w']+ ){0,1}[\w']+!\s+(?=[A-Z])|(?i:yes|understood|perfect|great)\.\s+(?=[A-Z])"),
+    re.compile(r"(?:[\w']+ ){0,1}[\w']+ ?!\s+(?=[A-Z])|(?i:yes|understood|perfect|great)\.\s+(?=[A-Z])"),
     re.compile(r"I\b[^\n.:]{1,60}:\s+(?=\S)"),
     re.compile(rf"(?:here(?:'s| is)|below is|see) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,100}}\.\s*\n+", _I),
     re.compile(r"(?:image )?[\w-]+\.(?:jpe?g|png|webp|txt)\s*[:\n]\s*", _I),
@@ -175,7 +177,7 @@ CLOSING = re.compile(
     r"(?:(?<=[.!?\"”*)\]])\s+(?:[^\w\s\"“'(*\[]{1,3}\s+)?|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|(?:best|kind|warm) regards\b|hope you (?:like|enjoy)|(?:powered|provided) by \w+\W*$|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
-    r"|please (?:let me know|note that)|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:would this|does this|shall i|should i)\b[^\n]*\?\W*$|happy captioning|enjoy!|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
+    r"|please let me know|(?:please )?note that|this caption |the caption (?:captures|is |above|aims|highlights)|(?:word|token|character) count|total words|(?:would this|does this|shall i|should i)\b[^\n]*\?\W*$|happy captioning|enjoy!|(?:this image was |caption )?(?:generated|described|written) by (?:an? )?ai\b"
     rf"|{languages.CLOSING}"
     r"|(?:confidence|certainty|caption length|sources|model|author|trigger(?: word)?)(?: score| level)?[*_]{0,2}\s*[:=]|[(\[]?\d{1,4} (?:words?|characters?|tokens?)[)\]]?\W*$|(?:words?|characters?|tokens?|length)\s*[:=]\s*\d{1,4}[)\]]?\W*$)[\s\S]*$",
     _I,
@@ -197,8 +199,10 @@ HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
 SENTENCE_BREAK = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?][\"”)]))\s+(?=\W{0,3}[A-Z]|[\[(])|\n\s*")
 AFTER_CAPTIONS = (CLOSING, CLOSING_NOTE, PARTS_AFTER, SIGNATURE, HASHTAGS, DECORATION, TAGS_BESIDE)
 SEPARATOR = re.compile(r"\A\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$|^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*\Z", _M)
+# A last line behind a ruled line.
+AFTER_LINE = re.compile(r"\n\s*[-*_=]{3,}\s*\n([^\n]+)\Z")
 HEADING = re.compile(rf"^\s*#{{1,6}}\s+(?:{_LABEL}\s*$)?", _I | _M)
-LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+", _M)
+LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.):])\s+", _M)
 MARKDOWN = (
     (re.compile(r"!\[[^\]\n]{0,400}\]\([^)\n]{0,400}\)"), ""),
     (re.compile(r"\[([^\[\]\n]{1,400})\]\([^)\n]{0,400}\)"), r"\1"),
@@ -248,7 +252,7 @@ REFUSAL = re.compile(
     _I,
 )
 REASONING = re.compile(
-    r"^(?:(?:we are given|we must|the question asks|you are an? (?:helpful )?assistant|system: you are)\b|(?:task|instructions?|query)\s*:)|^(?:(?:okay|ok|alright|hmm+|well|wait|so|now|first|got it|right)[,.:!…]*\s+)*(?:let me (?:look|think|see|analy[sz]e|describe|start"
+    r"^(?:could|might|may) (?:be|have)\b|^(?:(?:we are given|we must|the question asks|you are an? (?:helpful )?assistant|system: you are)\b|(?:task|instructions?|query)\s*:)|^(?:(?:okay|ok|alright|hmm+|well|wait|so|now|first|got it|right)[,.:!…]*\s+)*(?:let me (?:look|think|see|analy[sz]e|describe|start"
     r"|examine|consider)|let's (?:see|look|analy[sz]e|think|break|tackle|describe|start)|i need to|i should|i have to|i'll (?:describe|start|need"
     r"|write|analy[sz]e|look)|i will (?:describe|start|write|analy[sz]e)|we need to|we should|we have to|the task is|my task"
     r"|the prompt (?:asks|says|wants)|the instructions?\b)"
@@ -378,7 +382,7 @@ UNFINISHED = re.compile(
 )
 # What a detector says: scores, a table, or a list of what it found.
 DETECTIONS = re.compile(
-    r"(?:\b[a-z]+ \(?[01]\.\d+\b.*){2}|^(?:objects? detected|detected objects?|labels?|classes|classification)\s*:|^\|.*\|\s*:?-{3}",
+    r"(?:\b[a-z]+:? \(?[01]\.\d+\b.*){2}|(?: = .*){2}|^(?:objects? detected|detected objects?|labels?|classes|classification)\s*:|^\|.*\|\s*:?-{3}",
     _I,
 )
 # That an introduction says this of an image: what follows is made up.

@@ -31,7 +31,7 @@ _SERVICE = re.compile(
 # Words that explain, judge, ask or deny, which captions seldom need.
 _DISCUSSING = re.compile(
     r"\b(?:will|would|should|shall|must|might|could|cannot|please|not|no|none|nothing|never|\w+n't|(?:has|have) been|was|were|did|had|because|therefore|due to|if|so|except"
-    r"|try|let|what|why|this|too|okay|you|your|yours|which|enough|hope|sorry|maybe|perhaps|probably|here|need(?:s|ed)?)\b",
+    r"|try|let|what|why|this|too|okay|you|your|yours|which|enough|hope|sorry|maybe|perhaps|probably|originated|invented|founded|became|began|here|need(?:s|ed)?)\b",
     _I,
 )
 # Words that say where something is, how many there are, what is going on, or how it looks. Tags have commas.
@@ -93,7 +93,7 @@ _OTHER_LANGUAGE = re.compile(
 )
 # Words that judge a picture, words for pictures and what is judged, and those that join them: together they describe nothing.
 _EMPTY = re.compile(
-    r"amazing|awesome|beautiful(?:ly)?|brilliant|clear|compelling|composed|cool|detailed|evocative|excellent|fantastic|fine|fun|generic|good|gorgeous|great|hard|high|impressive|incredible|interesting"
+    r"visually|striking|use|shadows?|outdoors?|indoors?|amazing|awesome|beautiful(?:ly)?|brilliant|clear|compelling|composed|cool|detailed|evocative|excellent|fantastic|fine|fun|generic|good|gorgeous|great|hard|high|impressive|incredible|interesting"
     r"|lovely|low|nice(?:ly)?|ok(?:ay)?|perfect|poor|powerful|pretty|professional|random|simple|strong|stunning|superb|unclear|unknown|well|wonderful|wow|bad|best|better|short|brief|done|example"
     r"|images?|pictures?|photos?|photographs?|photography|shots?|captures?|captions?|descriptions?|visuals?|stock|compositions?|quality|resolution|focus|lighting|light|colou?rs?|details?|framing|work|scene|subjects?"
     r"|an?|the|this|that|it|its|is|are|was|looks?|seems?|with|and|but|of|for|to|in|so|very|really|quite|too|some|something|someone|there|here|me|i|like|love|all|or|either|tell|see|make|makes|feel|feels|calm|loaded|generated|successful(?:ly)?",
@@ -110,7 +110,7 @@ _FACT = re.compile(
 _BESIDE = re.compile(r"\b(?:behind|beside|under|against|near|beneath|above|next to)\b", _I)
 # Advice, and what a page or a service asks its readers to do.
 _ADVICE = re.compile(
-    r"^(?:imagine|consider|remember (?:that|to)|make sure|try (?:to|not|an?|the|using|moving|again)|avoid|subscribe|follow (?:me|us|these)|download (?:our|the|now)|click (?:here|on|below)|buy now|order now|sign up|visit (?:us|our|https?)|choose (?:an?|one|from|your)"
+    r"^(?:imagine|consider|remember (?:that|to)|make sure|try (?:to|not|an?|the|using|moving|again)|avoid|subscribe|follow (?:me|us|these)|download (?:our|the|now)|click (?:here|on|below)|buy now|order now|(?:learn|read|see|find out) more|sign up|visit (?:us|our|https?)|choose (?:an?|one|from|your)"
     r"|to (?:\w+ )?(?:improve|enhance|analy[sz]e|describe|caption|understand|create|write) (?:an?|the|this|your)|(?:for|if) best results)\b",
     _I,
 )

@@ -49,6 +49,7 @@ MIN_LABELS = 2
 # Fewer words beside the places of objects are the names of these objects.
 MIN_WORDS_BESIDE_PLACES = 4
 MIN_SENTENCES = 2
+MAX_WORDS_OF_AN_ANNOUNCEMENT = 10
 MIN_LOWER_LABELS = 3
 SHOWN = 80
 
@@ -307,9 +308,18 @@ def _end_of_introduction(text: str) -> int:
 
 def _without_first_paragraphs(text: str) -> str:
     """Without short paragraphs about the caption, and those in brackets, that another one follows."""
-    while (match := patterns.FIRST_PARAGRAPH.match(text)) and patterns.BESIDE_CAPTION.fullmatch(match[1]):
+    while (match := patterns.FIRST_PARAGRAPH.match(text)) and (
+        patterns.BESIDE_CAPTION.fullmatch(match[1]) or _announces(match[1], text[match.end() :])
+    ):
         text = text[match.end() :]
     return text
+
+
+def _announces(paragraph: str, rest: str) -> bool:
+    """Whether a short paragraph says what the model will do, and the next one does it: "I'll write one now."."""
+    speaks = patterns.SPEAKING.search(paragraph) or patterns.REASONING.search(paragraph)
+    is_short = len(paragraph.split()) <= MAX_WORDS_OF_AN_ANNOUNCEMENT
+    return bool(speaks) and is_short and not negates(paragraph) and describes_well(rest)
 
 
 def _without_closing(text: str) -> str:
@@ -317,6 +327,8 @@ def _without_closing(text: str) -> str:
     while len(paragraphs) > 1 and _is_beside_caption(paragraphs[-1].strip()):
         paragraphs.pop()
     text = "\n\n".join(paragraphs)
+    if (match := patterns.AFTER_LINE.search(text)) and is_remark(match[1]):
+        text = text[: match.start()]
     for pattern in patterns.AFTER_CAPTIONS:
         match = pattern.search(text)
         if pattern is patterns.PARTS_AFTER and patterns.LABELS.match(text):
