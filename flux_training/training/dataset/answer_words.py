@@ -106,8 +106,11 @@ _FACT = re.compile(
     r"|^(?:This|The) (?:image|photo\w*|picture|scene) (?:evokes|conveys|captures|creates|exudes|tells|radiates) (?:an?|the) (?:\w+ )?(?:sense|feeling|mood|story|essence|moment)\b[^,:]*$"
     r"|^An? (?:\w+ )?(?:example of|moment (?:captured|frozen))\b"
 )
-# Where something is in a picture, which no fact says.
-_BESIDE = re.compile(r"\b(?:behind|beside|under|against|near|beneath|above|next to)\b", _I)
+# Where something is in a picture, or what somebody does there, which no fact says.
+_BESIDE = re.compile(
+    r"\b(?:behind|beside|under|against|near|beneath|above|next to|wearing|standing|sitting|lying|holding|looking|walking|smiling)\b",
+    _I,
+)
 # Advice, and what a page or a service asks its readers to do.
 _ADVICE = re.compile(
     r"^(?:imagine|consider|remember (?:that|to)|make sure|try (?:to|not|an?|the|using|moving|again)|avoid|subscribe|follow (?:me|us|these)|download (?:our|the|now)|click (?:here|on|below)|buy now|order now|(?:learn|read|see|find out) more|sign up|visit (?:us|our|https?)|choose (?:an?|one|from|your)"

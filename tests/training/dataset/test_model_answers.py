@@ -77,6 +77,18 @@ def test_the_instruction_for_an_edit_need_not_describe(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "is_caption"),
+    [
+        ("Python is a programming language created by Guido van Rossum.", False),
+        ("Ohwx is a tall man wearing a grey coat on a bridge.", True),
+        ("London Bridge is a blur behind the cyclist's wheel.", True),
+    ],
+)
+def test_what_something_is_in_general_is_no_caption(text: str, is_caption: bool) -> None:
+    assert _caption(text) == (text if is_caption else "")
+
+
+@pytest.mark.parametrize(
     ("text", "caption"),
     [
         (
