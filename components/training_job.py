@@ -42,7 +42,7 @@ from flux_training.clients.storage import Storage
 from flux_training.node.bundle import PROGRAM, launcher_bundle
 from flux_training.node.job import LIMITS_FILE, NodeJob, changed_limits, launch_limits
 from flux_training.node.launcher.settings import LaunchLimits, config_digest
-from flux_training.training.bill import cost_of
+from flux_training.training.bill import cost_record_of_run
 from flux_training.training.dataset.manifest import canonical_json
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.pins import PinnedWeights
@@ -433,7 +433,7 @@ def _verified_weights(
 def _cost(storage: Storage, keys: RunKeys) -> dict[str, Any]:
     record = read_record(storage, keys.record, RunRecord).value or RunRecord()
     progress = read_record(storage, keys.progress, RunProgress).value or RunProgress()
-    return cost_of(record.estimate, progress.gpu_seconds)
+    return cost_record_of_run(record.estimate, progress.gpu_seconds)
 
 
 class TrainingJob(FluxResource[TrainingJobArgs], module="flux", name="TrainingJob"):

@@ -24,7 +24,7 @@ from flux_training.commands.report.page import run_page
 from flux_training.commands.report.runs import ReportedRun
 from flux_training.commands.results.outputs import fetch_results
 from flux_training.commands.watch.job_status import JobStatus, StackJob, describe_status, job_status
-from flux_training.training.bill import cost_of
+from flux_training.training.bill import cost_record_of_run
 from flux_training.training.runs.changes import find_changes
 from flux_training.training.runs.lineage import Checkpoints, choose_parent
 from flux_training.training.runs.records import RunRecord
@@ -197,7 +197,7 @@ def read_run(seed: int, bench: Bench, objects: dict[str, bytes], queue: str) -> 
     describe_status(status).encode()
     assert status.progress.gpu_seconds is None or status.progress.gpu_seconds <= MAX_RUN_SECONDS
     record = parse_record(objects.get(ATTACKED.record, b"{}"), RunRecord).value or RunRecord()
-    json.dumps(cost_of(record.estimate, status.progress.gpu_seconds), allow_nan=False)
+    json.dumps(cost_record_of_run(record.estimate, status.progress.gpu_seconds), allow_nan=False)
     past = list_past_runs(storage, LAYOUT, "cat")
     newest = newest_sound_checkpoint(storage, ATTACKED)
     usable = newest_sound_checkpoint(storage, ATTACKED, before=20)

@@ -23,7 +23,7 @@ from flux_training.clients.results import (
 from flux_training.clients.storage import Folders, ObjectInfo, Storage
 from flux_training.commands.report.chart import chart_curve
 from flux_training.node.job import changed_limits
-from flux_training.training.bill import cost_of
+from flux_training.training.bill import cost_record_of_run
 from flux_training.training.jobs.declare import DeclaredJob
 from flux_training.training.runs.loss_curve import parse_losses
 from flux_training.training.runs.node_rights import seconds_needed
@@ -133,7 +133,7 @@ def test_odd_values_in_run_and_progress_raise_nothing(odd: Any) -> None:
     bucket = storage(objects)
     recorded = read_record(bucket, KEYS.record, RunRecord).value or RunRecord()
     made = read_record(bucket, KEYS.progress, RunProgress).value or RunProgress()
-    cost = cost_of(recorded.estimate, made.gpu_seconds)
+    cost = cost_record_of_run(recorded.estimate, made.gpu_seconds)
     json.dumps(total_cost({"cat": cost, "dog": {"estimateUsd": 0.5, "actualUsd": 0.5}})).encode()
     seen = run_status(bucket, KEYS, 20, None, 30)
     seen.reason.encode()

@@ -99,7 +99,7 @@ def _explanation_rows(line: Line) -> str:
     return "\n".join([f"{line.job}, from {line.basis}:", *lines])
 
 
-def sources_of_times(bill: Bill) -> list[str]:
+def sources_of_time_estimates(bill: Bill) -> list[str]:
     """The sources of the times, without duplicates."""
     return list(dict.fromkeys(line.basis for line in bill.lines))
 
@@ -108,7 +108,7 @@ def describe_bill(bill: Bill, local: bool) -> str:
     """What a preview says about the cost; empty if nothing is trained and no replica stays."""
     parts = []
     if bill.lines:
-        closing = f"Times from {'; '.join(sources_of_times(bill))}." + (f" {FREE}" if local else "")
+        closing = f"Times from {'; '.join(sources_of_time_estimates(bill))}." + (f" {FREE}" if local else "")
         parts = [f"Estimated cost on {bill_heading(bill)}:", bill_table(bill), closing]
     note = "" if local else single_replica_note(bill)
     return "\n".join(filter(None, [*parts, describe_cost_without_work(bill), note]))
@@ -126,14 +126,14 @@ def describe_cost_without_work(bill: Bill) -> str:
     sentences = []
     if bill.always:
         what = f"cluster.minReplicas keeps {bill.always} rented even without work; no total includes that"
-        sentences.append(f"{what}{_per_day(bill.rate, bill.always)}.")
+        sentences.append(f"{what}{_describe_cost_per_day(bill.rate, bill.always)}.")
     if bill.dev:
         what = f"dev.enabled keeps another replica ({bill.dev.gpu}) rented all day; no total includes that"
-        sentences.append(f"{what}{_per_day(bill.dev, 1)}.")
+        sentences.append(f"{what}{_describe_cost_per_day(bill.dev, 1)}.")
     return " ".join(sentences)
 
 
-def _per_day(rate: Rate, replicas: int) -> str:
+def _describe_cost_per_day(rate: Rate, replicas: int) -> str:
     return "" if rate.usd_an_hour is None else f": {show_dollars(24 * rate.usd_an_hour * replicas)} a day"
 
 
@@ -180,7 +180,7 @@ def estimate_record(bill: Bill, job: str) -> dict[str, Any] | None:
     }
 
 
-def cost_of(estimate: EstimateRecord | None, gpu_seconds: float | None) -> dict[str, Any]:
+def cost_record_of_run(estimate: EstimateRecord | None, gpu_seconds: float | None) -> dict[str, Any]:
     """A run's cost for the stack outputs: the estimate in its run.json, and its GPU time so far at that price.
 
     The actual cost is an estimate as well: SaladCloud has no bill per job, and the worker's
@@ -191,9 +191,9 @@ def cost_of(estimate: EstimateRecord | None, gpu_seconds: float | None) -> dict[
         "gpu": estimate.gpu or None,
         "usdAnHour": estimate.usd_an_hour,
         "estimateUsd": estimate.usd,
-        "estimateHours": _in_hours(estimate.seconds),
-        "actualHours": _in_hours(gpu_seconds),
-        "idleHours": _in_hours(estimate.idle_seconds),
+        "estimateHours": _range_in_hours(estimate.seconds),
+        "actualHours": _range_in_hours(gpu_seconds),
+        "idleHours": _range_in_hours(estimate.idle_seconds),
     }
     actual = usd_of(gpu_seconds, estimate.usd_an_hour)
     if actual is not None:
@@ -210,5 +210,5 @@ def describe_actual_cost(cost: Mapping[str, Any]) -> str:
     return f"about {show_dollars(actual)} for {show_hours(time * HOUR_SECONDS)} of GPU{estimated}"
 
 
-def _in_hours(seconds: float | None) -> float | None:
+def _range_in_hours(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds / HOUR_SECONDS, 4)

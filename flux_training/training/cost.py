@@ -29,7 +29,7 @@ from flux_training.training.estimates.parts import (
 )
 from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.estimates.workload import Workload
-from flux_training.training.gpu import model_of
+from flux_training.training.gpu import gpu_model_of
 from flux_training.training.words import counted
 
 HOUR_SECONDS = 3600.0
@@ -317,7 +317,7 @@ def line_for(
     if cloud.stand_in:
         # The stand-in trainer downloads no model weights.
         work = replace(work, workload=replace(work.workload, downloaded_gb=0.0))
-    gpu = model_of(rate.gpu)
+    gpu = gpu_model_of(rate.gpu)
     peak = tflops.get(gpu)
     if peak is None and cloud.stand_in:
         # The choice of GPU does not matter here: finished runs of the stand-in
@@ -358,7 +358,7 @@ def _basis(workload: Workload, correction: Correction | None) -> str:
 
 def _parts(work: Work, times: TrainerTimes, rate: Rate, cloud: CloudTimes) -> tuple[Part, ...]:
     workload = work.workload
-    drawn = workload.sampling.count_after(work.begun, work.steps) + (
+    drawn = workload.sampling.count_samples_after(work.begun, work.steps) + (
         workload.sampling.images if workload.sampling.before_training else 0
     )
     spread = Range.exactly(1.0) if cloud.stand_in else CONNECTION_SPREAD

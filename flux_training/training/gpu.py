@@ -85,7 +85,7 @@ class Offer:
     usd_an_hour: float | None
 
 
-def model_of(name: str) -> str:
+def gpu_model_of(name: str) -> str:
     """The model in a name: `RTX 5090` for `RTX 5090 (32 GB)` and for `NVIDIA GeForce RTX 5090, 32607 MiB`."""
     match = MODEL.search(name)
     if match is None:

@@ -45,10 +45,10 @@ def outside_target(path: Path, root: Path) -> str:
 
 def target_outside_project(file: Path) -> str:
     """Where a file of a `dataset/` leads if it is a link out of the project; empty if it is not."""
-    return outside_target(file, project_of(file.parent.parent)) if file.is_symlink() else ""
+    return outside_target(file, project_of_job_folder(file.parent.parent)) if file.is_symlink() else ""
 
 
-def project_of(job_folder: Path) -> Path:
+def project_of_job_folder(job_folder: Path) -> Path:
     """The project that a job folder belongs to: the nearest folder above it with Pulumi.yaml, or else the one that holds `jobs/`."""
     above = job_folder.absolute().parents
     found = next((folder for folder in above if (folder / PROJECT_FILE).is_file()), None)

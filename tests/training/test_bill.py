@@ -10,7 +10,7 @@ from flux_training.training.bill import (
     bill_rows,
     bill_table,
     budget_findings,
-    cost_of,
+    cost_record_of_run,
     describe_actual_cost,
     describe_bill,
     describe_cost_without_work,
@@ -175,7 +175,7 @@ def test_estimate_record_for_run_json() -> None:
 
 def test_cost_in_the_stack_outputs() -> None:
     estimate = EstimateRecord.model_validate(estimate_record(Bill(RATE, (CAT,), exact(900.0)), "cat"))
-    assert cost_of(estimate, 1234.5678) == {
+    assert cost_record_of_run(estimate, 1234.5678) == {
         "gpu": "RTX 5090 (32 GB)",
         "usdAnHour": 0.36,
         "estimateUsd": 0.36,
@@ -184,8 +184,8 @@ def test_cost_in_the_stack_outputs() -> None:
         "idleHours": 0.25,
         "actualUsd": 0.1235,
     }
-    assert cost_of(None, 3600) == {"actualHours": 1.0}
-    assert cost_of(estimate, None) == {
+    assert cost_record_of_run(None, 3600) == {"actualHours": 1.0}
+    assert cost_record_of_run(estimate, None) == {
         "gpu": "RTX 5090 (32 GB)",
         "usdAnHour": 0.36,
         "estimateUsd": 0.36,

@@ -356,7 +356,7 @@ def test_samples_are_counted_as_ai_toolkit_draws_them(
     sample: dict[str, Any], train: dict[str, Any], before: int, after: int
 ) -> None:
     sampling = workload_of({"config": {"process": [{"sample": sample, "train": train}]}}).sampling
-    assert (sampling.images if sampling.before_training else 0, sampling.count_after(0, 2000)) == (
+    assert (sampling.images if sampling.before_training else 0, sampling.count_samples_after(0, 2000)) == (
         before,
         after,
     )

@@ -10,11 +10,11 @@ from flux_training.training.gpu import (
     Offer,
     check_condition,
     choose_gpu,
+    gpu_model_of,
     gpu_names_in_setting,
     is_gpu_name,
     memory_gb,
     memory_needed,
-    model_of,
     smallest_class,
 )
 from flux_training.training.train_yml.document import rank_of
@@ -53,7 +53,7 @@ def chosen(wanted: str, need: int = 24, kept: str | None = None, offers: list[Of
     ],
 )
 def test_gpu_models_are_recognized_in_names(name: str, model: str) -> None:
-    assert model_of(name) == model
+    assert gpu_model_of(name) == model
 
 
 def test_fastest_means_the_least_time_at_any_price() -> None:

@@ -43,9 +43,9 @@ from flux_training.training.dataset.images import (
     encode_jpeg,
     fitted_size,
     read_image,
+    read_image_size,
     reduce_image,
     side_by_side,
-    size_of,
 )
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import lock_for_flux_command, write_atomically, write_new
@@ -270,7 +270,7 @@ def _print_what_will_be_sent(dataset: Path, missing: Sequence[Path], options: Ca
         say(f"{dataset}: every image has a caption")
         return
     say(f"{dataset}: {counted(len(missing), 'image')} without a caption")
-    sizes = [fitted_size(*size, options.max_side) for image in missing if (size := size_of(image))]
+    sizes = [fitted_size(*size, options.max_side) for image in missing if (size := read_image_size(image))]
     cost = estimate_caption_cost(sizes, options.model, options.instruction, options.price)
     service = f"{options.model} at {host_and_port(options.base_url)}"
     if cost is None or options.price is None:

@@ -11,7 +11,7 @@ from flux_training.commands.stack.file import stack_settings
 from flux_training.training.errors import BadInput
 from flux_training.training.jobs.declare import job_folder_names
 from flux_training.training.names import DATASET_FOLDER
-from flux_training.training.opening import outside_target, project_of
+from flux_training.training.opening import outside_target, project_of_job_folder
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 from flux_training.training.words import nearest
@@ -38,7 +38,7 @@ def find_dataset_folder(folder: Path, name: str) -> Path:
     if not dataset.is_dir():
         reason = "if the job uses another job's images (`dataset:` in the stack file), give that job's name"
         raise BadInput([f"{dataset}: no such folder; {reason}"])
-    if target := outside_target(dataset, project_of(dataset.parent)):
+    if target := outside_target(dataset, project_of_job_folder(dataset.parent)):
         raise BadInput(
             [f"{dataset}: links to {target}, outside the project; replace the link by a copy of the folder"]
         )

@@ -15,7 +15,7 @@ from flux_training.commands.stack.project import project_root
 from flux_training.training.bill import show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.estimates.model_offers import USUAL_STEPS, ModelOffer, offer_for
-from flux_training.training.gpu import Offer, model_of
+from flux_training.training.gpu import Offer, gpu_model_of
 from flux_training.training.jobs.declare import is_model_in_an_image
 from flux_training.training.models.table import MODELS
 
@@ -68,7 +68,7 @@ def _table(found: list[ModelOffer]) -> Table:
             one.model.name,
             licence,
             str(one.memory),
-            model_of(one.gpu.name) if one.gpu else NOTHING,
+            gpu_model_of(one.gpu.name) if one.gpu else NOTHING,
             NOTHING if usd is None else show_dollars(usd),
         )
     return table

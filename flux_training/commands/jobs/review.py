@@ -19,7 +19,7 @@ from flux_training.commands.jobs.folders import HERE
 from flux_training.commands.jobs.set_aside import images_set_aside, restore_set_aside_image, set_image_aside
 from flux_training.training.dataset.captions import has_caption, is_image
 from flux_training.training.dataset.facts import read_caption
-from flux_training.training.dataset.images import size_of
+from flux_training.training.dataset.images import read_image_size
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import natural_key, write_atomically
 from flux_training.training.jobs.examine import Examiner, JobPlace
@@ -146,7 +146,7 @@ def _card(image: Path) -> dict[str, Any]:
     return {
         "name": _shown(image),
         "address": _url_of_image(image),
-        "size": size_of(image) or (1, 1),
+        "size": read_image_size(image) or (1, 1),
         "caption": read_caption_or_empty(image),
         "fault": caption_read_error(image),
     }

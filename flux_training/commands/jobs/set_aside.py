@@ -6,7 +6,7 @@ from flux_training.training.dataset.captions import is_image
 from flux_training.training.errors import BadInput
 from flux_training.training.files import natural_key
 from flux_training.training.names import CAPTION_SUFFIX, IMAGE_SUFFIXES
-from flux_training.training.opening import outside_target, project_of
+from flux_training.training.opening import outside_target, project_of_job_folder
 from flux_training.training.train_yml.dataset_folders import folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
 
@@ -53,7 +53,7 @@ def _move(files: list[Path], source: Path, target: Path) -> None:
     findings = [
         f"{folder}: leads out of the project; replace the link by a folder"
         for folder in folders
-        if outside_target(folder, project_of(folder))
+        if outside_target(folder, project_of_job_folder(folder))
     ]
     findings += [
         f"{place}: exists and is not overwritten; move it away first"

@@ -21,7 +21,7 @@ from flux_training.training.bill import (
     show_dollars,
     show_hours,
     single_replica_note,
-    sources_of_times,
+    sources_of_time_estimates,
 )
 from flux_training.training.cost import Bill
 from flux_training.training.runs.changes import Edited
@@ -111,7 +111,9 @@ def _table(plan: Plan) -> str:
         lines += _total(f"total{of}", bill_rows(one)[-1]) if one.lines else []
     if bill.only is None:
         lines += _total("all clusters", ("", "", "", show_dollars(bill.usd), show_dollar_range(bill.cost)))
-    sources = list(dict.fromkeys(text for one in bill.clusters.values() for text in sources_of_times(one)))
+    sources = list(
+        dict.fromkeys(text for one in bill.clusters.values() for text in sources_of_time_estimates(one))
+    )
     note = f"<sub>Times from {escape_markdown('; '.join(sources))}.{' ' + FREE if plan.local else ''}</sub>"
     return "\n".join(lines) + f"\n\n{note}"
 

@@ -21,7 +21,7 @@ from flux_training.commands.results.download import download, sha256_of_file
 from flux_training.commands.results.trusted_config import CHANGED_FILE, CONFIG, MANIFEST, trusted_config
 from flux_training.commands.results.trusted_weights import choose_weights, wrong_digest_hint
 from flux_training.commands.watch.job_status import JobStatus
-from flux_training.training.bill import cost_of
+from flux_training.training.bill import cost_record_of_run
 from flux_training.training.estimates.actuals import run_cost
 from flux_training.training.files import write_atomically
 from flux_training.training.names import IMAGE_SUFFIXES, path_below
@@ -401,7 +401,7 @@ def _queue_facts(job: Job | None) -> dict[str, Any] | None:
 def _cost(record: RunRecord, status: JobStatus, price: float | None) -> dict[str, Any] | None:
     """At the price when the job was queued, else the current one; None if neither is known."""
     estimate = record.estimate or EstimateRecord(usd_an_hour=price)
-    cost = cost_of(estimate, status.progress.gpu_seconds)
+    cost = cost_record_of_run(estimate, status.progress.gpu_seconds)
     found = run_cost(status.job.name, status.job.run_id, record, status.progress)
     if found.error is not None:
         cost |= {"error": round(found.error, 3), "insideRange": found.is_within_estimate}

@@ -28,7 +28,7 @@ from flux_training.commands.watch.deployed import watch_deployed_jobs
 from flux_training.commands.watch.follow import follow_until_ended
 from flux_training.commands.watch.job_status import JobStatus, stack_jobs
 from flux_training.commands.watch.watcher import StackStatus
-from flux_training.training.bill import FREE, cost_of, describe_actual_cost, show_dollars
+from flux_training.training.bill import FREE, cost_record_of_run, describe_actual_cost, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.records import RunRecord
 from flux_training.training.runs.run_state import RunState, names_cause
@@ -235,7 +235,7 @@ def _wait_and_fetch(engine: Engine, stack: str) -> CollectedResults:
         if _was_fetched_before(status, result):
             continue
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
-        costs[row.name] = cost_of(record.estimate, status.progress.gpu_seconds)
+        costs[row.name] = cost_record_of_run(record.estimate, status.progress.gpu_seconds)
         say(f"  {row.name}: {_result_line(status, result.folder)}")
         print_fetch_problems(result)
         collected.unfetched += [row.name] if result.failed else []

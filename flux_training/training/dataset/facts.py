@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from flux_training.training.dataset.image_cache import ImageCache, Stamp, is_settled, stamp_of
+from flux_training.training.dataset.image_cache import ImageCache, Stamp, file_stamp, is_old_enough_to_cache
 from flux_training.training.dataset.image_facts import ImageFacts, read_image_facts
 from flux_training.training.files import rename_hint
 from flux_training.training.finding import Problem
@@ -24,7 +24,7 @@ from flux_training.training.names import (
 )
 from flux_training.training.opening import (
     outside_target,
-    project_of,
+    project_of_job_folder,
     read_regular_file,
     special_kind,
     target_outside_project,
@@ -127,10 +127,10 @@ class DatasetReader:
     def prepare(self, places: Iterable[DatasetPlace]) -> None:
         """Read several datasets together, on all cores."""
         new = [place for place in dict.fromkeys(places) if place not in self._datasets]
-        self._read(folder for place in new for folder in _folders_of(place))
+        self._read(folder for place in new for folder in _folders_to_read(place))
         for place in new:
             self._datasets[place] = _combine_folders(
-                place, [self._folders[one] for one in _folders_of(place)]
+                place, [self._folders[one] for one in _folders_to_read(place)]
             )
 
     def _read(self, folders: Iterable[Path]) -> None:
@@ -150,9 +150,9 @@ class DatasetReader:
     def _images(self, paths: Sequence[Path]) -> dict[Path, ImageFacts]:
         if self._cache is None:
             return self._decode(paths, {})
-        stamps = {path: stamp for path in paths if (stamp := stamp_of(path))}
+        stamps = {path: stamp for path in paths if (stamp := file_stamp(path))}
         known = {path: facts for path, stamp in stamps.items() if (facts := self._cache.get(path, stamp))}
-        settled = {path: stamp for path, stamp in stamps.items() if is_settled(stamp)}
+        settled = {path: stamp for path, stamp in stamps.items() if is_old_enough_to_cache(stamp)}
         return known | self._decode([path for path in paths if path not in known], settled)
 
     def _decode(self, paths: Sequence[Path], stamps: Mapping[Path, Stamp]) -> dict[Path, ImageFacts]:
@@ -207,7 +207,7 @@ def read_caption(path: Path) -> Caption:
     return Caption(path.name, normalized_text(text), own_text=text)
 
 
-def _folders_of(place: DatasetPlace) -> list[Path]:
+def _folders_to_read(place: DatasetPlace) -> list[Path]:
     """The folders to read: `dataset/` first."""
     used = sorted({use.folder for use in place.uses} - {DATASET_FOLDER})
     return [place.job_folder / name for name in (DATASET_FOLDER, *used)]
@@ -253,7 +253,7 @@ def _dataset_folders(job_folder: Path) -> set[str]:
 
 def _list(folder: Path) -> tuple[DatasetFacts, list[Path], list[Path]]:
     """(facts known without reading files, caption paths, image paths), each sorted by name."""
-    root = project_of(folder.parent)
+    root = project_of_job_folder(folder.parent)
     if target := outside_target(folder, root):
         return DatasetFacts(folder, (outside_problem(folder, target),)), [], []
     try:

@@ -38,7 +38,7 @@ def is_cache_off(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get(NO_CACHE_VARIABLE, "") not in ("", "0")
 
 
-def stamp_of(path: Path) -> Stamp | None:
+def file_stamp(path: Path) -> Stamp | None:
     """(size, mtime, ctime, inode); None when there is no such file."""
     try:
         stat = path.stat()
@@ -47,7 +47,7 @@ def stamp_of(path: Path) -> Stamp | None:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def is_settled(stamp: Stamp) -> bool:
+def is_old_enough_to_cache(stamp: Stamp) -> bool:
     """Whether any later change of the file gives it another stamp."""
     return max(stamp[1:3]) < time.time_ns() - int(SETTLED_SECONDS * 1e9)
 
@@ -89,7 +89,7 @@ class ImageCache:
 
     def put(self, path: Path, stamp: Stamp, facts: ImageFacts) -> None:
         """Keep facts that were read after a settled `stamp` was taken, unless the file has changed since."""
-        if stamp_of(path) == stamp:
+        if file_stamp(path) == stamp:
             self._folders.setdefault(_key(path.parent), {})[path.name] = [*stamp, asdict(facts)]
             self._changed = True
 

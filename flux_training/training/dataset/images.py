@@ -146,7 +146,7 @@ def is_thumbnail_of_raw(picture: Pillow.Image) -> bool:
     return DNG_VERSION in tags or bool(int(tags.get(NEW_SUBFILE_TYPE, 0)) & 1)
 
 
-def size_of(file: Path) -> tuple[int, int] | None:
+def read_image_size(file: Path) -> tuple[int, int] | None:
     """Width and height in pixels, from the file's header; None if it is not an image."""
     _register_image_formats()
     try:

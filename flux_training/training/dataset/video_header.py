@@ -54,18 +54,18 @@ def _video_track(trak: bytes) -> VideoHeader | None:
     if _below(media, b"hdlr")[8:12] != b"vide":
         return None
     samples = _below(_below(media, b"minf"), b"stbl")
-    frames = _frames(_below(samples, b"stts"))
+    frames = _count_frames(_below(samples, b"stts"))
     # Skip to the first entry of the `stsd` box. The width and height follow its header of 16 bytes and 16
     # bytes of other fields.
     entry = _below(samples, b"stsd")[8:]
-    width, height = _number(entry[32:34]), _number(entry[34:36])
+    width, height = _big_endian_number(entry[32:34]), _big_endian_number(entry[34:36])
     return VideoHeader(width, height, frames) if frames and width and height else None
 
 
-def _frames(table: bytes) -> int:
+def _count_frames(table: bytes) -> int:
     """The sum of a table of (frames, duration of each)."""
-    count = _number(table[4:8])
-    frames = sum(_number(table[at : at + 4]) for at in range(8, min(len(table), 8 + 8 * count), 8))
+    count = _big_endian_number(table[4:8])
+    frames = sum(_big_endian_number(table[at : at + 4]) for at in range(8, min(len(table), 8 + 8 * count), 8))
     if frames > MAX_FRAMES:
         raise BadVideoError(f"its header says {frames} frames")
     return frames
@@ -80,10 +80,10 @@ def _boxes(content: bytes) -> Iterator[Box]:
     """Raises CutVideoError for a box that is longer than what there is."""
     at = 0
     while at + HEADER_BYTES <= len(content):
-        length, name = _number(content[at : at + 4]), content[at + 4 : at + 8]
+        length, name = _big_endian_number(content[at : at + 4]), content[at + 4 : at + 8]
         start = at + HEADER_BYTES
         if length == 1:  # the real length follows in eight bytes
-            length = _number(content[at + HEADER_BYTES : at + LONG_HEADER_BYTES])
+            length = _big_endian_number(content[at + HEADER_BYTES : at + LONG_HEADER_BYTES])
             start = at + LONG_HEADER_BYTES
         end = at + length if length else len(content)
         if end < start:
@@ -96,5 +96,5 @@ def _boxes(content: bytes) -> Iterator[Box]:
         at = end
 
 
-def _number(digits: bytes) -> int:
+def _big_endian_number(digits: bytes) -> int:
     return int.from_bytes(digits, "big")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from flux_training.training.bill import show_hours
 from flux_training.training.cost import cost_range, usd_of
 from flux_training.training.estimates.ranges import Range
-from flux_training.training.gpu import model_of
+from flux_training.training.gpu import gpu_model_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import EstimateRecord, RunRecord
 
@@ -138,16 +138,16 @@ def run_cost(job: str, run_id: str, record: RunRecord, progress: RunProgress) ->
         job,
         run_id,
         month,
-        estimate.gpu or model_of(progress.gpu),
+        estimate.gpu or gpu_model_of(progress.gpu),
         progress.state,
-        _range_of(estimate),
+        _cost_range_of_record(estimate),
         usd_of(paid, estimate.usd_an_hour),
         paid,
         waste_of(progress, estimate.idle_seconds),
     )
 
 
-def _range_of(estimate: EstimateRecord) -> Range | None:
+def _cost_range_of_record(estimate: EstimateRecord) -> Range | None:
     """Earlier versions stored the likely value alone."""
     usd = estimate.usd
     if usd is None:

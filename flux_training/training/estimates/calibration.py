@@ -10,7 +10,7 @@ from statistics import median
 from flux_training.training.estimates.parts import TrainerTimes, trainer_times
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.workload import Workload, workload_of
-from flux_training.training.gpu import model_of
+from flux_training.training.gpu import gpu_model_of
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.train_yml.trainer_config import parse_train_yml
 
@@ -23,7 +23,7 @@ MIN_SPREAD = 1.1
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run took. `gpu` is the model (`gpu.model_of`), empty for the stand-in trainer, which uses the CPU.
+    """What a finished run took. `gpu` is the model (`gpu.gpu_model_of`), empty for the stand-in trainer, which uses the CPU.
 
     `start_seconds`: from the trainer's start to its first step. `training_seconds`: from there to its end, in all starts together.
     """
@@ -63,7 +63,7 @@ def finished_run_of(progress: RunProgress, raw_config: bytes, images: int = 0) -
         return None
     workload = workload_of(parse_train_yml(raw_config))
     return FinishedRun(
-        model_of(progress.gpu), workload, start, training_seconds, progress.steps, begun, images
+        gpu_model_of(progress.gpu), workload, start, training_seconds, progress.steps, begun, images
     )
 
 

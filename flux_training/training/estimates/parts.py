@@ -100,7 +100,7 @@ def trainer_times(workload: Workload, begun: int, steps: int, images: int, tflop
         ENCODE_SECONDS.times(encoded),
         drawing.times(first),
         step_time(workload, model, tflops).times(max(0, steps - begun)),
-        drawing.times(workload.sampling.count_after(begun, steps)),
+        drawing.times(workload.sampling.count_samples_after(begun, steps)),
         SAVE_SECONDS.times(count_checkpoints(workload, begun, steps)),
     )
 

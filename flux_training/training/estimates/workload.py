@@ -48,7 +48,7 @@ class Sampling:
     frames: int = 1
     before_training: bool = True
 
-    def count_after(self, begun: int, steps: int) -> int:
+    def count_samples_after(self, begun: int, steps: int) -> int:
         """The images that are drawn after step `begun` and up to the end of `steps`."""
         rounds = max(0, steps - 1) // self.every - begun // self.every + 1
         return self.images * max(0, rounds)

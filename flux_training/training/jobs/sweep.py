@@ -10,7 +10,7 @@ import yaml
 
 from flux_training.training.errors import BadInput
 from flux_training.training.names import JOB_NAME, MAX_JOB_NAME
-from flux_training.training.train_yml.templates import PROCESS, quoted
+from flux_training.training.train_yml.templates import PROCESS, in_double_quotes
 from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.train_yml.yaml_text import node_at, set_value
 from flux_training.training.words import nearest
@@ -93,7 +93,7 @@ def _make_variant(base: str, text: str, axes: Sequence[Axis], values: tuple[str,
     for key, value in pairs:
         changed = set_value(changed, _yaml_path(key), _literal(text, key, value))
     same = parse_train_yml(changed.encode()) == before
-    return Variant(name, tuple(pairs), set_value(changed, ("config", "name"), quoted(name)), same)
+    return Variant(name, tuple(pairs), set_value(changed, ("config", "name"), in_double_quotes(name)), same)
 
 
 def _findings(text: str, axes: Sequence[Axis]) -> list[str]:
@@ -158,7 +158,7 @@ def _problem(text: str, key: str, value: str) -> str | None:
 def _literal(text: str, key: str, value: str) -> str:
     """The value as typed, but quoted if it replaces a text, so that it stays a text."""
     if isinstance(_value_at(text, key), str) and value[:1] not in ("'", '"'):
-        return quoted(value)
+        return in_double_quotes(value)
     return value
 
 

@@ -59,7 +59,7 @@ class Subject:
         return self.dataset.images if self.dataset else {}
 
     @property
-    def sound_images(self) -> list[ImageFacts]:
+    def readable_images(self) -> list[ImageFacts]:
         return [image for image in self.images.values() if image.sound]
 
     @property
@@ -187,7 +187,7 @@ class Area:
 
         def register(describe: Callable[[ImageFacts], str]) -> None:
             def check(job: Subject) -> Iterator[Problem]:
-                for image in job.sound_images:
+                for image in job.readable_images:
                     if message := describe(image):
                         yield job.dataset_problem(image.name, message)
 

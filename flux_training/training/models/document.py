@@ -55,11 +55,19 @@ SOURCES = """
 
 def models_document() -> str:
     rows = MODELS.values()
-    parts = [HEAD, COLUMNS, *map(_identity, rows), NEEDS, *map(_needs, rows), SETTINGS, *map(_settings, rows)]
+    parts = [
+        HEAD,
+        COLUMNS,
+        *map(_identity_cells, rows),
+        NEEDS,
+        *map(_needs, rows),
+        SETTINGS,
+        *map(_settings, rows),
+    ]
     return "".join([*parts, SOURCES])
 
 
-def _identity(model: TrainableModel) -> str:
+def _identity_cells(model: TrainableModel) -> str:
     arch = " or ".join(f"`{name}`" for name in model.archs)
     if model.flag:
         arch += f" or `{model.flag}: true`"
@@ -82,11 +90,11 @@ def _needs(model: TrainableModel) -> str:
         f"{model.billion_parameters:g}{active}",
         pixels,
         str(tokens.text),
-        _datasets(model),
+        _datasets_cell(model),
     )
 
 
-def _datasets(model: TrainableModel) -> str:
+def _datasets_cell(model: TrainableModel) -> str:
     fewest, most = model.datasets.control_images
     kinds = "images or videos" if model.datasets.videos else "images"
     if not most:

@@ -8,7 +8,7 @@ from flux_training.training.runs.run import run_id
 from flux_training.training.train_yml.diff import (
     MISSING,
     differing_values,
-    is_secret,
+    is_secret_setting,
     setting_label,
     show_value,
 )
@@ -136,7 +136,7 @@ def _images(manifest: bytes) -> dict[str, dict[str, str]]:
 def _describe_setting_change(path: str, old: object, new: object) -> str:
     name, shown_old, shown_new = setting_label(path), show_value(old), show_value(new)
     if (
-        is_secret(path)
+        is_secret_setting(path)
         or len(shown_old) > MAX_VALUE_LENGTH
         or len(shown_new) > MAX_VALUE_LENGTH
         or shown_old == shown_new

@@ -148,7 +148,7 @@ def setting_label(path: str) -> str:
     return LABELS.get(path, path)
 
 
-def is_secret(path: str) -> bool:
+def is_secret_setting(path: str) -> bool:
     return any(word in path.rsplit(".", 1)[-1].lower() for word in SECRET_WORDS)
 
 
@@ -156,7 +156,7 @@ def show_setting(path: str, value: object) -> str:
     """A setting's value for a table: HIDDEN for a secret, ABSENT for MISSING."""
     if value is MISSING:
         return ABSENT
-    return HIDDEN if is_secret(path) else show_value(value)
+    return HIDDEN if is_secret_setting(path) else show_value(value)
 
 
 def show_value(value: object) -> str:

@@ -6,8 +6,8 @@ from types import MappingProxyType
 from flux_training.training.models.table import DEFAULT_MODEL, MODELS, TrainableModel
 from flux_training.training.train_yml.templates import (
     PROCESS,
+    in_double_quotes,
     prompts_for,
-    quoted,
     sample_images,
     template_for,
     with_samples,
@@ -37,8 +37,8 @@ def new_train_yml(
     that replaces the template's value. `controls`: the number of folders of control images.
     """
     text = template_for(model, controls, is_in_image)
-    text = set_value(text, ("config", "name"), quoted(name))
-    text = set_value(text, (*PROCESS, "trigger_word"), quoted(trigger))
+    text = set_value(text, ("config", "name"), in_double_quotes(name))
+    text = set_value(text, (*PROCESS, "trigger_word"), in_double_quotes(trigger))
     for key, value in values.items():
         path = (int(part) if part.isdecimal() else part for part in key.split("."))
         text = set_value(text, (*PROCESS, *path), value)

@@ -59,7 +59,11 @@ def value_fault(spec: KeySpec, value: Any) -> ValueFault | None:
         case KeyType.PATH:
             return _path_fault(spec, value)
         case _ if value is None:
-            return None if spec.null else ValueFault(FaultKind.TYPE, f"must be {_expected(spec)}, not empty")
+            return (
+                None
+                if spec.null
+                else ValueFault(FaultKind.TYPE, f"must be {_describe_expected_values(spec)}, not empty")
+            )
         case KeyType.CHOICE:
             return _choice_fault(spec, value)
         case _:
@@ -124,7 +128,7 @@ def _type_fault(spec: KeySpec, value: Any) -> ValueFault | None:
     if isinstance(value, str) and spec.type == KeyType.LIST and spec.of == KeyType.TEXT and not spec.or_text:
         return ValueFault(FaultKind.MISREAD, "must be a list: ai-toolkit takes each character for an entry")
     if not _has_type(spec, value):
-        return ValueFault(FaultKind.TYPE, f"must be {_expected(spec)}")
+        return ValueFault(FaultKind.TYPE, f"must be {_describe_expected_values(spec)}")
     if spec.type == KeyType.LIST and spec.choices:
         entries = value if isinstance(value, list) else [value]
         unknown = next((one for one in entries if one not in spec.choices), None)
@@ -200,7 +204,7 @@ def _range_fault(spec: KeySpec, value: Any) -> ValueFault | None:
     return None
 
 
-def _expected(spec: KeySpec) -> str:
+def _describe_expected_values(spec: KeySpec) -> str:
     if spec.type == KeyType.CHOICE:
         return f"a text such as {spec.choices[0]}"
     if spec.type == KeyType.LIST and spec.of != KeyType.ANY:

@@ -49,7 +49,7 @@ def template_for(model: TrainableModel, controls: int = 0, is_in_image: bool = T
     if model.name != DEFAULT_MODEL or not is_in_image:
         text = _with_head_comment(text, model)
         text = _with_model_section(text, model, is_in_image)
-    for key, value in _values(model, controls).items():
+    for key, value in _template_values(model, controls).items():
         text = _with_value(text, key, value)
     return text
 
@@ -59,7 +59,7 @@ def recommended_document(model: TrainableModel, steps: int, is_in_image: bool = 
     document = parse_train_yml(COMMON.read_bytes())
     process = document["config"]["process"][0]
     process["model"] = _model_values(model, is_in_image)
-    for key, value in {**_values(model, 0), "train.steps": steps}.items():
+    for key, value in {**_template_values(model, 0), "train.steps": steps}.items():
         *parents, last = key.split(".")
         section = process
         for parent in parents:
@@ -69,7 +69,7 @@ def recommended_document(model: TrainableModel, steps: int, is_in_image: bool = 
     return document
 
 
-def _values(model: TrainableModel, controls: int) -> dict[str, Any]:
+def _template_values(model: TrainableModel, controls: int) -> dict[str, Any]:
     """The values of the template outside its section `model`."""
     own = OWN_VALUES.get(model.name, {})
     found = {
@@ -127,16 +127,16 @@ def with_samples(text: str, prompts: Sequence[str], images: Mapping[str, str]) -
     return text.replace("\n        prompts:\n", "\n        samples:\n") if images else text
 
 
-def quoted(text: str) -> str:
+def in_double_quotes(text: str) -> str:
     """The text in double quotes, for YAML."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _sample(prompt: str, images: Mapping[str, str]) -> str:
     if not images:
-        return quoted(prompt)
+        return in_double_quotes(prompt)
     parts = {"prompt": prompt, **images}
-    return "{" + ", ".join(f"{key}: {quoted(value)}" for key, value in parts.items()) + "}"
+    return "{" + ", ".join(f"{key}: {in_double_quotes(value)}" for key, value in parts.items()) + "}"
 
 
 def _with_head_comment(text: str, model: TrainableModel) -> str:
@@ -163,7 +163,8 @@ def _model_section(model: TrainableModel, is_in_image: bool) -> str:
     )
     values = _model_values(model, is_in_image)
     lines = [
-        f"{key}: {quoted(value) if isinstance(value, str) else _yaml(value)}" for key, value in values.items()
+        f"{key}: {in_double_quotes(value) if isinstance(value, str) else _yaml(value)}"
+        for key, value in values.items()
     ]
     return "".join(f"        {line}\n" for line in (f"# ! {where}", *lines))
 

@@ -17,7 +17,7 @@ import yaml
 
 from flux_training.training.files import rename_hint
 from flux_training.training.finding import Problem
-from flux_training.training.opening import outside_target, project_of, read_regular_file
+from flux_training.training.opening import outside_target, project_of_job_folder, read_regular_file
 from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
 from flux_training.training.train_yml.document import first_process
 from flux_training.training.values import mapping
@@ -147,7 +147,7 @@ def read_trainer_file(folder: Path) -> TrainerFile:
             folder, fault=Problem(str(folder), "both train.yml and train.yaml", code="config-both")
         )
     path = present[0]
-    if target := outside_target(path, project_of(folder)):
+    if target := outside_target(path, project_of_job_folder(folder)):
         return TrainerFile(path, fault=outside_problem(path, target))
     raw = b""
     try:

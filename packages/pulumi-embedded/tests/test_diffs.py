@@ -73,7 +73,11 @@ def test_without_a_change_nothing_is_replaced() -> None:
 
 def test_kinds_mark_replacing_changes() -> None:
     said = Diff(True, ["a", "b"], detailed={"a.x": "update", "b": "add-replace", "c": "delete"})
-    assert diffs.kinds_by_path(said) == {"a.x": "update-replace", "b": "add-replace", "c": "delete"}
+    assert diffs.difference_kinds_by_path(said) == {
+        "a.x": "update-replace",
+        "b": "add-replace",
+        "c": "delete",
+    }
 
 
 @pytest.mark.parametrize(

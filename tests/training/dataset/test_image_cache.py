@@ -24,8 +24,8 @@ from flux_training.training.dataset.image_cache import (
     VERSION,
     ImageCache,
     Stamp,
-    is_settled,
-    stamp_of,
+    file_stamp,
+    is_old_enough_to_cache,
     write_cache_file,
 )
 from flux_training.training.dataset.image_facts import ImageFacts
@@ -116,14 +116,14 @@ def test_only_a_changed_image_is_decoded_again(
 @pytest.mark.parametrize(("seconds", "settled"), [(2.2, False), (60, True)])
 def test_recently_changed_files_are_not_settled(seconds: float, settled: bool) -> None:
     then = time.time_ns() - int(seconds * 1e9)
-    assert is_settled((1, then, 0, 1)) == is_settled((1, 0, then, 1)) == settled
+    assert is_old_enough_to_cache((1, then, 0, 1)) == is_old_enough_to_cache((1, 0, then, 1)) == settled
 
 
 def test_a_recently_written_image_is_not_cached(
     job: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ages = iter([False] * 3 + [True] * 9)
-    monkeypatch.setattr(facts, "is_settled", lambda _stamp: next(ages))
+    monkeypatch.setattr(facts, "is_old_enough_to_cache", lambda _stamp: next(ages))
     for _ in range(3):
         read(job)
     assert len(decoded) == 6
@@ -226,7 +226,7 @@ def cached(root: Path) -> dict[str, Any]:
 
 
 def stamped(path: Path) -> Stamp:
-    stamp = stamp_of(path)
+    stamp = file_stamp(path)
     assert stamp is not None
     return stamp
 

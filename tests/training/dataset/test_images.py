@@ -23,8 +23,8 @@ from flux_training.training.dataset.images import (
     fitted_size,
     is_same,
     read_image,
+    read_image_size,
     reduce_image,
-    size_of,
 )
 from flux_training.training.dataset.perceptual_hash import NEAR
 from flux_training.training.errors import BadInput
@@ -380,12 +380,12 @@ def test_size_is_read_from_the_header(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "it.png")
     (tmp_path / "head").write_bytes((tmp_path / "it.png").read_bytes()[:60])
     (tmp_path / "text").write_text("hello")
-    assert (size_of(tmp_path / "head"), size_of(tmp_path / "text")) == (photo(1).size, None)
+    assert (read_image_size(tmp_path / "head"), read_image_size(tmp_path / "text")) == (photo(1).size, None)
 
 
 def test_unsupported_formats_are_rejected(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "it.jpg", "PPM")
-    assert size_of(tmp_path / "it.jpg") is None
+    assert read_image_size(tmp_path / "it.jpg") is None
     with pytest.raises(BadInput, match="or not a jpg file"):
         read_image(tmp_path / "it.jpg")
 
@@ -413,6 +413,6 @@ def test_an_image_truncated_anywhere_is_read_or_rejected(tmp_path: Path, kind: s
     whole = (tmp_path / "whole").read_bytes()
     for part in range(1, 20):
         (tmp_path / "it").write_bytes(whole[: len(whole) * part // 20])
-        size_of(tmp_path / "it")
+        read_image_size(tmp_path / "it")
         with suppress(BadInput):
             read_image(tmp_path / "it")

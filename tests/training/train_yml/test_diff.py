@@ -14,7 +14,7 @@ from flux_training.training.train_yml.diff import (
     differing_values,
     distinctive_settings,
     flat_values,
-    is_secret,
+    is_secret_setting,
     setting_changes,
     show_setting,
 )
@@ -86,7 +86,7 @@ def test_settings_with_the_same_label_are_kept_apart_and_secrets_hidden() -> Non
     ("path", "secret"), [("hf_TOKEN", True), ("a.b.api_key", True), ("token.length", False), ("steps", False)]
 )
 def test_secret_settings_are_hidden(path: str, secret: bool) -> None:
-    assert is_secret(path) is secret
+    assert is_secret_setting(path) is secret
     assert show_setting(path, 0.5) == ("hidden" if secret else "0.5")
     assert show_setting(path, MISSING) == "—"
 

@@ -194,7 +194,7 @@ def describe_blank_image(image: ImageFacts) -> str:
 )
 def images_below_the_smallest_resolution(job: Subject) -> Iterator[Problem]:
     smallest = min(resolutions_of(job.process))
-    for image in job.sound_images:
+    for image in job.readable_images:
         if image.pixels < (CLOSE_ENOUGH * smallest) ** 2:
             size = f"{image.width} x {image.height} pixels"
             yield job.dataset_problem(
@@ -239,7 +239,7 @@ def describe_wrong_suffix(image: ImageFacts) -> str:
 )
 def identical_images(job: Subject) -> Iterator[Problem]:
     first: dict[str, str] = {}
-    for image in job.sound_images:
+    for image in job.readable_images:
         earlier = first.setdefault(image.sha256, image.name)
         if earlier != image.name:
             yield job.dataset_problem(image.name, f"identical to {earlier}")
@@ -251,7 +251,7 @@ def identical_images(job: Subject) -> Iterator[Problem]:
     "keep only the better image",
 )
 def similar_images(job: Subject) -> Iterator[Problem]:
-    different = {image.sha256: image for image in reversed(job.sound_images) if _is_comparable(image)}
+    different = {image.sha256: image for image in reversed(job.readable_images) if _is_comparable(image)}
     hashes = sorted((image.name, image.hash) for image in different.values())
     for name, earlier in near_pairs(hashes):
         yield job.dataset_problem(name, f"looks the same as {earlier}")

@@ -105,7 +105,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         proxy = self.server.proxy
         body = self._read_body()
-        self._wait_for(len(body))
+        self._wait_for_slow_line(len(body))
         path = urlsplit(self.path).path
         service = proxy.service_of(path)
         kind, wait = None, 0.0
@@ -175,10 +175,10 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     def _write(self, body: bytes) -> None:
         for start in range(0, len(body), PIECE_BYTES):
             piece = body[start : start + PIECE_BYTES]
-            self._wait_for(len(piece))
+            self._wait_for_slow_line(len(piece))
             self.wfile.write(piece)
 
-    def _wait_for(self, size: int) -> None:
+    def _wait_for_slow_line(self, size: int) -> None:
         """Wait as long as `size` bytes take on a slow line."""
         if self.server.proxy.bytes_a_second:
             time.sleep(size / self.server.proxy.bytes_a_second)

@@ -141,7 +141,7 @@ class CloudflareRoutes:
         page, size = _number(request, "page", 1), _number(request, "per_page", 20)
         if page < 1 or not 5 <= size <= 50:
             raise RefusalError(400, 1001, "page must be at least 1, and per_page between 5 and 50.")
-        return success([token_shown(key) for key in self._keys.tokens()[(page - 1) * size : page * size]])
+        return success([token_as_json(key) for key in self._keys.tokens()[(page - 1) * size : page * size]])
 
     async def create_token(self, request: Request) -> Response:
         """Only this answer contains the token's value."""
@@ -154,10 +154,10 @@ class CloudflareRoutes:
         scopes = [self._scope(policy) for policy in policies]
         key = AccessKey(name, secret, scopes, policies, expires=_timestamp(body.get("expires_on")))
         self._keys.add(key)
-        return success(token_shown(key) | {"value": value})
+        return success(token_as_json(key) | {"value": value})
 
     async def get_token(self, request: Request) -> Response:
-        return success(token_shown(self._require_token(request.path_params["id"])))
+        return success(token_as_json(self._require_token(request.path_params["id"])))
 
     async def delete_token(self, request: Request) -> Response:
         key = self._require_token(request.path_params["id"])
@@ -236,7 +236,7 @@ def _temporary_scope(body: dict[str, Any]) -> tuple[KeyScope, float]:
     return KeyScope([bucket], write, admin, prefixes, objects), float(seconds or 0)
 
 
-def token_shown(key: AccessKey) -> dict[str, Any]:
+def token_as_json(key: AccessKey) -> dict[str, Any]:
     """A token in the API's format, without its value."""
     shown = {
         "id": key.id,

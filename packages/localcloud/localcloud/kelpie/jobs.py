@@ -8,7 +8,7 @@ from typing import Any
 
 from localcloud.database import CloudDatabase, iso_time, now
 from localcloud.home import CloudSettings
-from localcloud.kelpie.validation import LEGACY, database_error, shown_number
+from localcloud.kelpie.validation import LEGACY, database_error, number_as_javascript
 
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
 # A worker gets no job once it has been offered this many jobs that its machine is banned from (Kelpie's
@@ -181,7 +181,7 @@ def _shown(row: sqlite3.Row) -> dict[str, Any]:
     body: dict[str, Any] = json.loads(stored.pop("body"))
     job = {name: value for name, value in stored.items() if name not in TIMES}
     job["created"] = iso_time(row["created"])
-    numbers = {name: shown_number(row[name]) for name in ("heartbeat_interval", "max_failures")}
+    numbers = {name: number_as_javascript(row[name]) for name in ("heartbeat_interval", "max_failures")}
     job |= numbers | {name: iso_time(int(row[name])) for name in TIMES if row[name] is not None}
     if body.get("sync") is not None:
         body = {name: value for name, value in body.items() if name not in LEGACY}

@@ -95,7 +95,7 @@ def _js_number(value: Any) -> Any:
     )
 
 
-def shown_number(value: float) -> float:
+def number_as_javascript(value: float) -> float:
     """A stored number as JavaScript writes it in JSON."""
     number = _js_number(value)
     return number if number < MAX_PLAIN else float(number)
@@ -259,7 +259,7 @@ def filter_and_page(query: QueryValues) -> dict[str, Any]:
     if "container_group_id" in query and not isinstance(group, str):
         issues.append(_wrong_type("string", _type_name(group), ["query", "container_group_id"]))
     if "status" in query and not isinstance(status, str):
-        issues.append(_wrong_type(_joined(STATUSES), _type_name(status), ["query", "status"]))
+        issues.append(_wrong_type(_list_of_options(STATUSES), _type_name(status), ["query", "status"]))
     elif isinstance(status, str) and status not in STATUSES:
         issues.append(_bad_option(status, STATUSES, ["query", "status"]))
     numbers = {"page_size": 100.0, "page": 1.0}
@@ -312,7 +312,7 @@ def _issue(error: ErrorDetails, where: str) -> Issue:
     if kind == "literal_error":
         options = tuple(dict.fromkeys(DIRECTIONS.values()))
         return (
-            _wrong_type(_joined(options), "undefined", path)
+            _wrong_type(_list_of_options(options), "undefined", path)
             if value is MISSING
             else _bad_option(value, options, path)
         )
@@ -344,12 +344,12 @@ def _out_of_bounds(kind: str, context: dict[str, Any], path: Sequence[str | int]
 
 
 def _bad_option(value: Any, options: Sequence[str], path: Sequence[str | int]) -> Issue:
-    message = f"Invalid enum value. Expected {_joined(options)}, received '{value}'"
+    message = f"Invalid enum value. Expected {_list_of_options(options)}, received '{value}'"
     issue = {"code": "invalid_enum_value", "options": list(options), "received": value}
     return issue | {"path": path, "message": message}
 
 
-def _joined(options: Sequence[str]) -> str:
+def _list_of_options(options: Sequence[str]) -> str:
     return " | ".join(f"'{option}'" for option in options)
 
 

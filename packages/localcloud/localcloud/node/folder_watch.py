@@ -60,15 +60,19 @@ class FolderWatch:
         while not self._stop.wait(SCAN_SECONDS):
             found = self._scan()
             for path, fingerprint in found.items():
-                if self._known.get(path) != fingerprint and path not in self._waiting and self._matches(path):
+                if (
+                    self._known.get(path) != fingerprint
+                    and path not in self._waiting
+                    and self._matches_pattern(path)
+                ):
                     self._waiting[path] = self._pool.submit(self._on_change, path)
             for path in self._known.keys() - found.keys():
-                if self._matches(path):
+                if self._matches_pattern(path):
                     key = self._key(path) + (".gz" if self._compressed else "")
                     self._waiting[path] = self._pool.submit(self._on_deletion, path, key)
             self._known = found
 
-    def _matches(self, path: Path) -> bool:
+    def _matches_pattern(self, path: Path) -> bool:
         pattern = self._entry.get("pattern")
         return not pattern or re.search(pattern, path.relative_to(self._folder).as_posix()) is not None
 

@@ -7,7 +7,7 @@ from localcloud.database import now
 from localcloud.salad.catalog import dollars_an_hour
 
 
-class Billing:
+class InstanceBilling:
     def __init__(self, database: sqlite3.Connection) -> None:
         self._db = database
         self._updated = 0.0

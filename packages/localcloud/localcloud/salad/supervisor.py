@@ -23,7 +23,7 @@ from localcloud.chaos import conditions
 from localcloud.chaos.settings import Chaos
 from localcloud.database import CloudDatabase, now
 from localcloud.home import EXIT_REALLOCATE, CloudSettings, Home, HomeState
-from localcloud.salad.billing import Billing
+from localcloud.salad.billing import InstanceBilling
 from localcloud.salad.groups import DELETION_SECONDS
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Supervisor:
     ) -> None:
         self._home, self._db, self._settings, self._state = home, database, settings, state
         self._kelpie_url, self._chaos = kelpie_url, chaos
-        self._billing = Billing(database)
+        self._billing = InstanceBilling(database)
         self._interruptions: dict[str, float] = {}  # instance id -> time when chaos takes the node away
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._quick_deaths: Counter[str] = Counter()

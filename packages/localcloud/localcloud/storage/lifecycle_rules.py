@@ -85,7 +85,7 @@ def save_rules(data: Path, bucket: str, rules: Sequence[Rule]) -> None:
     _rules_file(data, bucket).write_text(json.dumps(list(rules)), encoding="utf-8")
 
 
-def forget_rules(data: Path, bucket: str) -> None:
+def delete_rules(data: Path, bucket: str) -> None:
     """For a deleted bucket: a new one of this name starts with the default rule."""
     _rules_file(data, bucket).unlink(missing_ok=True)
 

@@ -36,7 +36,7 @@ from nanio.storage.metadata import write_metadata
 from nanio.storage.multipart import MultipartManager
 from nanio.storage.paths import metadata_path, object_path
 
-from localcloud.storage.lifecycle_rules import forget_rules
+from localcloud.storage.lifecycle_rules import delete_rules
 from localcloud.storage.listing import page_of, walk_keys
 from localcloud.storage.refusals import WriteRate
 
@@ -177,7 +177,7 @@ class ObjectStorage(FilesystemStorage):  # type: ignore[misc]  # nanio is untype
         if walk_keys(folder, ""):
             raise BucketNotEmpty(resource=bucket)
         shutil.rmtree(folder)
-        forget_rules(self._data_dir, bucket)
+        delete_rules(self._data_dir, bucket)
 
     def recover(self) -> None:
         """After a kill: delete half-written files, and renew metadata that is older than its object."""

@@ -104,7 +104,7 @@ def _node_cells(data: PageData, node: sqlite3.Row) -> tuple[Any, ...]:
     jobs = {row["machine_id"]: row for row in data.jobs if row["status"] == "running"}
     job = jobs.get(node["machine_id"])
     work = json.loads(job["body"])["environment"].get("FLUX_JOB") or job["id"][:8] if job else ""
-    since = _duration(now() - node["state_since"])
+    since = _duration_text(now() - node["state_since"])
     return (node["id"][:8], node["state"], since, node["machine_id"][:8], work, node["pid"] or "")
 
 
@@ -135,7 +135,7 @@ def _progress(progress: dict[str, Any], status: str) -> dict[str, Any] | None:
         name = f"loss (mean of {mean_of} steps)" if isinstance(mean_of, int) else "loss"
         parts.append(f"{name} {loss:.4f}")
     if isinstance(eta, int | float) and eta > 0 and status == "running":
-        parts.append(f"{_duration(eta)} left")
+        parts.append(f"{_duration_text(eta)} left")
     if progress.get("message"):
         parts.append(str(progress["message"]))
     return {"step": step, "steps": steps, "text": ", ".join(parts)}
@@ -161,7 +161,7 @@ def _curve(losses: list[tuple[int, float]]) -> dict[str, str] | None:
     return {"title": title, "losses": points(values), "mean": points(mean)}
 
 
-def _duration(seconds: float) -> str:
+def _duration_text(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

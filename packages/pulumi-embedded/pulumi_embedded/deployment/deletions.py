@@ -44,7 +44,7 @@ class Deletions:
                 if not self.stopping.is_set() and (succeeded or self.options.continue_on_error):
                     for key in [key for key in left if not self._waits_for[key]]:
                         resource = left.pop(key)
-                        running[pool.submit(self._delete, resource)] = resource
+                        running[pool.submit(self._delete_resource, resource)] = resource
                 if not running:
                     return succeeded and not left
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -57,7 +57,7 @@ class Deletions:
                         waiting.discard(id(resource))
         return succeeded
 
-    def _delete(self, resource: Resource) -> None:
+    def _delete_resource(self, resource: Resource) -> None:
         op = events.DELETE_REPLACED if resource.delete else events.DELETE
         self.steps.delete_resource(resource, op=op, skip_provider=resource.deleted_with in self._deleted_urns)
 

@@ -79,7 +79,7 @@ def reasons_as_json(step: ResourceStep) -> dict[str, Any]:
     """Why a resource changes, as `--json` shows it."""
     if step.diff is None or not step.diff.detailed:
         return {}
-    kinds = diffs.kinds_by_path(step.diff)
+    kinds = diffs.difference_kinds_by_path(step.diff)
     return {
         "diffReasons": sorted({str(parse_path(path)[0]) for path in kinds}),
         **({"replaceReasons": sorted(step.diff.replaces)} if step.diff.replaces else {}),

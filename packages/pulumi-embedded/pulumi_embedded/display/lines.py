@@ -165,9 +165,9 @@ class Display:
     def finish_run(self) -> None:
         """Show diagnostics, outputs, summary and duration."""
         with self._lock:
-            self._diagnostics()
-            self._outputs()
-            self._summary()
+            self._show_diagnostics()
+            self._show_outputs()
+            self._show_summary()
             seconds = time.monotonic() - self.report.started
             if not self.preview:
                 self.print_line("")
@@ -232,7 +232,7 @@ class Display:
             mark = text.lstrip()[:2]
             self.print_line(text.replace(mark, self._paint(mark), 1) if mark in _COLORS else text)
 
-    def _diagnostics(self) -> None:
+    def _show_diagnostics(self) -> None:
         if not self.report.messages:
             return
         self.print_line("")
@@ -263,7 +263,7 @@ class Display:
             for line in text.split("\n")
         )
 
-    def _outputs(self) -> None:
+    def _show_outputs(self) -> None:
         old, new = self.report.old_outputs, self.report.new_outputs
         if new is None or self.without_outputs:
             return
@@ -277,7 +277,7 @@ class Display:
             self.print_line("    --outputs:--" if self._details else "\nOutputs:")
             self._print_marked_lines(lines)
 
-    def _summary(self) -> None:
+    def _show_summary(self) -> None:
         counts = self.report.step_counts
         self.print_line("")
         self.print_line("Resources:")

@@ -57,13 +57,13 @@ def select_stack(project: str, project_file: Path, url: str, stack: str | None) 
 
 def current_backend() -> str | None:
     """The backend of the last `login`, if any."""
-    url = _read(_credentials()).get("current")
+    url = _read(_credentials_file()).get("current")
     return url if isinstance(url, str) and url else None
 
 
 def set_current_backend(url: str | None) -> None:
     """Log in to a backend, or out of the present one with None. Other entries of the file stay."""
-    content = _read(_credentials())
+    content = _read(_credentials_file())
     for part in ("accessTokens", "accounts"):
         entries = {
             key: value for key, value in content.get(part, {}).items() if key != content.get("current")
@@ -72,10 +72,10 @@ def set_current_backend(url: str | None) -> None:
     content["current"] = url or ""
     if url:
         content["accessTokens"][url], content["accounts"][url] = "", {}
-    replace_file(_credentials(), json.dumps(content, indent=4).encode())
+    replace_file(_credentials_file(), json.dumps(content, indent=4).encode())
 
 
-def _credentials() -> Path:
+def _credentials_file() -> Path:
     return pulumi_home() / "credentials.json"
 
 

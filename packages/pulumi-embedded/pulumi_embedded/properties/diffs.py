@@ -56,7 +56,7 @@ def complete_diff(diff: Diff, old: Properties, new: Properties, replace_on: list
     return diff
 
 
-def kinds_by_path(diff: Diff) -> dict[str, str]:
+def difference_kinds_by_path(diff: Diff) -> dict[str, str]:
     """The detailed diff as in `--json`, with `-replace` for changes that replace the resource."""
     return {
         text: f"{kind}-replace"

@@ -154,16 +154,16 @@ class ObjectLog:
 
     def append(self, lines: bytes) -> None:
         if not self._start:
-            self._start, self._count = self._latest()
+            self._start, self._count = self._latest_log()
         self.store.write(f"{self.folder}/{self._start}-{self._count:08}", lines)
         self._count += 1
 
     def read(self) -> bytes:
-        start, count = self._latest()
+        start, count = self._latest_log()
         keys = [f"{self.folder}/{start}-{number:08}" for number in range(count)]
         return b"".join(self.store.read(key) or b"" for key in keys)
 
-    def _latest(self) -> tuple[str, int]:
+    def _latest_log(self) -> tuple[str, int]:
         """The start time of the current log, and how many objects it has."""
         names = [key.rpartition("/")[2] for key in self.store.list_keys(self.folder)]
         start = max((name.partition("-")[0] for name in names if name.endswith(_FIRST)), default="")
