@@ -65,12 +65,12 @@ class AwsStorage(pulumi.ComponentResource):
         if args.whole:
             # These settings stay when the stack is destroyed, so that the remaining results stay private and still expire.
             kept = pulumi.ResourceOptions.merge(self._options, pulumi.ResourceOptions(retain_on_delete=True))
-            self._keep_private(aws, args, kept)
-            self._expire(aws, args, kept)
+            self._block_public_access(aws, args, kept)
+            self._set_lifecycle_rules(aws, args, kept)
         self.keys = self._node_user(aws, args)
         self.register_outputs({})
 
-    def _keep_private(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
+    def _block_public_access(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
         """Block public access, enforce bucket-owner ownership, encrypt at rest, and refuse plain HTTP."""
         aws.s3.BucketPublicAccessBlock(
             "private",
@@ -94,7 +94,7 @@ class AwsStorage(pulumi.ComponentResource):
             "only-https", bucket=args.bucket, policy=json.dumps(only_https(args.bucket)), opts=options
         )
 
-    def _expire(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
+    def _set_lifecycle_rules(self, aws: Any, args: AwsArgs, options: pulumi.ResourceOptions) -> None:
         """Sets all lifecycle rules of the bucket."""
         aws.s3.BucketLifecycleConfiguration(
             "retention", bucket=args.bucket, rules=lifecycle(args), opts=options

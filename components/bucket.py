@@ -43,7 +43,7 @@ class BucketArgs(Properties):
 
 class BucketProvider(FluxProvider[BucketArgs, BucketArgs]):
     args_class = state_class = BucketArgs
-    # `kind` is not among them: it only says how the bucket is reached, not which bucket it is.
+    # A change of `kind` does not replace the bucket: it only says how the bucket is reached, not which bucket it is.
     replaced_by = ("bucket", "prefix")
 
     def check_change(self, old: BucketArgs, _new: BucketArgs, replaces: list[str]) -> None:

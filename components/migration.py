@@ -46,7 +46,8 @@ def migrate(stack: StackServices, owner: str) -> tuple[str, ...]:
         # stack.
         return tuple(_incomplete_listing_warning(storage, prefix) for prefix in crowded)
     if mark is not None and mark.owner == owner:
-        with suppress(RateLimited):  # Another update is writing the same mark.
+        # RateLimited means that another update is writing the same owner mark, so nothing is left to do.
+        with suppress(RateLimited):
             storage.put_bytes(layout.owner, new_mark(owner, mark.made).to_json())
     return ()
 

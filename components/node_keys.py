@@ -52,7 +52,7 @@ class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
         if args.credentials == TOKEN:
             keys = self.connection.cloudflare().replace_tokens(token_name(args), args.bucket)
             return keys.access_key_id, _state(args, keys)
-        return args.end, _state(args, self._temporary(args))
+        return args.end, _state(args, self._create_temporary_keys(args))
 
     def find(self, id_: str, state: NodeKeysState) -> NodeKeysState | None:
         # Cloudflare has no request to look up temporary keys, but their expiry time is in the state.
@@ -67,7 +67,7 @@ class NodeKeysProvider(FluxProvider[NodeKeysArgs, NodeKeysState]):
         if state.credentials == TOKEN:
             self.connection.cloudflare().delete_token(id_)
 
-    def _temporary(self, args: NodeKeysArgs) -> Keys:
+    def _create_temporary_keys(self, args: NodeKeysArgs) -> Keys:
         end = parse_time(args.end)
         # A time in the past means that no run is left to train, but the container group needs keys anyway.
         seconds = max(MIN_SECONDS, (end - datetime.now(UTC)).total_seconds() if end else 0.0)

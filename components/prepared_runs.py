@@ -53,7 +53,7 @@ def write_prepared(owner: str, runs: Iterable[PreparedRun], root: Path = Path())
                 {
                     "save_every": run.save_every,
                     "estimate": run.estimate,
-                    "reservation": run.reservation.in_details if run.reservation else None,
+                    "reservation": run.reservation.to_details if run.reservation else None,
                     "weights_in_image": run.weights_in_image,
                 }
             )

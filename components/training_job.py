@@ -165,7 +165,7 @@ class TrainingJobProvider(FluxProvider[TrainingJobArgs, TrainingJobState]):
             # Move or delete objects in the run's folder last, right before the post: nodes can write there until then, and an
             # update that fails earlier leaves them alone.
             if new:
-                report_moved_weights(args, new.set_aside_results(args.steps, claims.renew))
+                report_moved_weights(args, new.move_weights_aside(args.steps, claims.renew))
                 report_deleted_objects(args, new.clear(claims.renew), "before the run was queued")
                 first_posts.append(new)
 

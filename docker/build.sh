@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build.sh: build and push what TARGETS names, and say on stdout what came of it: `worker=repository@sha256:…`, a line each.
-# From the environment: REPOSITORY, KELPIE_SHA256, and where wanted TARGETS ("worker", "dev" or both), MODEL_ID, TAG_SUFFIX,
+# build.sh: build and push the images in TARGETS, and print one line for each to stdout: `worker=repository@sha256:…`.
+# Environment variables: REPOSITORY, KELPIE_SHA256, and optionally TARGETS ("worker", "dev" or both), MODEL_ID, TAG_SUFFIX,
 # VSCODE_SHA256, VSCODE_VERSION, HF_TOKEN. Needs Docker with buildx, logged in to the registry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -17,7 +17,7 @@ done
 
 result=$(mktemp)
 trap 'rm -f "$result"' EXIT
-# The same input gives the same image: no time of the build is in it, and no record of the machine.
+# Make builds reproducible: the image has no build time and no provenance record of the machine.
 SOURCE_DATE_EPOCH=0 docker buildx bake --file docker-bake.hcl --push --provenance=false --metadata-file "$result" \
     "${targets[@]}" >&2
 for target in "${targets[@]}"; do

@@ -1,8 +1,8 @@
-# All images in one command: `docker/build.sh`, or by hand `docker buildx bake --file docker-bake.hcl`.
-# base and model are stages of the others: built, cached, and not pushed by themselves.
+# Builds all images in one command: `docker/build.sh`, or by hand `docker buildx bake --file docker-bake.hcl`.
+# base and model are stages of the other images: built and cached, but not pushed by themselves.
 
 variable "REPOSITORY" { default = "flux-training" }
-# With several models in one repository, the end of the tags that tells them apart, such as "-Qwen--Qwen-Image".
+# The suffix of the tags that distinguishes images with several models in one repository, such as "-Qwen--Qwen-Image".
 variable "TAG_SUFFIX" { default = "" }
 variable "MODEL_ID" { default = "black-forest-labs/FLUX.1-dev" }
 variable "MODEL_REVISION" { default = "main" }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # download-model.sh MODEL REVISION FOLDER: a model of the FLUX family from Hugging Face, in the layout that diffusers reads.
-# The token is read from the build secret hf_token, or from HF_TOKEN; it is never an argument, so never in a process list.
+# The token is read from the build secret hf_token, or from HF_TOKEN; it is never an argument, so it does not appear in process lists.
 set -euo pipefail
 
 usage="usage: download-model.sh MODEL REVISION FOLDER"
@@ -17,7 +17,7 @@ if [[ -z ${HF_TOKEN:-} ]]; then
     echo "no Hugging Face token: a gated model such as FLUX.1-dev will be refused; give one as the build secret hf_token" >&2
 fi
 
-# The single files are the same weights once more, in another layout.
+# Skip single-file checkpoints: they contain the same weights in another layout.
 hf download "$model" --revision "$revision" --local-dir "$folder" \
     --exclude "flux1-*.safetensors" --exclude "ae.safetensors" --exclude "*.jpg" --exclude "*.png"
 rm -rf "${folder:?}/.cache"

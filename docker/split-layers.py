@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 MAX_LAYER_BYTES = 10_000_000_000
-# As many as Dockerfile.model copies: room for the 112 GB of FLUX.2-dev, the largest model in docs/models.md.
+# The number of layers that Dockerfile.model copies. It is enough for the 112 GB of FLUX.2-dev, the largest model in docs/models.md.
 LAYERS = 16
 
 

@@ -29,7 +29,8 @@ from flux_training.training.errors import BadInput
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Store
 
-# Larger files are sent in parts of exactly this size, because R2 requires all parts of an upload to have the same size.
+# Files larger than this are sent in parts of exactly this size, because R2 requires all parts of an upload to have the same
+# size.
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 4
 CHUNK_BYTES = 1024 * 1024
@@ -133,7 +134,7 @@ class Bulk:
             import obstore
 
             try:
-                with self._errors("copy_object", pair[0]):
+                with self._translate_obstore_errors("copy_object", pair[0]):
                     obstore.copy(self._store(), *pair)
             except ServiceError as error:
                 is_missing = isinstance(error, NotFound) and error.code != "NoSuchBucket"
@@ -180,7 +181,7 @@ class Bulk:
         in_parts = file.size > PART_BYTES
         with (
             self._space(PART_BYTES * PARTS_AT_ONCE if in_parts else file.size),
-            self._errors("put_object", file.key),
+            self._translate_obstore_errors("put_object", file.key),
         ):
             if in_parts:
                 result = obstore.put(
@@ -199,7 +200,7 @@ class Bulk:
         part = wanted.path.with_name(f".{wanted.path.name}.{uuid4().hex[:8]}")
         expected = wanted.sha256
         try:
-            with self._errors("get_object", wanted.key):
+            with self._translate_obstore_errors("get_object", wanted.key):
                 found, size = self._fetch_to(wanted, part)
             if expected is not None and found != expected:
                 raise WrongContent(
@@ -252,7 +253,7 @@ class Bulk:
                 self._room.notify_all()
 
     @contextmanager
-    def _errors(self, operation: str, key: str) -> Iterator[None]:
+    def _translate_obstore_errors(self, operation: str, key: str) -> Iterator[None]:
         """Turn obstore's exceptions into ServiceErrors."""
         from obstore.exceptions import BaseError
 

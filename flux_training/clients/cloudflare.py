@@ -124,7 +124,7 @@ class Cloudflare:
         digest = hashlib.sha256(made.value.get_secret_value().encode()).hexdigest()
         return Keys(access_key_id=made.id, secret_access_key=SecretStr(digest))
 
-    def tokens_named(self, name: str) -> list[Token]:
+    def tokens_with_name(self, name: str) -> list[Token]:
         """The account's tokens of this name."""
         found: list[Token] = []
         for page in count(1):
@@ -161,13 +161,13 @@ class Cloudflare:
 
     def replace_tokens(self, name: str, bucket: str) -> Keys:
         """`create_token`, after revoking tokens of this name that a lost answer may have left."""
-        for left in self.tokens_named(name):
+        for left in self.tokens_with_name(name):
             self.delete_token(left.id)
         try:
             return self.create_token(name, bucket)
         except UncertainOutcome:
             # The value of a token is shown only once, so a token whose answer was lost is useless.
-            for left in self.tokens_named(name):
+            for left in self.tokens_with_name(name):
                 self.delete_token(left.id)
             raise
 

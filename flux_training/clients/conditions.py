@@ -17,7 +17,7 @@ from flux_training.clients.waiting import pause
 WAIT_SECONDS = 1.1
 MAX_WRITES = 5
 ANOTHER_ETAG = "0" * 32
-# The status codes with which a storage that does not know the headers may refuse the request.
+# The status codes with which a storage that does not know conditional headers may refuse the request.
 NOT_IMPLEMENTED = (400, 501)
 
 

@@ -83,7 +83,7 @@ class JobRequest(BaseModel, extra="forbid", frozen=True):
     webhook: str | None = None
 
     @model_validator(mode="after")
-    def _directions(self) -> Self:
+    def _check_sync_directions(self) -> Self:
         """Kelpie refuses other directions: `sync.before.direction must be "download"`."""
         if any(rule.direction != "download" for rule in self.sync.before):
             raise ValueError("rules of sync.before must be downloads")

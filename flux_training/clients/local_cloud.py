@@ -63,7 +63,7 @@ def start_local_cloud(environ: Mapping[str, str] = os.environ, output: TextIO | 
     if not is_local_cloud_running():
         _call("start", *DEFAULT_OPTIONS, *options, output=output)
     elif options:
-        # Runs the command even if the cloud is running: it then warns that it ignores options.
+        # Run `start` even if the local cloud is running: it then warns that it ignores new options.
         _call("start", *options, output=output)
 
 

@@ -121,7 +121,7 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
             "name": self.name,
             "autostart_policy": self.autostart,
             "restart_policy": "always",
-            **self._changeable(),
+            **self._changeable_fields(),
         }
 
     def patch_body(self, before: GroupSpec | None = None) -> dict[str, Any]:
@@ -133,12 +133,12 @@ class GroupSpec(BaseModel, extra="forbid", frozen=True):
         findings = self.findings()
         if findings:
             raise BadInput(findings)
-        wanted = self._changeable()
+        wanted = self._changeable_fields()
         if before is None:
             return wanted
-        return _merge_patch(before._changeable(), wanted)
+        return _merge_patch(before._changeable_fields(), wanted)
 
-    def _changeable(self) -> dict[str, Any]:
+    def _changeable_fields(self) -> dict[str, Any]:
         resources = {
             "cpu": self.cpu,
             "memory": self.memory,
@@ -402,7 +402,7 @@ class Salad:
 
     def reallocate_machine(self, name: str, machine_id: str) -> bool:
         """Replace the group's instance on this machine. Returns whether there is one. Raises NotFound for an unknown group."""
-        # An instance that is still waiting for a machine has no machine id.
+        # An instance that has not been given a machine yet has no machine id.
         there = self.instances(name) if machine_id else []
         found = [instance.id for instance in there if instance.machine_id == machine_id]
         for instance_id in found:

@@ -111,7 +111,7 @@ class Storage:
 
     def exists(self) -> bool:
         """Whether the bucket exists. Raises Unauthorized if it belongs to someone else."""
-        return self._unless_missing(lambda: self._call("head_bucket")) is not None
+        return self._none_if_missing(lambda: self._call("head_bucket")) is not None
 
     def ensure(self) -> bool:
         """Create the bucket if it does not exist. Returns whether it was created. Raises Conflict if another account has it."""
@@ -140,7 +140,7 @@ class Storage:
 
     def delete_bucket(self) -> None:
         """Delete the bucket, if it exists. Raises Conflict if it holds objects."""
-        self._unless_missing(lambda: self._call("delete_bucket"))
+        self._none_if_missing(lambda: self._call("delete_bucket"))
 
     def lifecycle_rules(self) -> list[dict[str, Any]]:
         """The rules by which the bucket deletes objects, in S3's form ([{ID, Status, Filter, Expiration …}]). Raises NotFound without a bucket."""
@@ -160,7 +160,7 @@ class Storage:
 
     def head(self, key: str) -> ObjectInfo | None:
         """Size and ETag; None if there is no such object, or no bucket."""
-        answer = self._unless_missing(lambda: self._call("head_object", Key=key))
+        answer = self._none_if_missing(lambda: self._call("head_object", Key=key))
         return answer and ObjectInfo(
             key, answer["ContentLength"], answer["ETag"].strip('"'), answer.get("LastModified")
         )
@@ -312,7 +312,7 @@ class Storage:
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _unless_missing(self, call: Callable[[], Any]) -> Any:
+    def _none_if_missing(self, call: Callable[[], Any]) -> Any:
         with suppress(NotFound):
             return call()
         return None

@@ -65,7 +65,7 @@ class LazyGroup(click.RichGroup):
         module, attribute = COMMANDS[name].split(":")
         command = getattr(importlib.import_module(module), attribute)
         if HANDLER.was_called:
-            # A compiled module has swallowed it.
+            # A compiled module has swallowed the KeyboardInterrupt of Ctrl-C, so raise it again.
             raise KeyboardInterrupt
         assert isinstance(command, click.Command)  # noqa: S101 - every entry of COMMANDS is a command
         return command
@@ -141,7 +141,7 @@ def _require_working_directory() -> None:
 
 def _fail(error: FluxError) -> NoReturn:
     if HANDLER.was_called:
-        # It may be the reason for the error: what was being read or checked at Ctrl-C counts as wrong.
+        # The user's Ctrl-C may have caused this error: what was being read or checked at that moment counts as invalid.
         exit_interrupted()
     message = f"error: {error}"
     width = shutil.get_terminal_size().columns

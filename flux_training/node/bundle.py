@@ -62,6 +62,7 @@ def build_archive() -> bytes:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
         for name in sorted(members):
             member = zipfile.ZipInfo(name)  # ZipInfo's default date is 1980-01-01, with no permissions.
-            member.create_system = 3  # A fixed value: by default it depends on the operating system.
+            # create_system gets a fixed value: by default it depends on the operating system.
+            member.create_system = 3
             file.writestr(member, members[name])
     return archive.getvalue()

@@ -79,7 +79,7 @@ def test_a_token_works_until_it_is_revoked(
 ) -> None:
     first = cloudflare.replace_tokens("tests/clients nodes", storage.bucket)
     keys = cloudflare.replace_tokens("tests/clients nodes", storage.bucket)
-    assert [token.id for token in cloudflare.tokens_named("tests/clients nodes")] == [keys.access_key_id]
+    assert [token.id for token in cloudflare.tokens_with_name("tests/clients nodes")] == [keys.access_key_id]
     node = storage_with(connection, keys, storage.bucket)
     node.put_bytes("a", b"1")
     with pytest.raises(Unauthorized):
@@ -96,8 +96,8 @@ def test_a_token_is_found_among_more_than_a_page(cloudflare: Cloudflare, storage
     beside = [cloudflare.create_token("tests/clients beside", storage.bucket) for _ in range(51)]
     keys = cloudflare.create_token("tests/clients last", storage.bucket)
     try:
-        assert [t.id for t in cloudflare.tokens_named("tests/clients last")] == [keys.access_key_id]
-        assert len(cloudflare.tokens_named("tests/clients beside")) == len(beside)
+        assert [t.id for t in cloudflare.tokens_with_name("tests/clients last")] == [keys.access_key_id]
+        assert len(cloudflare.tokens_with_name("tests/clients beside")) == len(beside)
     finally:
         for made in [keys, *beside]:
             cloudflare.delete_token(made.access_key_id)

@@ -544,7 +544,7 @@ def test_an_error_that_lasts_is_said_once_and_not_waited_for(
 ) -> None:
     monkeypatch.setattr(follow_module, "LOCAL_POLL_SECONDS", 0.0)
     refusing = Refusing()
-    assert follow_module.follow(cast(Watcher, refusing)).has_ended
+    assert follow_module.follow_until_ended(cast(Watcher, refusing)).has_ended
     printed = "".join(capsys.readouterr())
     assert printed.count("could not be queued again: claim.json is held") == 1
     assert refusing.tries == 2
@@ -562,7 +562,7 @@ def test_services_that_stop_answering_are_named_once_and_their_return_is_said(
         return StackStatus([refusing.row])
 
     monkeypatch.setattr(refusing, "read", read)
-    assert follow_module.follow(cast(Watcher, refusing)).has_ended
+    assert follow_module.follow_until_ended(cast(Watcher, refusing)).has_ended
     lines = "".join(capsys.readouterr()).splitlines()
     assert lines[:2] == ["the local cloud does not answer; still waiting", "The services answer again."]
     assert len([line for line in lines if "answer" in line]) == 2

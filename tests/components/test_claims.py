@@ -246,7 +246,7 @@ def test_which_holders_are_dead_for_the_running_process() -> None:
         claim("x/y", here, os.getppid(), now),
         claim("x/y", "there", pid, now),
     ]
-    assert [claims.holder_is_dead(one) for one in holders] == [True, True, False, False]
+    assert [claims.is_holder_dead(one) for one in holders] == [True, True, False, False]
 
 
 def test_a_deleted_claim_is_taken(clock: FakeClock) -> None:

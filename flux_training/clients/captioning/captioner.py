@@ -117,14 +117,14 @@ def api_key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
 
 def _http_client(base_url: str) -> BoundedClient:
     """A client with the user's proxy, if the address is not on this machine. Raises BadInput for a proxy that cannot be used."""
-    # Imported here because it imports the OpenAI package's HTTP library.
+    # This module is imported here because it imports the OpenAI package's HTTP library, which takes time.
     from flux_training.clients.captioning.bounded import BoundedClient
 
     is_local = urlsplit(base_url).hostname in LOOPBACK
     with checked_proxies(is_local):
         if not is_local:
             return BoundedClient()
-        # Ignores the proxy variables of the environment, but honours SSL_CERT_FILE.
+        # The client ignores the proxy variables of the environment, but honours SSL_CERT_FILE.
         return BoundedClient(trust_env=False, verify=ssl.create_default_context())
 
 
@@ -143,7 +143,7 @@ class Captioner:
         stop: threading.Event,
         retry_policy: RetryPolicy = RETRY_POLICY,
     ) -> None:
-        import openai  # Imported here because it takes half a second.
+        import openai  # The package openai is imported here because importing it takes half a second.
 
         self.model, self.host = model, host_and_port(base_url)
         self._instruction, self._max_tokens, self._base_url = instruction, max_tokens, base_url
@@ -175,7 +175,7 @@ class Captioner:
         error = self._openai
         retrying = self._retry_policy.retrying(self._is_worth_retrying, self._wait, self._sleep)
         try:
-            return retrying(self._in_accepted_form, picture, strict)
+            return retrying(self._ask_in_accepted_form, picture, strict)
         except (error.AuthenticationError, error.PermissionDeniedError, error.NotFoundError) as failure:
             steps = (f"check the key, --model {self.model} and --base-url", suggest_base_url(self._base_url))
             raise self._refused(failure, "; or ".join(filter(None, steps))) from failure
@@ -187,9 +187,9 @@ class Captioner:
             if (seconds := retry_after(failure.response)) > self._retry_policy.total:
                 step = f"run the command again in {show_duration(seconds)}"
                 raise self._refused(failure, step) from failure
-            raise self._failed("still too many requests", failure) from failure
+            raise self._failed_error("still too many requests", failure) from failure
         except error.APITimeoutError as failure:
-            raise self._failed("no answer in time", failure) from failure
+            raise self._failed_error("no answer in time", failure) from failure
         except error.APIConnectionError as failure:
             step = connection_advice(self._words(failure), self._base_url)
             raise self._refused(failure, step) from failure
@@ -211,7 +211,7 @@ class Captioner:
             return OTHER_LIMIT
         return NOT_SENT if still_refuses_removed_token_limit(self._form, words) else ""
 
-    def _in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
+    def _ask_in_accepted_form(self, picture: bytes, strict: bool) -> ModelResponse:
         """Ask the model, without the parameters that the server has refused by name so far."""
         while True:
             form = self._form
@@ -219,9 +219,11 @@ class Captioner:
                 return self._once(picture, strict, form)
             # Some servers answer 200 or 500 when they refuse a parameter.
             except (self._openai.APIStatusError, InvalidCompletion) as failure:
-                changed = adapt_request_form(form, self._whole_message(failure))
+                changed = adapt_request_form(form, self._full_error_message(failure))
                 if changed is None:
-                    if self._may_refuse_a_parameter(failure) and (answer := self._plainly(picture, strict)):
+                    if self._may_refuse_a_parameter(failure) and (
+                        answer := self._ask_without_options(picture, strict)
+                    ):
                         return answer
                     raise
                 # Another thread may have changed the form of requests in the meantime.
@@ -236,7 +238,7 @@ class Captioner:
             and not (self._has_answered or self._was_plain or self._hint(failure))
         )
 
-    def _plainly(self, picture: bytes, strict: bool) -> ModelResponse | None:
+    def _ask_without_options(self, picture: bytes, strict: bool) -> ModelResponse | None:
         """The answer to a request without optional parameters, which is tried once; None if that is refused as well."""
         self._was_plain = True
         try:
@@ -266,7 +268,7 @@ class Captioner:
         response = read_answer(answer.content, answer.headers.get("content-type", ""), self._base_url)
         self._has_answered = True
         if response.tokens_out > self._max_tokens and self._form == form:
-            self._form = form.with_other_limit()
+            self._form = form.with_other_limit_name()
         return response
 
     def _is_worth_retrying(self, state: tenacity.RetryCallState) -> bool:
@@ -296,10 +298,10 @@ class Captioner:
     def _refused(self, failure: openai.APIError, next_step: str) -> CaptioningRefused:
         return CaptioningRefused(f"{self.model} at {self.host}: {self._words(failure)}", "", next_step)
 
-    def _failed(self, what: str, failure: openai.APIError) -> FluxError:
+    def _failed_error(self, what: str, failure: openai.APIError) -> FluxError:
         return FluxError(f"{what} ({self._words(failure)})")
 
-    def _whole_message(self, failure: openai.APIStatusError | InvalidCompletion) -> str:
+    def _full_error_message(self, failure: openai.APIStatusError | InvalidCompletion) -> str:
         """The service's message together with all related fields."""
         if isinstance(failure, InvalidCompletion):
             return failure.what

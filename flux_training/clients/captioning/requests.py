@@ -60,7 +60,7 @@ class RequestForm:
         found: dict[str, Any] = {self.limit: max_tokens} if self.limit else {}
         return found | ({"response_format": CAPTION_SCHEMA} if self.structured else {})
 
-    def with_other_limit(self) -> "RequestForm":
+    def with_other_limit_name(self) -> "RequestForm":
         """The form to use after an answer with more tokens than were allowed, because some servers ignore the current name of
         the limit.
         """

@@ -28,7 +28,7 @@ from flux_training.training.runs.records import PostedRecord, Token
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.untrusted import UntrustedRecord
 
-# A claim is valid for this long. This exceeds a post with all its retries and time-outs (at most 3.5 minutes,
+# The validity of a claim in seconds. This exceeds a post with all its retries and time-outs (at most 3.5 minutes,
 # flux_training/clients/http.py) and the clock difference between two machines. The holder renews its claim before each post.
 CLAIM_SECONDS = 600.0
 MAX_CLOCK_DIFFERENCE_SECONDS = 24 * 3600.0
@@ -144,7 +144,7 @@ class ClaimFile:
         with suppress(RateLimited):  # RateLimited means that another update is writing the same record.
             self._storage.put_bytes(self._posted_key, posted_record_bytes(holder.token, kelpie_id))
 
-    def holder_is_dead(self, holder: Claim) -> bool:
+    def is_holder_dead(self, holder: Claim) -> bool:
         return is_claim_holder_dead(holder, self._claim.host, self._claim.pid, is_alive, _now())
 
     def _write(self, claim: Claim, etag: str) -> bool:

@@ -17,7 +17,8 @@ from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 
-# Deleting this many objects takes about ten minutes. The claim is renewed in the meantime.
+# The maximum number of objects that are deleted. Deleting this many takes about ten minutes, in which the run's claim is
+# renewed.
 MAX_OUTPUTS = 200_000
 OPTIMIZER = "optimizer.pt"
 # The maximum size that a storage copies with one request. No LoRA is that large.
@@ -40,7 +41,7 @@ class NewRun:
     storage: Storage
     keys: RunKeys
 
-    def set_aside_results(self, steps: int, renew: Callable[[], None]) -> str:
+    def move_weights_aside(self, steps: int, renew: Callable[[], None]) -> str:
         """Move weights of so many steps out of model/, where training would replace them. Returns the folder; empty if there are none.
 
         They may be a copy of earlier results. `renew` is called before they are moved. Raises ServiceError.
@@ -65,7 +66,7 @@ class NewRun:
 
         Raises ServiceError, and FluxError if more than MAX_OUTPUTS objects are named like checkpoints.
         """
-        planted, count = self._planted(), 0
+        planted, count = self._planted_checkpoints(), 0
         while part := list(itertools.islice(planted, MAX_KEYS_PER_DELETE)):
             renew()
             self.storage.delete_many(part)
@@ -74,14 +75,14 @@ class NewRun:
 
     def clear_after_post(self, kelpie: Kelpie, job: Job) -> int:
         """Delete what was written between `clear` and the post. Returns how many objects; 0 if a node may have written them."""
-        planted = list(self._planted())
+        planted = list(self._planted_checkpoints())
         # Read the queue after listing the objects: if no node has got the run by then, none of the objects are from its node.
         if not planted or not _waits(kelpie.get_job(job.id)):
             return 0
         self.storage.delete_many(planted)
         return len(planted)
 
-    def _planted(self) -> Iterator[str]:
+    def _planted_checkpoints(self) -> Iterator[str]:
         for number, item in enumerate(self.storage.list(f"{self.keys.output}{self.keys.job}")):
             if number == MAX_OUTPUTS:
                 raise FluxError(

@@ -59,7 +59,7 @@ class Queue:
         job = self.find(place)
         if job is not None:
             return job
-        job = self._win(place, claims)
+        job = self._take_claim_or_adopt_job(place, claims)
         if job is None:
             prepare()
             job = self._post(place, request, claims)
@@ -80,7 +80,7 @@ class Queue:
         if superseded:
             self.forget()
 
-    def _win(self, place: RunPlace, claims: ClaimFile) -> Job | None:
+    def _take_claim_or_adopt_job(self, place: RunPlace, claims: ClaimFile) -> Job | None:
         """Take the claim (None), or return the job that another holder posted."""
         if claims.take(None):
             return None
@@ -97,7 +97,7 @@ class Queue:
                 return job
             if (holder is None or posted is not None or settled) and claims.take(etag):
                 return None
-            if etag != dead_etag and holder is not None and claims.holder_is_dead(holder):
+            if etag != dead_etag and holder is not None and claims.is_holder_dead(holder):
                 dead_etag, dead_since = etag, time.monotonic()
             pause(CLAIM_POLL_SECONDS)
         raise FluxError(
@@ -129,17 +129,17 @@ class Queue:
                 pause(SETTLE_SECONDS)
                 found = self.find(place, fresh=True)
                 if found is not None:
-                    return self._only_one(place, found)
+                    return self._keep_only_oldest_job(place, found)
                 if attempt == MAX_POSTS - 1:
                     raise
             else:
                 with self._lock:
                     if self._jobs is not None:
                         self._jobs.append(job)
-                return self._only_one(place, job) if attempt else job
+                return self._keep_only_oldest_job(place, job) if attempt else job
         raise AssertionError("unreachable")
 
-    def _only_one(self, place: RunPlace, job: Job) -> Job:
+    def _keep_only_oldest_job(self, place: RunPlace, job: Job) -> Job:
         """After a repeated post: keep the oldest of several unfinished jobs of the run."""
         unfinished = jobs_by_age(
             found for found in self.jobs(fresh=True) if place.is_own(found) and found.unfinished

@@ -52,7 +52,11 @@ class SilentRun:
         None if the job is not the run's, has been queued again often enough, has ended meanwhile, or is being removed. Raises
         ServiceError, FluxError.
         """
-        if not self.place.is_own(job) or self._requeues(job) >= MAX_REQUEUES or not self._intend(job):
+        if (
+            not self.place.is_own(job)
+            or self._requeues(job) >= MAX_REQUEUES
+            or not self._record_intended_requeue(job)
+        ):
             return None
         return self._post(job) if self.queue.kelpie.cancel_job(job.id) else None
 
@@ -67,7 +71,7 @@ class SilentRun:
         )
         return self._post(job) if is_intended and not self._has_reported(job) else None
 
-    def _intend(self, job: Job) -> bool:
+    def _record_intended_requeue(self, job: Job) -> bool:
         """Record that the job is about to be canceled: if this process is killed before it posts, the next watcher posts.
 
         False if somebody else changes the record at this moment, or the job is being removed.

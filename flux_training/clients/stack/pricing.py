@@ -128,7 +128,7 @@ class ClusterPricing:
     def bill(self, finished: Sequence[FinishedRun]) -> Bill:
         """Raises BadInput, ServiceError."""
         bill_at = self._bill_at(finished)
-        bills = [bill_at(rate) for rate in self._rates_at_a_free_priority(bill_at)]
+        bills = [bill_at(rate) for rate in self._rates_at_first_free_priority(bill_at)]
         bill = combine_gpu_classes(bills) if len(bills) > 1 else bills[0]
         is_dev = self.name == self.stack.settings.dev_cluster
         return replace(bill, dev=self._dev_rate(bill.rate)) if is_dev else bill
@@ -177,7 +177,7 @@ class ClusterPricing:
 
         return bill_at
 
-    def _rates_at_a_free_priority(self, bill_at: Callable[[Rate], Bill]) -> list[Rate]:
+    def _rates_at_first_free_priority(self, bill_at: Callable[[Rate], Bill]) -> list[Rate]:
         """The rates at the group's priority if that is to stay, or else at the first one at which a node is free, or at the last."""
         priorities = self.cluster.priorities
         if len(priorities) == 1:
@@ -210,7 +210,8 @@ class ClusterPricing:
 
         return [
             _rate(
-                choose_gpu(cluster.gpu, self._memory_needed, offers, hours_on, self._kept_class()), priority
+                choose_gpu(cluster.gpu, self._memory_needed, offers, hours_on, self._class_of_kept_group()),
+                priority,
             )
         ]
 
@@ -238,7 +239,7 @@ class ClusterPricing:
             return None
         return self.stack.connection.salad().get_group(self.cluster.name)
 
-    def _kept_class(self) -> str | None:
+    def _class_of_kept_group(self) -> str | None:
         group = self._kept_group()
         classes = group.container.resources.gpu_classes if group else []
         return classes[0] if len(classes) == 1 else None

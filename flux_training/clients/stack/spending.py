@@ -41,7 +41,7 @@ class Reservation:
     budget: BudgetSettings
 
     @property
-    def in_details(self) -> dict[str, Any]:
+    def to_details(self) -> dict[str, Any]:
         """As prepared runs store it."""
         return {"usd": self.usd, "budget": self.budget.model_dump(by_alias=True)}
 
@@ -96,7 +96,7 @@ def reserve(
     """
     after = hash_of_previous_job(replaced or posted_job_id(storage, keys))
     entry = SpendingEntry(today(), hash_of_run(prefix, keys.job, keys.run), after, reservation.usd)
-    body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix} | reservation.in_details)
+    body = canonical_json({"job": keys.job, "run": keys.run, "prefix": prefix} | reservation.to_details)
     with _reserving:
         is_new = _write_unless_exists(storage, entry.key, body)
         if not reservation.budget.has_spending_limits:

@@ -31,7 +31,7 @@ from flux_training.training.runs.run_state import RunState, show_duration
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import counted, describe_adopt_setting, describe_rename_back
 
-# S3 refuses requests if the clock is wrong by 15 minutes, so less is reported already.
+# The clock difference that is reported. S3 refuses requests if the clock is wrong by 15 minutes.
 MIN_NOTED_SKEW_SECONDS, MIN_BAD_SKEW_SECONDS = 30.0, 300.0
 # An id that no group has. Asking for it tests the key.
 NO_GROUP = "00000000-0000-0000-0000-000000000000"
@@ -168,7 +168,7 @@ def check_cloudflare(connection: Connection, settings: StackSettings, up: str) -
     state = "exists" if exists else f"does not exist yet, {up} creates it"
     found = [ok(title, f"is accepted: bucket {name} {state}")]
     if settings.storage.credentials == "token":
-        cloudflare.tokens_named("flux doctor")
+        cloudflare.tokens_with_name("flux doctor")
         found.append(
             ok(title, "may list the account's tokens, which is needed to create the nodes' own token")
         )

@@ -71,7 +71,8 @@ def licence_fields(model: TrainableModel) -> dict[str, str]:
     """The fields of a model card for the base model's licence."""
     if known := HUB_LICENCES.get(model.licence):
         return {"license": known}
-    # Only this owner's licence file has a known URL. For other models, link the model's page, which links the licence.
+    # Only Black Forest Labs' repositories are known to have a licence file with this path. For other models, link the model's
+    # page, which links the licence.
     path = "/blob/main/LICENSE.md" if model.weights.startswith("black-forest-labs/") else ""
     return {
         "license": "other",

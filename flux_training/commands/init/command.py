@@ -23,7 +23,7 @@ from flux_training.training.schemas import stack_schema, train_schema
 from flux_training.training.words import DEFAULT_STACK
 
 PACKAGE = "flux-training"
-# Stands in messages for the tool's address, which only the user knows.
+# A placeholder in messages for the address of the tool's repository, which only the user knows.
 UNKNOWN = "ADDRESS"
 # The files of the tool in a clone. Job folders and stack files are excluded: they are the user's own.
 TOOL_FILES = (".", ":!jobs", ":!Pulumi*.yaml")

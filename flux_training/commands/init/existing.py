@@ -96,10 +96,10 @@ class ExistingSetup:
                 rename_results(folder / OUTPUTS, self.renaming)
                 self._write_states(folder)
         except (Exception, KeyboardInterrupt) as error:
-            raise self._moved_back(folder, moved, error) from error
+            raise self._move_back_and_explain(folder, moved, error) from error
         return [str(path) for path in moved]
 
-    def _moved_back(self, folder: Path, moved: list[Path], error: BaseException) -> FluxError:
+    def _move_back_and_explain(self, folder: Path, moved: list[Path], error: BaseException) -> FluxError:
         """Move everything back to the clone; the error that says where it is now."""
         kept = []
         for path in reversed(moved):

@@ -34,7 +34,7 @@ STATIC = {
     "review_all.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-# Lint's code for an empty caption file, which may be overwritten.
+# Lint's code for an empty caption file. Such a file may be overwritten.
 EMPTY = "caption-empty"
 MAX_BODY_BYTES = 64 * 1024
 

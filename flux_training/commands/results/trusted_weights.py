@@ -27,7 +27,7 @@ class TrustedWeights:
 def choose_weights(status: JobStatus, storage: Storage, accept_changed: bool, stack: str) -> TrustedWeights:
     """Records the weights if they have not been verified before, or if the user accepts others. Raises ServiceError."""
     found, pin, steps = status.results.weights, status.pin, status.job.steps
-    # Until the job has ended, the run's own node may still write the weights.
+    # Do not verify the weights before the job has ended: until then the run's own node may still write them.
     may_change = status.queue_job is not None and status.queue_job.unfinished
     if accept_changed and found is not None and (pin is not None or not may_change):
         if problems := problems_of_weights(storage, found, steps):

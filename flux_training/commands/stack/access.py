@@ -58,7 +58,7 @@ def _temporary_stack(engine: Engine) -> Iterator[Engine]:
     try:
         yield engine
     finally:
-        # Unless the user has saved the file meanwhile.
+        # Keep the file if the user has saved it in the meantime.
         if path.read_bytes() == created != before:
             path.write_bytes(before)
 

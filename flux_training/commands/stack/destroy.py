@@ -37,7 +37,7 @@ def parse_stack_resources(state: Mapping[str, Any]) -> StackResources:
     found: dict[str, list[tuple[str, Mapping[str, Any]]]] = {STACK: [], BUCKET: [], GROUP: [], JOB: []}
     resources = (state.get("deployment") or {}).get("resources") or []
     for one in resources:
-        # A dynamic resource has a type such as pulumi-python:dynamic/flux:Bucket.
+        # The state contains the type of a dynamic resource in a form such as pulumi-python:dynamic/flux:Bucket.
         kind = str(one.get("type")).rpartition("/")[2]
         if kind in found:
             found[kind].append((str(one["urn"]).rpartition("::")[2], one.get("outputs") or {}))

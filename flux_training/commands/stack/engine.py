@@ -300,11 +300,12 @@ def _run_to_the_end(line: list[str], environment: Mapping[str, str], root: Path,
     def on_interrupt(*_: object) -> None:
         nonlocal interrupts
         interrupts += 1
-        # A terminal sends Ctrl-C to the engine as well, which would stop at once when signalled twice.
+        # A terminal sends Ctrl-C to the engine as well. An engine that is signalled twice would stop at once, so signal it only
+        # without a terminal.
         if not sys.stdin.isatty():
             process.send_signal(signal.SIGINT)
 
-    # The embedded engine unblocks it as soon as it can catch it. The CLI catches it from the start.
+    # The embedded engine unblocks SIGINT as soon as it can handle it. The Pulumi CLI handles it from the start.
     with interrupts_blocked() if is_embedded else nullcontext():
         process = subprocess.Popen(line, env=dict(environment), cwd=root)  # noqa: S603 - fixed commands
         before = signal.signal(signal.SIGINT, on_interrupt)

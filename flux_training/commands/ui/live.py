@@ -14,7 +14,7 @@ from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
 from flux_training.training.errors import FluxError
 from flux_training.training.runs.run import Layout
 
-# How often to ask the engine whether an `up` has deployed other runs. Each time starts a process.
+# The seconds between two questions to the engine whether an `up` has deployed other runs. Each question starts a process.
 OUTPUTS_SECONDS = 15.0
 
 
@@ -88,7 +88,7 @@ class LiveStack:
         """Read the status once and publish it."""
         error = ""
         try:
-            self._look_up()
+            self._find_deployed_stack()
             if self.deployed and not (self.status and self.status.has_ended):
                 self.status = self.deployed.watcher.read()
         except FluxError as failure:
@@ -99,7 +99,7 @@ class LiveStack:
         local = watcher is not None and watcher.local
         self._publish(stack_document(self.stack, self.status, clusters, local, error))
 
-    def _look_up(self) -> None:
+    def _find_deployed_stack(self) -> None:
         """Find what is deployed; again while nothing is, once all runs have ended, and after a failure, which may be due to a cloud that moved."""
         is_settled = self.status is not None and not self.status.has_ended and not self._has_failed
         if is_settled or time.monotonic() - self._looked_up < OUTPUTS_SECONDS:

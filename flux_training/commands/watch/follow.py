@@ -72,7 +72,7 @@ def queue_silent_again(watcher: Watcher, stack: StackStatus, refused: set[str] |
     `refused`: jobs for which that failed before, which is not said again, even if the error's text has changed; updated here.
     """
     said, refused = [], set() if refused is None else refused
-    for status in [row.status for row in stack.rows if row.status.may_be_queued_again]:
+    for status in [row.status for row in stack.rows if row.status.may_need_requeue]:
         job = status.job.name
         try:
             said.append(watcher.queue_again(status))

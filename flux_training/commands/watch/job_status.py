@@ -134,12 +134,12 @@ class JobStatus:
         return self.state == RunState.RUNNING and self.hand_out == HandOutState.SILENT
 
     @property
-    def may_be_queued_again(self) -> bool:
+    def may_need_requeue(self) -> bool:
         """Whether its launcher is silent, or another watcher may have canceled it for that."""
         return self.is_silent or (self.state == RunState.CANCELED and self.queue_job is not None)
 
     @property
-    def is_untrained(self) -> bool:
+    def has_untrained_weights(self) -> bool:
         """Whether its node found final weights in the bucket, and no node says that it has trained."""
         return self.state == RunState.COMPLETED and (self.progress.state, self.progress.gpu_seconds) == (
             "finished",
@@ -273,7 +273,7 @@ def _problem_of_job(status: JobStatus, now: datetime, is_busy: bool, stack: str)
         return f"{status.state}: {doubt}; {accept_hint(status.job.name, stack)}"
     if status.has_ended and status.state != RunState.COMPLETED:
         return _failure_problem(status, stack)
-    if status.planted or status.is_untrained:
+    if status.planted or status.has_untrained_weights:
         return _planted_objects_problem(status, stack)
     if status.hand_out == HandOutState.RETRYING:
         return _describe_retry(status)
@@ -314,7 +314,7 @@ def _first_finding(status: JobStatus) -> str:
 def _planted_objects_problem(status: JobStatus, stack: str) -> str:
     place = status.job.keys.output
     retry, up = flux_command(f"retry {status.job.name} --force", stack), make_command("up", stack)
-    if status.is_untrained:
+    if status.has_untrained_weights:
         return f"its node found the weights below {place} and trained nothing: somebody wrote them there; {retry} and {up} train another attempt"
     return (
         f"somebody wrote {counted(status.planted, 'object')} below {place} before the queue gave this run to a node, which may "

@@ -211,7 +211,7 @@ class Watcher:
         """
         # Read the job again: another watcher may have acted since, or the launcher may have reported.
         status = job_status(status.job, self._own(status.job, {}), self.storage)
-        if not status.may_be_queued_again:
+        if not status.may_need_requeue:
             self._ended.pop(status.job.name, None)
             return f"{status.job.name}: {describe_status(status)}"
         job, salad = status.queue_job, self._connection.salad()
@@ -225,7 +225,7 @@ class Watcher:
         run = SilentRun(
             queue, self.storage, status.job.keys, place, owner, partial(self._reserve, status.job)
         )
-        # Replace the node as well. A worker that waits for a server which sends nothing hangs even after its job was canceled
+        # Replace the node, too: a worker that waits for a server that sends nothing hangs even after its job was canceled
         # (docs/services.md).
         replaced = self._replace_node(group.name, job) if status.is_silent else ""
         posted = run.queue_again(job) if status.is_silent else run.finish(job)

@@ -26,9 +26,10 @@ from flux_training.node.launcher.errors import ExitCode, RunEndedError
 from flux_training.node.launcher.signing import SigningKeys, quote_path, quote_query, signed_headers
 
 CHUNK_BYTES = 1 << 17
-MAX_LISTING_BYTES = 8 << 20  # A page has 1,000 keys, each of up to 1,024 bytes before they are URL-encoded.
+# A page of a listing has 1,000 keys, each of up to 1,024 bytes before they are URL-encoded.
+MAX_LISTING_BYTES = 8 << 20
 MAX_ERROR_BYTES = 1 << 16
-MIN_BYTES_PER_SECOND = 1024  # An answer that is slower than this counts as stalled.
+MIN_BYTES_PER_SECOND = 1024  # A download that is slower than this counts as stalled.
 CLOCK_TOLERANCE = timedelta(minutes=4)  # S3 refuses requests if the clock is wrong by 15 minutes.
 # Statuses after which a request is tried again, besides 5xx. R2 answers 403 while it cannot check a key, and a network with a
 # login page redirects.
@@ -320,7 +321,7 @@ def parse_listing(data: bytes) -> tuple[list[ListedObject], str]:
 
 def tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
-    if not context.cert_store_stats()["x509_ca"]:  # Some images have no system certificates.
+    if not context.cert_store_stats()["x509_ca"]:  # Some container images have no system certificates.
         with contextlib.suppress(ImportError):
             context.load_verify_locations(importlib.import_module("certifi").where())
     return context
@@ -350,5 +351,5 @@ def bucket_from_environment(
 def _is_endpoint(endpoint: SplitResult) -> bool:
     try:
         return endpoint.scheme in ("http", "https") and bool(endpoint.hostname) and endpoint.port != 0
-    except ValueError:  # The port is not a number.
+    except ValueError:  # Reading `port` raises ValueError if the port is not a number.
         return False

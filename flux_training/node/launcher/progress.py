@@ -31,10 +31,12 @@ MAX_MESSAGE = 4000
 # killed for its memory.
 MAX_RESTARTS = 10
 MAX_PROGRESS_BYTES = 1 << 20
-MAX_DIGESTS = 100  # The SHA-256 of only the newest checkpoints is recorded.
-MAX_FAULTY_STEPS = 10_000  # With this many steps, progress.json stays smaller than MAX_PROGRESS_BYTES.
+MAX_DIGESTS = 100  # The maximum number of checkpoints whose SHA-256 is recorded: the newest ones.
+# The maximum number of faulty steps that are recorded, so that progress.json stays smaller than MAX_PROGRESS_BYTES.
+MAX_FAULTY_STEPS = 10_000
 MAX_CURVE_BYTES = 16 << 20
-MAX_RESUMED = 100  # Only the newest are recorded, to be marked in a chart.
+# The maximum number of recorded steps from which training was resumed: the newest ones, which charts mark.
+MAX_RESUMED = 100
 # The maximum number of steps whose losses are averaged: a tenth of the run, if that is shorter.
 MAX_LOSS_STEPS = 50
 

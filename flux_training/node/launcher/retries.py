@@ -17,8 +17,10 @@ from flux_training.node.launcher.process import check_stopped, pause
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 20.0
 MAX_LISTED = 10_000
-MAX_PAGES = 1000  # The limit is high because S3 may return pages with few objects, or none.
-MAX_SECONDS = 120.0  # The time limit for each try. At 140 kB/s, a curve of 16 MB arrives in that time.
+# The maximum number of pages of a listing. It is high because S3 may return pages with few objects, or none.
+MAX_PAGES = 1000
+# The time limit in seconds for each try. At 140 kB/s, a loss curve of 16 MB arrives in that time.
+MAX_SECONDS = 120.0
 
 T = TypeVar("T")
 

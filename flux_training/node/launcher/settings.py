@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from flux_training.node.launcher.errors import ExitCode, RunEndedError
 
-# These folders are below the working directory, which is the trainer's.
+# These paths are relative to the working directory, which is the trainer's folder.
 CONFIG_FOLDER = Path("training-config")
 DATASET_FOLDER = Path("dataset")
 # The names of dataset folders, such as those with control images. None of the trainer's own folders has such a name.
@@ -67,7 +67,7 @@ class LaunchLimits:
     download_attempts: float = 8
     connect_seconds: float = 10
     read_seconds: float = 30
-    # The wait before the end of the job: the worker notices changes up to a second late.
+    # The seconds to wait before the job ends: the worker notices changes up to a second late.
     settle_seconds: float = 3
     # The maximum share of all steps that may be skipped. The container's environment variable MAX_SKIPPED_SHARE takes
     # precedence.

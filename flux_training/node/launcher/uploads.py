@@ -26,7 +26,8 @@ from flux_training.node.launcher.settings import UPLOAD_FOLDER, WEIGHTS_SUFFIX, 
 from flux_training.node.launcher.weights import is_whole_zip, sha256, weights_step
 
 STAGING_FOLDER = Path(".upload-staging")
-TEMPORARY_FOLDER = ".tmp"  # ai-toolkit first writes samples to this folder and then renames them.
+# The trainer's folder for unfinished samples: ai-toolkit writes them there and then renames them.
+TEMPORARY_FOLDER = ".tmp"
 SAMPLES_FOLDER = "samples"
 RESEND_SECONDS = 60.0
 MAX_FILES = 20_000

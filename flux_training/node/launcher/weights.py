@@ -13,7 +13,8 @@ from flux_training.node.launcher.errors import RunEndedError, UnsoundFileError
 from flux_training.node.launcher.process import check_stopped
 from flux_training.node.launcher.settings import is_number
 
-MAX_HEADER_BYTES = 4 << 20  # The headers of FLUX LoRAs have about 200 KB.
+# The maximum size of a safetensors header. The headers of FLUX LoRAs have about 200 KB.
+MAX_HEADER_BYTES = 4 << 20
 MAX_DIMENSIONS = 8
 CHUNK_BYTES = 1 << 16
 
