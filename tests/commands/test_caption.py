@@ -332,6 +332,36 @@ def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout:
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "caption"),
+    [
+        ("Рыжий кот смотрит вверх.", "ok", "A square, number 11."),
+        ("一只橘猫抬头看天空。", "sorry", "一只橘猫抬头看天空。"),
+        (
+            "Un gato mira el cielo de la tarde.",
+            "say Un gato y el cielo de la tarde.",
+            "Un gato y el cielo de la tarde.",
+        ),
+    ],
+)
+def test_a_caption_in_another_language_is_asked_for_once_more_in_english(
+    first: str, second: str, caption: str, checkout: Path, run: Run
+) -> None:
+    keep_images(checkout, 11)
+    with captioner(lambda _n, attempt: second if attempt == 2 else f"say {first}") as server:
+        run(*options(server), "--trigger-position", "none")
+    assert captions(checkout)[11] == f"{caption}\n"
+    assert ["in English" in prompt for prompt in server.prompts] == [False, True]
+
+
+def test_a_prompt_of_ones_own_may_ask_for_another_language(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    with captioner(lambda _number, _attempt: "say Рыжий кот смотрит вверх.") as server:
+        run(*options(server), "--prompt", "Опиши картинку одним предложением")
+    assert captions(checkout)[11].startswith("Рыжий кот смотрит вверх.")
+    assert len(server.prompts) == 1
+
+
+@pytest.mark.parametrize(
     ("answer", "asked"), [(CAT, 6), ("Es liegt nichts vor.", 3), ('{"reply": "Quiet as ever"}', 3)]
 )
 def test_the_same_answer_for_the_first_images_is_not_written(

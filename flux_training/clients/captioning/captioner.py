@@ -28,7 +28,7 @@ from flux_training.clients.captioning.requests import (
 from flux_training.clients.errors import MIN_SECRET_LENGTH
 from flux_training.clients.http import LOOPBACK, RateLimiter, RetryPolicy, retry_after
 from flux_training.clients.proxies import checked_proxies
-from flux_training.training.dataset.captions import STRICTER, ModelResponse
+from flux_training.training.dataset.captions import ModelResponse, stricter
 from flux_training.training.dataset.model_answers import one_line
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.runs.run_state import show_duration
@@ -253,7 +253,7 @@ class Captioner:
         if self._stop.is_set():
             raise CaptioningStopped
         content: Any = [
-            {"type": "text", "text": f"{self._instruction}\n\n{STRICTER}" if strict else self._instruction},
+            {"type": "text", "text": stricter(self._instruction) if strict else self._instruction},
             {
                 "type": "image_url",
                 "image_url": {"url": f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"},

@@ -401,9 +401,11 @@ def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionO
         picture = _picture_to_send(image, options)
         answers = [captioner.ask(picture)]
         found = caption_from(answers[0], options.instruction)
-        if found.problem and not found.final:
+        if (found.problem and not found.final) or found.is_foreign:
             answers.append(captioner.ask(picture, strict=True))
-            found = caption_from(answers[1], options.instruction)
+            second = caption_from(answers[1], options.instruction)
+            # A caption in another language is better than none.
+            found = found if found.text and second.problem else second
     except CaptioningStopped:
         return None
     except CaptioningRefused:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_training.training.dataset.answer_words import is_in_another_language
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.dataset.model_answers import (
     CleanedAnswer,
@@ -31,6 +32,7 @@ PROMPTS = (INSTRUCTION, EDIT_INSTRUCTION, MOTION_INSTRUCTION)
 TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
 # Added when the first answer was no caption.
+IN_ENGLISH = "Write it in English."
 STRICTER = "Answer with the caption alone: one or two plain sentences, no introduction, no reasoning, no list, no Markdown, no question."
 # Values of `finish_reason` that OpenAI and other servers use.
 FINISHED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
@@ -84,7 +86,7 @@ class ModelResponse:
 class GeneratedCaption:
     """A caption, or the reason why there is none: one of them is empty.
 
-    `removed`: what was around the caption. `hopeless`: the same model would caption no other image. `final`: asking again is pointless.
+    `removed`: what was around the caption. `is_foreign`: it is not in English, although the prompt is one of the built-in ones. `hopeless`: the same model would caption no other image. `final`: asking again is pointless.
     """
 
     text: str = ""
@@ -92,6 +94,7 @@ class GeneratedCaption:
     removed: tuple[str, ...] = ()
     hopeless: bool = False
     final: bool = False
+    is_foreign: bool = False
 
 
 def instruction_for(model: TrainableModel | None, has_controls: bool) -> str:
@@ -156,9 +159,16 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         fault = no_description(answer.text, is_edit=instruction == EDIT_INSTRUCTION)
     if fault:
         return GeneratedCaption(problem=fault.reason, hopeless=fault.hopeless)
-    text = without_unfinished_sentence(answer.text) if instruction in PROMPTS else answer.text
+    if instruction not in PROMPTS:
+        return GeneratedCaption(answer.text, removed=answer.removed)
+    text = without_unfinished_sentence(answer.text)
     removed = answer.removed if text == answer.text else (*answer.removed, "an unfinished sentence")
-    return GeneratedCaption(text, removed=removed)
+    return GeneratedCaption(text, removed=removed, is_foreign=is_in_another_language(text))
+
+
+def stricter(instruction: str) -> str:
+    """What is asked if the first answer was no caption, or one in another language."""
+    return " ".join((f"{instruction}\n\n{STRICTER}", *([IN_ENGLISH] if instruction in PROMPTS else [])))
 
 
 def _cut_off(response: ModelResponse, answer: CleanedAnswer) -> GeneratedCaption:
