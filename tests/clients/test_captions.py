@@ -195,7 +195,9 @@ def test_the_key_is_not_sent_unencrypted_to_another_machine(
 
 
 def test_openai_without_a_key_is_refused() -> None:
-    with pytest.raises(FluxError, match="OPENAI_API_KEY is not set"):
+    with pytest.raises(
+        FluxError, match=r"OPENAI_API_KEY is not set.*`read -rs OPENAI_API_KEY && export OPENAI_API_KEY`"
+    ):
         api_key_for(OPENAI_URL, {})
 
 

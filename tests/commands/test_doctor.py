@@ -29,8 +29,9 @@ from flux_training.commands.doctor.machine import (
     check_disk,
     check_packages,
     check_python,
+    declared_jobs,
 )
-from flux_training.commands.doctor.result import CheckResult, bad, run_check
+from flux_training.commands.doctor.result import CheckResult, bad, ok, run_check
 from flux_training.commands.doctor.services import (
     check_bucket,
     check_clock,
@@ -51,6 +52,7 @@ from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.run import Layout
 from flux_training.training.settings import StackSettings, StorageSettings
 from tests.support.flux import make_checkout
+from tests.training.lint_folders import make_clean_job, stack
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 UP = "`make up STACK=prod`"
@@ -333,6 +335,19 @@ def test_a_python_that_is_too_old_is_replaced_where_the_tool_is(
     monkeypatch.setattr("flux_training.commands.doctor.machine.MIN_PYTHON", (99, 0))
     (found,) = check_python(tmp_path)
     assert f"`rm -rf {tool}.venv; make ready`" in found.fix
+
+
+def test_what_is_wrong_with_many_images_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_clean_job(tmp_path / "jobs", "bird")
+    for name in ("00001", "00002", "00003", "00004"):
+        (folder / f"dataset/{name}.txt").unlink()
+    monkeypatch.chdir(tmp_path)
+    settings = stack(bird={})
+    (found,) = run_check("Jobs", lambda: [ok("Jobs", str(declared_jobs(settings, "dev")))])
+    assert found.message.startswith(
+        "jobs/bird/dataset/00001.txt, 00002.txt, 00003.txt and 1 more: no caption"
+    )
+    assert "`./flux caption bird`" in found.message
 
 
 def test_a_missing_package_is_reported(tmp_path: Path) -> None:

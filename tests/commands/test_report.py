@@ -611,3 +611,18 @@ def test_images_are_found_in_the_jobs_folder_of_the_stack(
     assert not is_image_missing()
     stack_file.unlink()
     assert is_image_missing()
+
+
+def test_a_comparison_of_one_run_names_what_else_could_be_compared(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    make_run(outputs)
+    command = ["--from", str(outputs), "cat", "--compare"]
+    said = (
+        "; train another job; if cat was trained before, `./flux fetch cat --all-runs` gets its earlier runs"
+    )
+    with pytest.raises(BadInput) as caught:
+        CliRunner().invoke(report, command, catch_exceptions=False)
+    assert str(caught.value).endswith(said)
+    make_run(outputs, "dog")
+    with pytest.raises(BadInput, match="; name another job as well: dog; "):
+        CliRunner().invoke(report, command, catch_exceptions=False)

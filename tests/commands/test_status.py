@@ -306,7 +306,7 @@ def test_the_jobs_of_a_sweep_are_those_with_the_same_images_in_the_stack_file(tm
     ("deployed", "said"),
     [
         ({"chelsea-cat", "coffee-cup"}, ""),
-        ({"chelsea-cat"}, "Declared, but not deployed: coffee-cup. `make up` queues what the budget allows"),
+        ({"chelsea-cat"}, "Declared, but not deployed: coffee-cup. `make up` trains it."),
     ],
 )
 def test_declared_jobs_that_the_table_lacks_are_named(
@@ -316,6 +316,18 @@ def test_declared_jobs_that_the_table_lacks_are_named(
     found = undeployed_jobs_note(undeployed_jobs("dev", deployed), "dev")
     assert (found.startswith(said), bool(found)) == (True, bool(said))
     assert undeployed_jobs("none", deployed) == []
+
+
+def test_jobs_wait_only_for_a_budget_that_the_stack_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_checkout(tmp_path / "checkout")
+    monkeypatch.setattr("flux_training.commands.watch.status.project_root", lambda: root)
+    assert undeployed_jobs_note(["cat", "dog"], "dev").endswith("cat, dog. `make up` trains them.")
+    with (root / "Pulumi.dev.yaml").open("a", encoding="utf-8") as file:
+        file.write("  flux-training:budget: {maxUsdPerDay: 1}\n")
+    said = "`make up` queues what the budget allows; `./flux plan` says which jobs wait for it."
+    assert undeployed_jobs_note(["cat"], "dev").endswith(said)
 
 
 def test_a_job_that_is_skipped_or_not_declared_is_withdrawn(

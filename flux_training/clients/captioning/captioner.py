@@ -108,7 +108,7 @@ def api_key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
         raise FluxError(
             f"{KEY_VARIABLE} is not set",
             "OpenAI needs a key",
-            f"set it, name another server with --base-url (or {URL_VARIABLE}), or write the captions yourself with --review",
+            f"`read -rs {KEY_VARIABLE} && export {KEY_VARIABLE}` sets it; or name another server with --base-url (or {URL_VARIABLE}), or write the captions yourself with --review",
         )
     if not all("!" <= character <= "~" for character in key):
         raise BadInput([f"{KEY_VARIABLE} holds a space or a character beyond ASCII; copy it again"])

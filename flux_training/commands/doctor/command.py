@@ -23,7 +23,7 @@ from flux_training.commands.stack.project import project_name, project_root
 from flux_training.commands.watch.job_status import stack_jobs
 from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.gpu import memory_needed
-from flux_training.training.jobs.declare import DeclaredJob, declare_jobs, weights_in_image
+from flux_training.training.jobs.declare import DeclaredJob, weights_in_image
 from flux_training.training.settings import StackSettings
 from flux_training.training.words import flux_command, make_command
 
@@ -104,7 +104,7 @@ def _check_stack(checkup: DoctorChecks, stack: str) -> None:
     settings = checkup.obtain("Settings", lambda: stack_settings(root, stack), lambda _: "all are valid")
     jobs = None
     if settings:
-        jobs = checkup.obtain("Jobs", lambda: declare_jobs(settings, root), machine.summarise_jobs)
+        jobs = checkup.obtain("Jobs", lambda: machine.declared_jobs(settings, stack), machine.summarise_jobs)
         checkup.check("AWS package", lambda: machine.check_aws_package(settings))
     engine = checkup.obtain("Passphrase", lambda: read_only_engine(stack), lambda _: "set, or not needed")
     if engine is None:

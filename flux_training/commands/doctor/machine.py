@@ -12,7 +12,11 @@ from pathlib import Path
 from flux_training.commands.doctor.result import CheckResult, bad, note, ok
 from flux_training.commands.stack.engine import EMBEDDED, Engine
 from flux_training.commands.stack.project import PACKAGE, TOOL_FOLDER
-from flux_training.training.jobs.declare import DeclaredJob
+from flux_training.training.errors import BadInput
+from flux_training.training.finding import group_findings
+from flux_training.training.jobs.declare import DeclaredJob, declare_jobs
+from flux_training.training.jobs.examine import Examiner
+from flux_training.training.jobs.lint import lint_jobs
 from flux_training.training.settings import StackSettings
 
 MIN_PYTHON = (3, 11)
@@ -82,6 +86,14 @@ def check_engine(engine: Engine) -> list[CheckResult]:
     if cli.lstrip("v").split(".")[0] == sdk.split(".")[0]:
         return [ok("Engine", message)]
     return [note("Engine", message, "install a CLI with the SDK's major version")]
+
+
+def declared_jobs(settings: StackSettings, stack: str) -> list[DeclaredJob]:
+    """The stack's jobs. Raises BadInput with one finding for each broken rule, as `flux lint` prints them."""
+    examiner = Examiner.of()
+    if errors := lint_jobs(settings, examiner=examiner).errors:
+        raise BadInput([str(group) for group in group_findings(errors, stack)])
+    return declare_jobs(settings, examiner=examiner)
 
 
 def summarise_jobs(jobs: Sequence[DeclaredJob]) -> str:

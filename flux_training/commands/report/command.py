@@ -14,7 +14,7 @@ from flux_training.training.errors import BadInput
 from flux_training.training.files import write_atomically
 from flux_training.training.runs.changes import MAX_NAMES
 from flux_training.training.train_yml.diff import compared_settings, differing_images, settings_by_job
-from flux_training.training.words import DEFAULT_STACK, flux_command, printable
+from flux_training.training.words import DEFAULT_STACK, flux_command, list_first, printable
 
 DEFAULT_JOBS_FOLDER = "jobs"
 COMPARISON = "compare.html"
@@ -129,8 +129,14 @@ def _runs_to_compare(outputs: Path, jobs: tuple[str, ...], stack: str) -> list[R
     if len(runs) == 1:
         runs = fetched_runs(outputs, runs[0].job)
     if len(runs) < 2:
-        what = f"{outputs} has only run {runs[0].run_id} of {runs[0].job}; a comparison needs two"
+        job = runs[0].job
+        others = [run.job for run in newest_runs(outputs, (), stack) if run.job != job]
+        another = f"name another job as well: {list_first(others)}" if others else "train another job"
+        fetch = flux_command(f"fetch {job} --all-runs", stack)
         raise BadInput(
-            [f"{what}; {flux_command('fetch --all-runs', stack)} gets the earlier runs that the bucket has"]
+            [
+                f"{outputs} has only run {runs[0].run_id} of {job}; a comparison needs two; {another}; "
+                f"if {job} was trained before, {fetch} gets its earlier runs"
+            ]
         )
     return runs

@@ -12,6 +12,8 @@ from rich.console import Console
 from flux_training.commands.cli import say, say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import deployed_outputs, read_only_engine
 from flux_training.commands.stack.declared import undeployed_jobs, why_nothing_is_deployed
+from flux_training.commands.stack.file import stack_settings
+from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.deployed import watch_deployed_jobs
 from flux_training.commands.watch.follow import follow_until_ended, queue_silent_again
 from flux_training.commands.watch.table import render_status_table, steps_done
@@ -72,7 +74,10 @@ def undeployed_jobs_note(jobs: Sequence[str], stack: str) -> str:
     if not jobs:
         return ""
     up, plan = make_command("up", stack), flux_command("plan", stack)
-    return f"Declared, but not deployed: {', '.join(jobs)}. {up} queues what the budget allows; {plan} says which jobs wait for it."
+    known = f"Declared, but not deployed: {', '.join(jobs)}."
+    if not stack_settings(project_root(), stack).budget.has_spending_limits:
+        return f"{known} {up} trains {'it' if len(jobs) == 1 else 'them'}."
+    return f"{known} {up} queues what the budget allows; {plan} says which jobs wait for it."
 
 
 def _print_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
