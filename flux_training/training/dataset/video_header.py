@@ -87,7 +87,7 @@ def _boxes(content: bytes) -> Iterator[Box]:
             start = at + LONG_HEADER_BYTES
         end = at + length if length else len(content)
         if end < start:
-            raise BadVideoError("the lengths in its header are impossible")
+            raise BadVideoError("the lengths in the video header are impossible")
         if end > len(content):
             raise CutVideoError(
                 f"the video file ends {end - len(content)} bytes before the end of its box {name.decode('latin-1')!r}"

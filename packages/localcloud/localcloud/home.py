@@ -27,8 +27,8 @@ EXIT_PORT = 4
 # A node exits with this status when its machine is taken away or when it asks for another one. (The real
 # worker asks the instance metadata service instead.)
 EXIT_REALLOCATE = 75
-# The same names as in the recorded Kelpie transcript, so that the transcript can be replayed against any
-# new local cloud.
+# The same names as in the recorded Kelpie transcript, so that the transcript can be replayed against
+# any new local cloud.
 ORGANIZATION = "org"
 PROJECT = "proj"
 
@@ -70,8 +70,8 @@ class HomeState:
     s3_secret_access_key: str = field(default_factory=lambda: secrets.token_hex(32))
     salad_api_key: str = field(default_factory=lambda: f"salad_local_{secrets.token_urlsafe(24)}")
     user_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    # Folders created by earlier versions lack the next two values, which are then generated at the next
-    # start.
+    # Folders created by earlier versions lack the next two values, which are then generated
+    # at the next start.
     cloudflare_account_id: str = field(default_factory=lambda: secrets.token_hex(16))
     cloudflare_api_token: str = field(default_factory=lambda: secrets.token_urlsafe(30))
     organization: str = ORGANIZATION

@@ -31,8 +31,8 @@ class DaemonError(Exception):
 def cloud_status(home: Home) -> dict[str, Any]:
     """The content of HOME/connection.json when the daemon runs, else {"running": false, …}."""
     connection = home.load_connection()
-    # A held lock does not prove that the daemon runs: after a kill, the lock remains until the last thread
-    # has ended.
+    # A held lock does not prove that the daemon runs: after a kill, the lock remains until the
+    # last thread has ended.
     if connection and processes.start_time(connection["pid"]) and processes.is_locked(home.daemon_lock):
         return connection
     return {"version": 1, "running": False, "home": str(home.path)}

@@ -11,8 +11,8 @@ from typing import IO
 
 import psutil
 
-# psutil computes a process's start time from the system clock, so the value changes when the clock is
-# adjusted.
+# psutil computes a process's start time from the system clock, so the value changes when
+# the clock is adjusted.
 MAX_CLOCK_DRIFT_SECONDS = 5.0
 
 

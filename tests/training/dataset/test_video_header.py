@@ -44,7 +44,7 @@ def test_the_media_may_come_last_and_lengths_may_have_eight_bytes() -> None:
         (RAW[:FRAMES_AT] + b"\0\0\0\0" + RAW[FRAMES_AT + 4 :], "no video track with frames"),
         (RAW[:FRAMES_AT] + b"\xff\xff\xff\xff" + RAW[FRAMES_AT + 4 :], "4294967295 frames"),
         (RAW.replace(b"vide", b"soun"), "no video track"),
-        (b"\0\0\0\x02ftyp", "the lengths in its header are impossible"),
+        (b"\0\0\0\x02ftyp", "the lengths in the video header are impossible"),
     ],
 )
 def test_other_files_are_refused_with_the_reason(raw: bytes, expected: str) -> None:

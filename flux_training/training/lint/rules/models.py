@@ -344,7 +344,7 @@ def unsuitable_noise_schedulers(job: Subject) -> Iterator[Problem]:
 
 @AREA.error(
     "sampler",
-    f"ai-toolkit stops at the first sample if the sampler is unknown, or not for flow matching although the model is; its default sampler is {DEFAULT_SAMPLER}",
+    f"a flow-matching model needs a sampler for flow matching, but ai-toolkit's default is {DEFAULT_SAMPLER}; it stops at the first sample with another or an unknown sampler",
     "set sample.sampler as docs/models.md says for the model, such as flowmatch",
 )
 def unsuitable_samplers(job: Subject) -> Iterator[Problem]:

@@ -102,8 +102,8 @@ async def serve_cloud(
     services = LocalServices(home, state)
     services.jobs.resume()
     api, s3 = QuietServer(services.api()), QuietServer(services.s3())
-    # The S3 server has its own thread and event loop, so that writing a large object to disk does not delay
-    # heartbeats.
+    # The S3 server has its own thread and event loop, so that writing a large object to disk
+    # does not delay heartbeats.
     s3_thread = threading.Thread(target=lambda: asyncio.run(s3.serve([sockets[1]])), name="s3")
     s3_thread.start()
     api_task = asyncio.create_task(api.serve([sockets[0]]))

@@ -11,8 +11,8 @@ from localcloud.home import CloudSettings
 from localcloud.kelpie.validation import LEGACY, database_error, number_as_javascript
 
 TIMES = ("started", "completed", "canceled", "failed", "heartbeat")
-# A worker gets no job once it has been offered this many jobs that its machine is banned from (Kelpie's
-# MAX_FAILURES_PER_WORKER).
+# A worker gets no job once it has been offered this many jobs that its machine is
+# banned from (Kelpie's MAX_FAILURES_PER_WORKER).
 MAX_TRIES = 5
 MAX_STORED = 2**63  # SQLite stores integers from this value on as floats
 

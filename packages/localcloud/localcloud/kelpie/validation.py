@@ -107,8 +107,8 @@ def _check_uuid(text: str) -> str:
     return text
 
 
-# A required field has a default that no type accepts, because pydantic's own `missing` error does not tell
-# the expected type.
+# A required field has a default that no type accepts, because pydantic's own `missing` error does not
+# tell the expected type.
 REQUIRED: Any = Field(default_factory=lambda: MISSING, validate_default=True)
 # The default of a field that may be omitted but must not be null.
 OPTIONAL: Any = None

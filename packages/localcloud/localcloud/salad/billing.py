@@ -18,8 +18,8 @@ class InstanceBilling:
         price = dollars_an_hour(gpus, body["priority"])
         values = (instance["id"], group["id"], group["name"], instance["machine_id"], ",".join(gpus))
         self._db.execute(
-            # A restarted instance already has a row in the table. The short time in which it restarts is
-            # billed as well.
+            # A restarted instance already has a row in the table. The short time in which it restarts
+            # is billed as well.
             "INSERT INTO billing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET open = 1",
             (*values, body["priority"], price, now(), now()),
         )

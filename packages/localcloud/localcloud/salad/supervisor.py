@@ -293,8 +293,8 @@ class Supervisor:
         self._terminated.discard(instance["id"])
         self._interruptions.pop(instance["id"], None)
         folder = self._home.nodes / instance["id"]
-        # Delete in a thread, because a dataset can have many files. The event loop waits for the thread
-        # before it ends.
+        # Delete in a thread, because a dataset can have many files. The event loop waits for the
+        # thread before it ends.
         asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
         self.wake.set()
 

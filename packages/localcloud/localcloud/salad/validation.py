@@ -150,8 +150,8 @@ class BodyCheck:
 
     def _check_environment(self, environment: Any, *, new: bool) -> None:
         for name, value in environment.items() if isinstance(environment, dict) else ():
-            # A null removes a variable in a PATCH request. Error messages do not quote values, because they
-            # may be secrets.
+            # A null removes a variable in a PATCH request. Error messages do not quote values, because
+            # they may be secrets.
             if not ENVIRONMENT_VALUE.is_valid(value) and (new or value is not None):
                 self._errors[f"container.environment_variables.{name}"] = [ENVIRONMENT_VALUE.text]
 

@@ -43,8 +43,8 @@ from localcloud.storage.refusals import WriteRate
 CHUNK_BYTES = 1024 * 1024
 TEMPORARY_PREFIX = ".tmp."
 
-# The If-None-Match and If-Match headers of the current PUT request. Each request is a task with its own
-# context.
+# The If-None-Match and If-Match headers of the current PUT request. Each request is a task
+# with its own context.
 conditions: ContextVar[tuple[str | None, str | None]] = ContextVar("conditions", default=(None, None))
 
 

@@ -5,8 +5,8 @@ Sources: convert_lora_weights_before_save and get_base_model_version of the mode
 
 from typing import NamedTuple
 
-# If `model.arch` is not set, ai-toolkit's ModelConfig (toolkit/config_modules.py) looks for these keys in
-# this order.
+# If `model.arch` is not set, ai-toolkit's ModelConfig (toolkit/config_modules.py) looks for these
+# keys in this order.
 FLAGS = {"is_v3": "sd3", "is_xl": "sdxl", "is_flux": "flux", "is_lumina2": "lumina2"}
 
 

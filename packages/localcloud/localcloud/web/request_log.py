@@ -11,8 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localcloud.database import iso_time
 
-# Maps a request's path to (service, path below the service's base URL), or to None if the request is not
-# logged.
+# Maps a request's path to (service, path below the service's base URL), or to None if the
+# request is not logged.
 Placement = Callable[[str], tuple[str, str] | None]
 
 

@@ -193,7 +193,7 @@ def _set_at_path(parent: Any, path: paths.Path, value: Any, asked: str) -> Any:
         if part == len(parent):
             parent.append(None)
     elif not isinstance(part, str) or not isinstance(parent, dict):
-        raise EngineError(f"'{asked}': the existing value has no place for {part!r}")
+        raise EngineError(f"'{asked}': the existing value is not an object or list that can contain {part!r}")
     place: Any = part
     before = parent[place] if isinstance(parent, list) or part in parent else None
     parent[place] = _set_at_path(before, path[1:], value, asked)

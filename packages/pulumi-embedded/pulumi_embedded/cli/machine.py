@@ -40,9 +40,7 @@ def show_user(options: argparse.Namespace) -> int:
 def log_in(options: argparse.Namespace) -> int:
     url = HOME_BACKEND if options.local else options.url or _configured_url()
     if not url:
-        raise NeedsCliError(
-            "Pulumi Cloud", "only your own backends are supported: `pulumi login file://FOLDER`"
-        )
+        raise NeedsCliError("Pulumi Cloud", "use a folder or bucket instead: `pulumi login file://FOLDER`")
     backend = Backend.open(url, Path.cwd())
     if isinstance(backend.store, FolderStore) and not backend.store.root.parent.is_dir():
         folder = backend.store.root.parent

@@ -103,8 +103,8 @@ def make_parser() -> argparse.ArgumentParser:
 def _shared_options() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     for names, settings in _SHARED:
-        # Suppress the default, so that a subcommand does not reset an option given before the subcommand's
-        # name.
+        # Suppress the default, so that a subcommand does not reset an option given
+        # before the subcommand's name.
         shared.add_argument(*names, **settings, default=argparse.SUPPRESS)
     return shared
 

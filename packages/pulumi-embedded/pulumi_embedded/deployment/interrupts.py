@@ -55,8 +55,8 @@ class Interrupts:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._count += 1
         if self._count > 1:
-            # Run the handler in a new thread, because the interrupted thread may hold a lock that the
-            # handler needs.
+            # Run the handler in a new thread, because the interrupted thread may hold a lock
+            # that the handler needs.
             threading.Thread(target=self.on_second).start()
             return
         self.stop_starting_steps()

@@ -19,8 +19,8 @@ DELETE: Final = "- "
 UPDATE: Final = "~ "
 NONE: Final = ""
 _INDENT: Final = "    "
-# The CLI's limits for long text values: how many lines are shown, and how many unchanged lines around a
-# change.
+# The CLI's limits for long text values: how many lines are shown, and how many unchanged
+# lines around a change.
 _MAX_LINES: Final = 3
 _MAX_COLUMNS: Final = 150
 _CONTEXT_LINES: Final = 2

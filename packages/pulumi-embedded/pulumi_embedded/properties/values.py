@@ -16,8 +16,8 @@ from pulumi_embedded.errors import NeedsCliError
 Value = Any
 Properties = dict[str, Value]
 
-# The keys by which Pulumi marks special values such as secrets; the same in every SDK
-# (pulumi/runtime/rpc.py).
+# The keys by which Pulumi marks special values such as secrets; the same
+# in every SDK (pulumi/runtime/rpc.py).
 SIGNATURE: Final = "4dabf18193072939515e22adb298388d"
 SECRET: Final = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105 - a signature, not a password
 RESOURCE: Final = "5cf8f73096256a8f31e491e813e4eb8e"

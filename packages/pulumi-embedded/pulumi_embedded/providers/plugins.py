@@ -25,8 +25,8 @@ from pulumi_embedded.providers.provider import (
 )
 
 _VERSION: Final = "version"
-# The key under which the state stores the engine's own data in a provider's inputs. It is not sent to the
-# provider.
+# The key under which the state stores the engine's own data in a provider's inputs. It is not
+# sent to the provider.
 INTERNAL: Final = "__internal"
 
 

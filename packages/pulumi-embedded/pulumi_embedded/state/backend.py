@@ -108,8 +108,8 @@ class Backend:
     def read(self, stack: StackId) -> bytes:
         """The checkpoint, decompressed. Raises StackNotFoundError if there is no such stack."""
         plain = _plain_key(stack)
-        # Read the state even if the listing found nothing: only reading reports that a folder or bucket is
-        # not accessible.
+        # Read the state even if the listing found nothing: only reading reports that a folder or
+        # bucket is not accessible.
         checkpoint = self.store.read(self.stack_key(stack) or plain)
         if checkpoint is not None:
             return decompress_if_gzip(checkpoint)

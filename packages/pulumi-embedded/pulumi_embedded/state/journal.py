@@ -149,8 +149,8 @@ def read_leftover(log: Log, checkpoint: str, deployment: Json) -> LeftoverJourna
     ]
     if not folds and head["checkpoint"] != checkpoint:
         raise ValueError("the state file was changed after the journal was written")
-    # Changes can follow a fold record: if writing the checkpoint reported an error although it succeeded,
-    # the run continued.
+    # Changes can follow a fold record: if writing the checkpoint reported an error although it
+    # succeeded, the run continued.
     folded = folds[-1] if folds else 0
     rows = StateRows(_empty(head["old"]), _empty(head["new"]), _empty(head["pending"]))
     _apply(rows, lines[:folded])

@@ -159,8 +159,8 @@ def _start_time(pid: int) -> str:
     """
     if Path("/proc/self/stat").exists():
         try:
-            # In /proc/PID/stat, the command's name is in brackets and may contain spaces, so split after
-            # the last bracket.
+            # In /proc/PID/stat, the command's name is in brackets and may contain spaces, so split
+            # after the last bracket.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             return ""

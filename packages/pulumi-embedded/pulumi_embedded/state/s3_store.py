@@ -78,8 +78,8 @@ class S3Store:
             retries={"mode": "standard", "max_attempts": 5},
             connect_timeout=10,
             read_timeout=60,
-            # S3-compatible stores other than AWS refuse the newer checksums, so send them only when
-            # required.
+            # S3-compatible stores other than AWS refuse the newer checksums, so send
+            # them only when required.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -173,8 +173,8 @@ class ObjectLog:
         self._remove(self.store.list_keys(self.folder))
 
     def _remove(self, keys: list[str]) -> None:
-        # The keys are sorted, so the first object is removed first. Without it, the rest of the log is
-        # ignored.
+        # The keys are sorted, so the first object is removed first. Without it, the rest of
+        # the log is ignored.
         for key in keys:
             self.store.remove(key)
 
