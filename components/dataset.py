@@ -148,7 +148,7 @@ def upload_images(
     expected = {name: StoredImage(image, etags[name]) for name, image in images.items()}
     if absent := changed_or_missing_images(expected, present):
         raise FluxError(
-            f"the bucket has no, or other, objects for {', '.join(absent)} after the upload",
+            f"after the upload, these images are missing or different in the bucket: {', '.join(absent)}",
             "jobs can only train on a complete dataset",
             "run the same command again",
         )

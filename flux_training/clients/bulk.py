@@ -222,7 +222,9 @@ class Bulk:
         answer = obstore.get(self._store(), wanted.key)
         if wanted.size not in (None, answer.meta["size"]):
             # The object may have been replaced by one that would fill the disk, so check its size first.
-            raise OSError(f"it was listed with {wanted.size} bytes and has {answer.meta['size']}")
+            raise OSError(
+                f"the object had {wanted.size} bytes when it was listed and has {answer.meta['size']} now"
+            )
         # A small object is fetched in one piece: streaming it would take twice as long.
         small = answer.meta["size"] <= CHUNK_BYTES
         with part.open("wb") as file:

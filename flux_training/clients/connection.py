@@ -370,7 +370,7 @@ def _is_missing(name: str, key: str, stack: str) -> str:
 def _invalid_header_findings(given: Mapping[str, str]) -> list[str]:
     """One finding for each value that no HTTP header can hold. The value is not shown, as most are keys."""
     return [
-        f"{name} holds a space, a line break or a character beyond ASCII; copy it again"
+        f"{name} contains a space, a line break or a non-ASCII character; copy it again"
         for name, value in given.items()
         if not all("!" <= character <= "~" for character in value)
     ]

@@ -71,7 +71,7 @@ def find_gpu_class(classes: list[GpuClass], wanted: str) -> GpuClass:
     by_key = {_letters(gpu.name): gpu.name for gpu in classes}
     near = difflib.get_close_matches(_letters(wanted), by_key, n=3, cutoff=0.3)
     names = ", ".join(by_key[key] for key in near) or ", ".join(sorted(by_key.values()))
-    raise BadInput([f"SaladCloud offers no GPU ({wanted}); use the name or UUID of one; similar: {names}"])
+    raise BadInput([f"SaladCloud offers no GPU with the name or UUID {wanted!r}; similar names: {names}"])
 
 
 def _is_uuid(text: str) -> bool:

@@ -86,9 +86,9 @@ class JobRequest(BaseModel, extra="forbid", frozen=True):
     def _check_sync_directions(self) -> Self:
         """Kelpie refuses other directions: `sync.before.direction must be "download"`."""
         if any(rule.direction != "download" for rule in self.sync.before):
-            raise ValueError("rules of sync.before must be downloads")
+            raise ValueError("the rules in sync.before must be downloads")
         if any(rule.direction != "upload" for rule in [*self.sync.during, *self.sync.after]):
-            raise ValueError("rules in sync.during and sync.after must be uploads")
+            raise ValueError("the rules in sync.during and sync.after must be uploads")
         return self
 
 

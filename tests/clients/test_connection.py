@@ -219,7 +219,7 @@ def test_an_invalid_address_is_reported(address: str) -> None:
 
 @pytest.mark.parametrize("odd", [f"{CANARY} x", f"{CANARY}\nx", f"{CANARY}é", f"“{CANARY}”"])
 def test_a_key_with_invalid_characters_is_reported_and_not_shown(odd: str) -> None:
-    with pytest.raises(BadInput, match="SALAD_API_KEY holds") as caught:
+    with pytest.raises(BadInput, match="SALAD_API_KEY contains") as caught:
         connect("salad", {}, ENVIRONMENT | {"SALAD_API_KEY": odd})
     assert CANARY not in str(caught.value)
 

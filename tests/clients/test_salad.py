@@ -135,21 +135,21 @@ def test_a_gpu_is_found_by_uuid_name_or_part_of_its_name(wanted: str, uuid: str)
 
 @pytest.mark.parametrize("wanted", ["RTX 509", "RTX 50", "509", "TX 5090", "RTX 4090 (2"])
 def test_a_part_of_a_word_is_no_gpu(wanted: str) -> None:
-    with pytest.raises(BadInput, match=r"offers no GPU.*similar: .*RTX"):
+    with pytest.raises(BadInput, match=r"offers no GPU.*similar names: .*RTX"):
         find_gpu_class(CLASSES, wanted)
 
 
 def test_a_ti_is_another_gpu() -> None:
     ti, plain = GpuClass(id="a", name="RTX 4070 Ti Super (16 GB)"), GpuClass(id="b", name="RTX 4070 (12 GB)")
     for wanted in ("RTX 4070", "4070", "RTX 4070 Ti"):
-        with pytest.raises(BadInput, match="similar: RTX 4070 Ti Super"):
+        with pytest.raises(BadInput, match="similar names: RTX 4070 Ti Super"):
             find_gpu_class([ti], wanted)
     assert find_gpu_class([ti, plain], "RTX 4070") is plain
     assert find_gpu_class([ti, plain], "4070 ti super") is ti
 
 
 def test_an_unknown_gpu_is_reported_with_similar_names() -> None:
-    with pytest.raises(BadInput, match=r"RTX 5070.*similar: .*RTX 50?.90") as caught:
+    with pytest.raises(BadInput, match=r"RTX 5070.*similar names: .*RTX 50?.90") as caught:
         find_gpu_class(CLASSES, "RTX 5070")
     assert "H100" not in str(caught.value)
     with pytest.raises(BadInput, match="RTX 4080"):

@@ -40,7 +40,7 @@ def test_another_pulumi_project_is_not_ours(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_variable_names_the_project(own: Path) -> None:
     assert project_root({"FLUX_PROJECT": str(own)}) == own
-    with pytest.raises(BadInput, match=r"is no project: it has no Pulumi\.yaml; set FLUX_PROJECT"):
+    with pytest.raises(BadInput, match=r"is not a project: it has no Pulumi\.yaml; set FLUX_PROJECT"):
         project_root({"FLUX_PROJECT": str(own / "jobs")})
 
 

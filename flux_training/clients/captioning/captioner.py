@@ -111,7 +111,7 @@ def api_key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
             f"`read -rs {KEY_VARIABLE} && export {KEY_VARIABLE}` sets it; or name another server with --base-url (or {URL_VARIABLE}), or write the captions yourself with --review",
         )
     if not all("!" <= character <= "~" for character in key):
-        raise BadInput([f"{KEY_VARIABLE} holds a space or a character beyond ASCII; copy it again"])
+        raise BadInput([f"{KEY_VARIABLE} contains a space or a non-ASCII character; copy the key again"])
     return SecretStr(key) if key else None
 
 

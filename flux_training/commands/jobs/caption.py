@@ -492,4 +492,8 @@ def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -
             images = [image for image, why in failed if why == problem]
             say(f"  {with_escapes(list_first(images))}: {problem}")
         what = f"{len(failed)} of {count} images got no caption"
-        raise FluxError(what, "", f"run the same command again for these, or write them by hand: {review}")
+        raise FluxError(
+            what,
+            "",
+            f"run the same command again for these images, or write their captions by hand: {review}",
+        )

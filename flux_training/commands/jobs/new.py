@@ -245,7 +245,7 @@ def _make(job: Path, photos: PhotoSource, train_yml: str) -> tuple[Intake, list[
             raise BadInput(
                 [
                     *map(with_escapes, group_files_by_reason(intake.findings)),
-                    f"{photos.folder}: no usable image; nothing was made",
+                    f"{photos.folder}: contains no usable image, so no job was created",
                 ]
             )
         made = staging / job.name

@@ -192,7 +192,7 @@ class ReviewHandler(PrivateHandler):
         if path is None:
             return
         if not self.is_own_origin:
-            self.refuse(403, "only the review page may write")
+            self.refuse(403, "only the review page may change captions")
             return
         what, _, name = path.partition("/")
         actions = {"caption": self._save, "aside": self._set_aside, "again": self._caption_again}
@@ -210,7 +210,7 @@ class ReviewHandler(PrivateHandler):
         """{"before", "caption"}: 204 saved; 409 with the conflict if the file has changed."""
         before, caption = change.get("before"), change.get("caption")
         if not isinstance(before, str) or not isinstance(caption, str):
-            self.refuse(400, "send the caption and what it was before")
+            self.refuse(400, "the request must contain the new caption and the one that it replaces")
         elif not caption.strip():
             self.refuse(400, "an empty caption is not saved, because the trainer would use an empty prompt")
         elif conflict := self.server.save(image, before.strip(), caption.strip()):
@@ -221,7 +221,7 @@ class ReviewHandler(PrivateHandler):
     def _set_aside(self, image: Path, change: dict[str, Any]) -> None:
         """{"aside": true or false}: 204 moved; 409 if a file is in the way."""
         if not isinstance(change.get("aside"), bool):
-            self.refuse(400, "send whether to set the image aside or to put it back")
+            self.refuse(400, "the request must say whether to set the image aside or to put it back")
             return
         try:
             with self.server.moving:

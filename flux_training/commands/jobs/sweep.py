@@ -88,7 +88,11 @@ def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) 
     with lock_for_flux_command(folder):
         existing = sorted(_existing_variants(folder, variants))
         if not existing:
-            raise BadInput([f"{folder} has no job of this sweep; --undo needs the same --set as the sweep"])
+            raise BadInput(
+                [
+                    f"{folder} has no job of this sweep; --undo needs the same --set options as the command that made the sweep"
+                ]
+            )
         findings = [
             f"{folder / name} has other files than {CONFIG_NAMES[0]} and is not deleted; move them away first"
             for name in existing

@@ -60,7 +60,9 @@ def report(
     """
     outputs = folder or outputs_folder(stack)
     if to and not compare:
-        raise click.UsageError("--to FILE is the page of --compare; a run's page stays in its folder")
+        raise click.UsageError(
+            "--to FILE needs --compare, because it names the page of a comparison; a run's own page stays in the run's folder"
+        )
     if compare:
         runs = _runs_to_compare(outputs, jobs, stack)
         page = to or outputs / COMPARISON

@@ -34,7 +34,7 @@ def project_root(environ: Mapping[str, str] = os.environ) -> Path:
         root = Path(named).expanduser().resolve()
         if not is_project(root):
             raise BadInput(
-                [f"{root} is no project: {_why(root)}; set {PROJECT_VARIABLE} to a project's folder"]
+                [f"{root} is not a project: {_why(root)}; set {PROJECT_VARIABLE} to a project's folder"]
             )
         return root
     here, tool = Path.cwd(), tool_root()

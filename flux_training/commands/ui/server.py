@@ -137,7 +137,10 @@ class UiHandler(PrivateHandler):
     def _stream(self) -> None:
         """Server-sent events: the stack's document now and after each change."""
         if not self.server.streams.acquire(blocking=False):
-            self.refuse(503, f"the page is open {MAX_STREAMS} times; close one")
+            self.refuse(
+                503,
+                f"the page is already open {MAX_STREAMS} times, which is the limit; close one of its tabs",
+            )
             return
         self.close_connection = True
         try:

@@ -47,7 +47,7 @@ def _read(path: Path) -> dict[str, list[str]]:
         return {str(job): [str(status) for status in statuses] for job, statuses in value["told"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise FluxError(
-            f"{path} is not a file of `flux webhook`",
+            f"{path} is not a history file of `flux webhook`",
             "without its history, jobs would be reported again",
             "delete it (what happened before is then not reported), or give another file with --state",
         ) from None
