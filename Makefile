@@ -37,7 +37,7 @@ endef
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # uv needs seconds where pip needs a minute. It knows nothing of pip's settings: where these name an index, or uv cannot be had, pip does it.
 define install
-if case "$$($(BIN)/python -m pip config list)" in *index*) false;; esac && $(PIP) -r requirements/uv.lock 2>/dev/null \
+if case "$$($(BIN)/python -m pip config list 2>/dev/null)" in *index*) false;; esac && $(PIP) -r requirements/uv.lock 2>/dev/null \
 	&& $(BIN)/uv pip install --quiet --no-config --system-certs --require-hashes --python $(BIN)/python -r $(1); then :; \
 	else $(PIP) -r $(1); fi
 endef
@@ -153,10 +153,11 @@ ready: $(READY) ## make or update the virtual environment
 
 aws: .venv/ready-aws ## install what stacks on AWS need
 
+# At Ctrl-C, venv and pip would print tracebacks. Make ends once venv has, which takes seconds.
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }
 	@echo "Making the virtual environment .venv with $(PYTHON) ..."
-	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@trap '' INT; $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/ready: $(if $(IS_LINKED),,.venv/bin/python requirements/local.lock $(SOURCES))
 	@$(refuse_linked)

@@ -106,3 +106,18 @@ def test_in_a_terminal_python_starts_with_ctrl_c_ignored(
     os.close(ours)
     os.close(theirs)
     assert ("survived" in done.stdout) == in_terminal
+
+
+def test_the_virtual_environment_is_made_with_ctrl_c_ignored(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "python").write_text(SURVIVOR)
+    (tmp_path / "python").chmod(0o755)
+    done = subprocess.run(
+        ["make", "PYTHON=./python", ".venv/bin/python"],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "survived" in done.stdout
