@@ -130,7 +130,7 @@ def test_init_names_everything_that_is_wrong(tmp_path: Path) -> None:
         init.main([str(tmp_path / "1 a")], standalone_mode=False)
     full, name = raised.value.findings
     assert "exists and is not empty" in full
-    assert "'1 a' is no name of a project" in name
+    assert "'1 a' is not a valid project name" in name
     assert [path.name for path in (tmp_path / "1 a").iterdir()] == ["photo.jpg"]
 
 
@@ -138,7 +138,7 @@ def test_an_installed_package_makes_no_project(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("flux_training.commands.init.command.tool_root", lambda: tmp_path / "site-packages")
     with pytest.raises(
         BadInput,
-        match=r"no git repository.*; run `git clone \S+ flux-training && flux-training/flux init .*my-loras`",
+        match=r"not a git repository.*; run `git clone \S+ flux-training && flux-training/flux init .*my-loras`",
     ):
         init.main([str(tmp_path / "my-loras")], standalone_mode=False)
     assert not (tmp_path / "my-loras").exists()
