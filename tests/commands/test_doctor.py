@@ -179,7 +179,7 @@ def test_too_small_a_quota_or_gpu_is_bad(connection: Connection) -> None:
     (small,) = check_gpu(classes, settings(gpu="RTX 3060").cluster, 24)
     assert (small.verdict, small.fix) == ("bad", "the jobs need 24 GB: choose another cluster.gpu")
     assert verdicts(check_gpu(classes, settings(gpu="RTX 3060").cluster, 12)) == ["ok"]
-    with pytest.raises(BadInput, match="similar: RTX 4090"):
+    with pytest.raises(BadInput, match="similar names: RTX 4090"):
         check_gpu(classes, settings(gpu="RTX 4091").cluster, 24)
     with pytest.raises(BadInput, match="no GPU class with at least 48 GB"):
         check_gpu(classes, settings(gpu="cheapest").cluster, 48)

@@ -47,7 +47,7 @@ def test_above_the_budget_nothing_is_created(checkout: Checkout) -> None:
     checkout.configure("cluster", {"gpu": "RTX 5900"})
     printed = checkout.make("preview", code=2)
     assert "error: SaladCloud offers no GPU with the name or UUID 'RTX 5900'" in printed
-    assert "similar: RTX 5090 (32 GB)" in printed
+    assert "similar names: RTX 5090 (32 GB)" in printed
     changes = [entry for entry in checkout.requests() if entry["method"] in CHANGES]
     assert [entry["path"] for entry in changes if "/availability/" not in entry["path"]] == []
     assert checkout.resources() == []
