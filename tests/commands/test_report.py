@@ -324,7 +324,7 @@ def test_the_page_of_a_comparison_can_be_written_elsewhere(outputs: Path, tmp_pa
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, str(page))
     assert "2 runs side by side" in page.read_text(encoding="utf-8")
     refused = CliRunner().invoke(report, ["--from", str(outputs), "--to", str(page)])
-    assert (refused.exit_code, "--to FILE is the page of --compare" in refused.output) == (2, True)
+    assert (refused.exit_code, "--to FILE needs --compare" in refused.output) == (2, True)
 
 
 @NEEDS_CHROMIUM

@@ -284,7 +284,7 @@ def test_checkpoints_below_a_run_that_waits_are_a_finding(
     attacked.node.put_bytes(
         f"{attacked.keys(OTHER).output}{OTHER}_000000010.safetensors", weights_file(step=10)
     )
-    assert f"{OTHER}: 1 unexpected object below" in attacked.look(FINISHED).text
+    assert f"{OTHER}: somebody wrote 1 object below" in attacked.look(FINISHED).text
 
 
 def spoil_configuration(attacked: Attacked, keys: RunKeys) -> None:
