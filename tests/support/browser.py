@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 CHROMIUM = next(
@@ -82,7 +83,7 @@ class BrowserPage:
 def _shared_chromium() -> str:
     """The address of the Chromium that all tests of a process share: to start one takes as long as a test needs it."""
     assert CHROMIUM is not None
-    folder = END.enter_context(tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True))
+    folder = END.enter_context(tempfile.TemporaryDirectory(prefix="chromium-"))
     process = subprocess.Popen(
         [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"],
         stdout=subprocess.DEVNULL,
@@ -90,13 +91,21 @@ def _shared_chromium() -> str:
         text=True,
         env={**os.environ, "TMPDIR": folder},
     )
-    END.callback(process.wait)
-    END.callback(process.terminate)
+    END.callback(_kill, psutil.Process(process.pid))
     assert process.stderr is not None
     address = next(line.split()[-1] for line in process.stderr if line.startswith("DevTools listening on "))
     # A full pipe would stop the browser.
     threading.Thread(target=process.stderr.read, daemon=True).start()
     return address
+
+
+def _kill(browser: psutil.Process) -> None:
+    """Also its other processes, which would still write into its folder."""
+    processes = [*browser.children(recursive=True), browser]
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes)
 
 
 @contextmanager
