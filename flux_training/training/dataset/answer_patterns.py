@@ -40,8 +40,9 @@ CAPTION_ELEMENT = re.compile(r"\w*(?:caption|description)\w*", _I)
 TEXT_ELEMENT = re.compile(r"\w*(?:alt|summary|text|answer|response|output|result|final|prompt)\w*", _I)
 OTHER_ELEMENT = re.compile(r"s|u|center|h\d|body|html|box|object|quad|tool_call|function\w*", _I)
 # Places of objects in the image, as grounding models add them.
+LINE_BREAK = re.compile(r"<br\s*/?>", _I)
 REGIONS = re.compile(
-    r"<\|ref\|>.{0,400}?<\|/ref\|>|<(box|object|quad)>.{0,400}?</\1>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]",
+    r"<\|ref\|>.{0,400}?<\|/ref\|>|<(box|object|quad)>.{0,400}?</\1>|<\|(box|quad|point)_start\|>.{0,400}?<\|\2_end\|>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]",
     _I | re.DOTALL,
 )
 PLACES = re.compile(r"<loc_\d+>|<\|?box|<\|?point|<poly>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]", _I)

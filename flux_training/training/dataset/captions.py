@@ -1,6 +1,7 @@
 """Captions from a vision model: which images need one, how a response is judged, and what it costs. No network."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ STRICTER = "Answer with the caption alone: one or two plain sentences, no introd
 # Values of `finish_reason` that OpenAI and other servers use.
 FINISHED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
 CUT_OFF = ("length", "max_tokens", "model_length")
+# Some servers fill an answer with white space up to the limit after the end of its structured output.
+CLOSED_JSON = re.compile(r'\s*\{\s*"caption"\s*:\s*"(?:[^"\\]|\\.)*"\s*\}?\s*')
 FILTERED = ("content_filter", "safety", "recitation", "prohibited_content")
 LESS_REASONING = "raise --max-tokens, turn its thinking off, or use a model that does not reason"
 # A hundred words are about 130 tokens, so the recipe's limit of 128 would cut such a caption.
@@ -141,13 +144,13 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
     """The caption in a response, on one line, or why there is none."""
     finish = (response.finish or "").casefold()
     if response.refusal:
-        return GeneratedCaption(problem=f"refused: {one_line(response.refusal)}", final=True)
+        return GeneratedCaption(problem=f"refused: {one_line(response.refusal)}")
     if finish in FILTERED:
         return GeneratedCaption(problem="blocked by the service's content filter", final=True)
     answer = clean_answer(response.text or "")
-    if finish in CUT_OFF:
+    if finish in CUT_OFF and not CLOSED_JSON.fullmatch(response.text or ""):
         return _cut_off(response, answer)
-    if finish not in FINISHED:
+    if finish not in (*FINISHED, *CUT_OFF):
         return GeneratedCaption(problem=f"the response ended with `{one_line(finish)}` instead of a caption")
     if not answer.text and (response.reasoning or "reasoning" in answer.removed):
         return GeneratedCaption(problem=f"the response was only reasoning; {LESS_REASONING}")

@@ -237,7 +237,7 @@ def _is_known_element(name: str) -> bool:
 
 
 def _without_special_tokens(text: str) -> str:
-    original, text = text, patterns.REGIONS.sub("", text)
+    original, text = text, patterns.REGIONS.sub("", patterns.LINE_BREAK.sub("\n", text))
     for part in patterns.END_TOKEN.split(text):
         found = patterns.SPECIAL_TOKEN.sub("", part).strip()
         if found and not patterns.ROLE.fullmatch(f"{found}\n"):

@@ -29,6 +29,20 @@ from tests.support.openai_server import make_images
         (ModelResponse("A \x1b[31mred\x07 cat.", "stop"), "A [31mred cat.", ""),
         (ModelResponse("A woman who is sorry", "stop"), "A woman who is sorry", ""),
         (ModelResponse("X-ray of a cat, by X", "stop"), "X-ray of a cat, by X", ""),
+        (ModelResponse('{"caption": "A cat on a mat."\n\n', "length"), "A cat on a mat.", ""),
+        (
+            ModelResponse('{"caption": "A cat on a\n\n', "length"),
+            "",
+            "the response was cut off; raise --max-tokens",
+        ),
+        (ModelResponse("A cat.<br><br>It sits.<br>", "stop"), "A cat. It sits.", ""),
+        (
+            ModelResponse(
+                "<|object_ref_start|>A cat<|object_ref_end|><|box_start|>(12,8),(64,70)<|box_end|> sits on a wooden chair."
+            ),
+            "A cat sits on a wooden chair.",
+            "",
+        ),
         (ModelResponse("A cat on a", "length"), "", "the response was cut off; raise --max-tokens"),
         (ModelResponse("A cat", "content_filter"), "", "blocked by the service's content filter"),
         (
