@@ -1,5 +1,6 @@
 """A stack for each test."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 from engine_stack import EngineStack, new_stack
 from warm_python import warm_python
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and processes would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
