@@ -3,7 +3,7 @@ STACK ?= dev
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin
-# Ctrl-C is ignored until the command can catch it: a Python that is starting prints a traceback.
+# SIGINT is ignored until the command can handle it, because Python prints a traceback if it is interrupted while starting.
 FLUX := if [ -t 0 ]; then trap '' INT; fi; $(BIN)/python -m flux_training.commands
 
 # Each command starts several Python processes: without compiled files each would compile all that it imports, seconds every time.
@@ -153,7 +153,7 @@ ready: $(READY) ## make or update the virtual environment
 
 aws: .venv/ready-aws ## install what stacks on AWS need
 
-# At Ctrl-C, venv and pip would print tracebacks. Make ends once venv has, which takes seconds.
+# SIGINT is ignored here, because venv and pip would print tracebacks at Ctrl-C. Make ends when they have ended, seconds later.
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python"; exit 1; }
 	@echo "Making the virtual environment .venv with $(PYTHON) ..."

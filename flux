@@ -12,7 +12,7 @@ fi
 unset PYTHONDONTWRITEBYTECODE
 # File names, captions and messages are UTF-8, whatever the locale says.
 export PYTHONUTF8=1
-# Until the command can catch Ctrl-C: a Python that is starting prints a traceback.
+# SIGINT is ignored until the command can handle it, because Python prints a traceback if it is interrupted while starting.
 if [ -t 0 ]; then trap '' INT; fi
 # -P: modules in the working directory must not be imported.
 PYTHONPATH="$here" exec "$here/.venv/bin/python" -P -m flux_training.commands "$@"

@@ -86,7 +86,7 @@ def _call(*arguments: str, output: TextIO | None = None) -> None:
 
 
 def _run(line: list[str], **options: Any) -> int:
-    """In a session of its own: Ctrl-C stops this process, which then ends the other one."""
+    """Run a command in a session of its own, so that Ctrl-C reaches only this process, which then ends the command."""
     environment = _local_cloud_environment()
     done = subprocess.run(line, env=environment, check=False, start_new_session=True, **options)  # noqa: S603 - fixed commands
     return done.returncode

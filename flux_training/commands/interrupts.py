@@ -15,7 +15,7 @@ STOPPED = "\nstopped; nothing is lost: run the same command to continue"
 
 @dataclass
 class InterruptHandler:
-    """Raises KeyboardInterrupt at Ctrl-C and keeps in mind that it did: compiled libraries replace it by errors of their own."""
+    """Raises KeyboardInterrupt at Ctrl-C and records that it did, because compiled libraries may replace the exception with one of their own."""
 
     was_called: bool = False
 
@@ -28,9 +28,10 @@ HANDLER = InterruptHandler()
 
 
 def catch_interrupts() -> None:
-    """Handle Ctrl-C. `./flux` and make start Python with it ignored in a terminal: a Python that is starting prints a traceback.
+    """Handle Ctrl-C from now on. In a terminal, `./flux` and make start Python with SIGINT ignored, because Python would print a traceback if
+    it were interrupted while starting.
 
-    In a pipe they do not, so it stays ignored where a script has started `flux` in the background.
+    Without a terminal they do not: if SIGINT is ignored then, a script has started `flux` in the background, and it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN or sys.stdin.isatty():
         signal.signal(signal.SIGINT, HANDLER)
@@ -38,7 +39,7 @@ def catch_interrupts() -> None:
 
 
 def _on_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Python prints and drops what a destructor or a callback raises, such as those of an import. Ctrl-C is raised again."""
+    """Raise Ctrl-C again in the main thread: Python only prints exceptions that a destructor or a callback raises."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         _thread.interrupt_main()
     else:
@@ -46,7 +47,7 @@ def _on_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def end_silently() -> None:
-    """From now on, Ctrl-C ends the process: the end of Python, which waits for threads, would print a traceback."""
+    """Let Ctrl-C end the process at once: Python would print a traceback if it were interrupted while it waits for threads at exit."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -59,7 +60,7 @@ def exit_interrupted() -> NoReturn:
 
 @contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block. For processes that are started in it, it waits until they unblock it."""
+    """Delay SIGINT until the end of the block. Processes started in the block inherit this, and get the signal once they unblock it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

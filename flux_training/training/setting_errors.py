@@ -23,7 +23,7 @@ FOREIGN_SETTINGS = {"kubernetes:cluster"}
 # that a package with a name similar to the project's is not reported.
 MIN_SIMILARITY = 0.85
 
-# What Pulumi reads in a stack file; it ignores anything else.
+# The top-level keys that Pulumi reads in a stack file. It ignores all others.
 SECTIONS = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider")
 
 SHAPES = {
@@ -110,10 +110,10 @@ def ignored_keys(file: str, keys: Iterable[str]) -> list[str]:
 
 
 def ignored_in(path: Path) -> list[str]:
-    """The findings of `ignored_keys` about a file that Pulumi has read. None if there is no such file: it may have another name."""
+    """The findings of `ignored_keys` for a stack file. None if the file does not exist, because Pulumi may use another file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        # Only parsed: this needs no values. The loader in C is twenty times faster.
+        # Only the keys are needed, so no values are constructed. The loader written in C is twenty times faster.
         document = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return []

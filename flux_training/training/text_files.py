@@ -28,9 +28,10 @@ CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Characters that look like a space or a quotation mark but have no meaning in YAML.
 LOOKALIKES = re.compile("[\u00a0\u2000-\u200b\u202f\u205f\u3000\ufeff\u2018\u2019\u201c\u201d]")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# How JPEG, GIF and WebP files begin. Only PNG's signature shows by itself that line endings were changed.
+# The first bytes of JPEG, GIF and WebP files. Only PNG's signature shows whether line endings were changed.
 BINARY_STARTS = (b"\xff\xd8\xff", b"GIF8", b"RIFF", PNG_SIGNATURE[:4])
-# By chance, one line feed of 256 follows a carriage return. Of so many, all do only in a file that was changed.
+# In an unchanged file, one of 256 line feeds follows a carriage return by chance. If all of at least this many do, the file was
+# changed.
 MIN_LINE_FEEDS = 8
 RETURNS_ADDED = "carriage returns were added to it, as to a text file for Windows"
 RETURNS_REMOVED = "its carriage returns were removed, as from a text file for Linux"

@@ -322,9 +322,12 @@ def test_a_model_that_cannot_work_is_found_out_before_the_whole_folder_is_sent(
     assert captions(checkout).keys() == set(MINE)
 
 
-def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(checkout: Path, run: Run) -> None:
+@pytest.mark.parametrize("first", ["say 1. A cat.\n2. A dog.", "refuse"])
+def test_an_answer_that_is_no_caption_is_asked_for_again_more_strictly(
+    first: str, checkout: Path, run: Run
+) -> None:
     keep_images(checkout, 11)
-    with captioner(lambda _n, attempt: "ok" if attempt == 2 else "say 1. A cat.\n2. A dog.") as server:
+    with captioner(lambda _n, attempt: "ok" if attempt == 2 else first) as server:
         run(*options(server), "--trigger-position", "none")
     assert captions(checkout)[11] == "A square, number 11.\n"
     assert [len(prompt) for prompt in server.prompts] == sorted(len(prompt) for prompt in server.prompts)

@@ -18,7 +18,7 @@ CAPTION_KEYS = (
     "result",
     "output",
 )
-# What servers name their errors by.
+# Keys under which servers put an error message.
 ERROR_KEYS = ("error", "errors", "message", "detail", "reason", "status")
 
 

@@ -2,7 +2,7 @@
 
 # ruff: noqa: RUF001 - other scripts have letters that look like Latin ones
 
-# The model cannot see the image, or has not got it.
+# Phrases that say that the model cannot see the image or did not receive one.
 BLIND = "|".join(
     (
         r"^(?:kein bild|aucune image|nessuna immagine|nenhuma imagem|brak obrazu|geen afbeelding|ingen bild)\b[^,.]{0,40}\W*$|^no se ha proporcionado ninguna imagen",
@@ -33,10 +33,10 @@ LABELS = "|".join(
     )
 )
 
-# At the beginning of an answer.
+# Refusals at the beginning of an answer.
 REFUSAL = "|".join(
     (
-        # "I", and what cannot be done, is not allowed, or is not wanted.
+        # "I" followed by a verb that says that something is impossible, not allowed or not wanted.
         r"(?:ich|yo|io|eu|ik|jag|jeg|minä|já|én|saya|tôi|я) |je (?:ne|suis|vais|dois|regrette)\b|j'ai\b|(?:no|non|não|nie|nu) (?:mi è|me es|ho|he|posso|puedo|pot|tengo|tenho|mogę|mam|wolno|se puede|si può)\b",
         r"(?:我|私|저는|제가|أنا|मैं)|.{0,30}(?:수 없습니다|수 없어요|できません|不被允许|不允许)",
         r"es tut mir (?:sehr )?leid|tut mir leid|entschuldigung|leider (?:kann|ist|darf)|ich kann (?:ihnen |dir )?(?:dabei|das|diese)",
@@ -49,7 +49,7 @@ REFUSAL = "|".join(
     )
 )
 
-# Thinking aloud about what "the user" wants.
+# Reasoning about what "the user" wants.
 REASONING = "|".join(
     (
         r"\bder (?:benutzer|nutzer|anwender) (?:möchte|will|wünscht|fragt|bittet|hat)\b|\bl'utilisat(?:eur|rice) (?:souhaite|veut|demande|a )",
@@ -58,7 +58,7 @@ REASONING = "|".join(
     )
 )
 
-# To the person who asked: requests for an image, and what the model says of itself.
+# Text addressed to the user: requests for an image, and statements of the model about itself.
 SPEAKING = "|".join(
     (
         r"^bitte\b|\b(?:ki|ai|sprach)-?modell\b|^veuillez\b|\bs'il vous plaît\b|\bmodèle de langage\b|\b(?:por|per) favore?\b|\b(?:modelo|modello) (?:de lenguaje|de linguagem|linguistico)\b",

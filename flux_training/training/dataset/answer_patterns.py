@@ -35,12 +35,12 @@ SPECIAL_TOKEN = re.compile(
     _I,
 )
 ELEMENT = re.compile(r"<([a-z][\w-]*)(?:\s[^<>]*)?>(.*?)</\1>", _I | re.DOTALL)
-# The names of elements that hold the caption, and of those that format it or hold something else.
+# Names of XML elements: those that contain the caption, those that may, and others.
 CAPTION_ELEMENT = re.compile(r"\w*(?:caption|description)\w*", _I)
 TEXT_ELEMENT = re.compile(r"\w*(?:alt|summary|text|answer|response|output|result|final|prompt)\w*", _I)
 OTHER_ELEMENT = re.compile(r"s|u|center|h\d|body|html|box|object|quad|tool_call|function\w*", _I)
-# Places of objects in the image, as grounding models add them.
 LINE_BREAK = re.compile(r"<br\s*/?>", _I)
+# Positions of objects in the image, which grounding models add.
 REGIONS = re.compile(
     r"<\|ref\|>.{0,400}?<\|/ref\|>|<(box|object|quad)>.{0,400}?</\1>|<\|(box|quad|point)_start\|>.{0,400}?<\|\2_end\|>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]?\]",
     _I | re.DOTALL,
@@ -48,11 +48,11 @@ REGIONS = re.compile(
 PLACES = re.compile(r"<loc_\d+>|<\|?box|<\|?point|<poly>|\[\[?\d{1,4}(?:, ?\d{1,4}){3}\]", _I)
 BOXED = re.compile(r"\$*\\(?:boxed|text|caption|textbf)\{(?:\\text\{)?([^{}]*)\}?\}\$*")
 ENVIRONMENT = re.compile(r"\\(?:begin|end)\{\w{1,20}\}")
-# A line break as JSON writes it; after a colon or another backslash it belongs to a Windows path.
+# An escaped line break, as in JSON. After a colon or another backslash, `\n` is part of a Windows path.
 WRITTEN_BREAK = re.compile(r"(?<![:\\])(?:\\r)?\\n")
-# A space between words, as sentencepiece stores it.
+# The character that the sentencepiece tokenizer uses for a space.
 STORED_SPACE = re.compile(r"(?:^|(?<=\w))▁")
-# The beginning of a turn without words.
+# The name of a speaker in a chat transcript, first with nothing after it.
 LAST_TURN = re.compile(r"\s(?:ASSISTANT|### ?(?:Assistant|Response)):\s*\Z")
 TURN = re.compile(r"(?:^|\s)(?:ASSISTANT|### ?(?:Assistant|Response|Answer)):\s*")
 ROLE = re.compile(
@@ -62,10 +62,10 @@ ROLE = re.compile(
 FENCE = re.compile(
     r"(?:```|~~~|\"\"\"|''\')(?:[a-z]*\n)?(.{0,10000}?)(?:```|~~~|\"\"\"|''\')", _I | re.DOTALL
 )
-# A block that holds text rather than a document; a remark may follow it.
+# A fenced code block with plain text in place of JSON or XML. A remark may follow the block.
 TEXT_FENCE = re.compile(r"\A```(?:markdown|md|text|txt)\n", _I)
 OPEN_FENCE = re.compile(r"\A(?:```)?[a-z]*\n(?=\s*[{\[])", _I)
-# In a document that cannot be parsed.
+# The caption in JSON that cannot be parsed.
 LOOSE_CAPTION = re.compile(r"[{,]\s*[\"']?(?:\w+_)?caption[\"']?\s*:\s*\"((?:[^\"\\]|\\.)+)\"", _I)
 BEFORE_JSON = re.compile(r"\A[^{\[]{0,200}:\s*(?=\{)")
 
@@ -88,10 +88,10 @@ _ADJECTIVES = (
     r"|image|photo|100-word|\w+-word)\s+){0,6}"
 )
 FIRST_SYMBOLS = re.compile(r"\A[\u2190-\u2bff\ufe0f\U0001f300-\U0001faff]+\s*")
-# A short first paragraph that does not end as sentences do.
+# A title: a short first paragraph without punctuation.
 TITLE = re.compile(r"\A(?:[^\s.!?,:;]+[ \t]+){0,7}[^\s.!?,:;]+\n\s*\n(?=(?:\S+\s+){8})")
 INTRODUCTIONS = (
-    # A line that ends in a colon, or a heading, in any language.
+    # A first line that ends with a colon, in any language.
     re.compile(
         r"(?![^\n]*\b(?:reads?|says?|saying|reading|written|text|words?|steht|dit|dice)\s*[:：])[^\n:：]{1,120}[:：][*_ ]*\n+(?=\s*[^\s\d*•-])"
     ),
@@ -100,7 +100,7 @@ INTRODUCTIONS = (
         r"\W*(?:title\s*:[^\n]{1,120}\n|(?:subject|titel|titre|título|titolo)\s*:[^\n]{1,120}\n\s*\n)", _I
     ),
     re.compile(rf"[^\w|]*{_LABEL}[^\w|]*\n+", _I),
-    # Words of the model before a label in the same line.
+    # A sentence of the model, followed by a label on the same line.
     re.compile(
         rf"(?:I|We|This)\b[^\n.!:]{{1,80}}[.!]\s+(?i:(?:here(?:'s| is) )?(?:my |the |a )?{_LABEL})\s*:\s*"
     ),
@@ -118,18 +118,18 @@ INTRODUCTIONS = (
     ),
     re.compile(r"as (?:requested|instructed|asked)\s*[,:]\s*", _I),
     FIRST_SYMBOLS,
-    # A number, although there is no second one.
+    # `Caption 1:` if there is no `2:`.
     re.compile(rf"{_NAME} #?1\s*:\s*(?![\s\S]*\b2\s*:)", _I),
     TITLE,
-    # A heading, and what a model plays: `*looks closely*`.
+    # A Markdown heading, or an action of the model such as `*looks closely*`.
     re.compile(
         r"\A#{1,6} [^\n.]{1,80}\n+(?=\S)|\A\*\*[^*\n.]{1,80}\*\*[ \t]*\n+(?=\S)|\A\*[a-z][^*\n]{1,60}\*\s+(?=[A-Z])"
     ),
-    # A clause about the answer, before a new beginning.
+    # A clause about the answer, followed by the caption.
     re.compile(
         rf"(?i:(?=[a-z*])(?!\W*\w+ (?:\d|one|a)\W*:)(?![^\n:]*\b(?:reads?|says?|saying|reading|written|errors?|if|assuming|imagin\w+|suppos\w+|examples?|hypothetical\w*)\b)(?=[^\n:.!?]*\b(?:here|below|{_NAME}|words?|instructions?|summary|what (?:i|can be|is)|would be|can be|follow(?:s|ing))\b)[^\n:.!?]{{1,120}}:\s+)(?=[A-Z\[\"“])"
     ),
-    # An exclamation of one or two words. A capital letter follows: the caption begins anew.
+    # An exclamation of one or two words, followed by a capital letter, with which the caption begins.
     re.compile(r"(?:[\w']+ ){0,1}[\w']+ ?!\s+(?=[A-Z])|(?i:yes|understood|perfect|great)\.\s+(?=[A-Z])"),
     re.compile(r"I\b[^\n.:]{1,60}:\s+(?=\S)"),
     re.compile(rf"(?:here(?:'s| is)|below is|see) {_ADJECTIVES}{_NAME}\b[^.:\n]{{0,100}}\.\s*\n+", _I),
@@ -163,18 +163,18 @@ INTRODUCTIONS = (
     ),
     ANSWER_LABEL,
 )
-# A few words before a new beginning: `Image (1 of 3): A cat`.
+# A few words before the caption, as in `Image (1 of 3): A cat`.
 FIRST_CLAUSE = re.compile(r"\A([^\n:.!?]{1,60})\s*(?::|->|→)\s+(?=[A-Z\"“])")
 FIRST_EXCLAMATION = re.compile(r"\A([^.!?\n:]{1,60}!)\s+(?=[A-Z])")
-# Praise for the picture.
+# A first sentence that praises the picture.
 PRAISE = re.compile(r"\b(?:image|picture|photo|photograph|shot|composition|capture)!$", _I)
 FIRST_PARAGRAPH = re.compile(r"([^\n]+)\n\s*\n(?=\s*\S)")
-# A paragraph that is no part of a caption if there are others: in brackets, or a few words about captions.
+# A paragraph that is a remark if there are other paragraphs: text in brackets, or a few words about captions.
 BESIDE_CAPTION = re.compile(
     rf"[(\[*_]{{1,2}}[^()\[\]]+[)\]*_]{{1,2}}|(?:\w+ ){{0,3}}{_NAME}(?: \w+){{0,3}}[.!]", _I
 )
 CLOSING = re.compile(
-    # Perhaps after an emoji.
+    # An emoji may come first.
     r"(?:(?<=[.!?\"”*)\]])\s+(?:[^\w\s\"“'(*\[]{1,3}\s+)?|(?<=[。！？])\s*|\n\s*)[(*_]{0,3}(?:let me know|(?:best|kind|warm) regards\b|hope you (?:like|enjoy)|(?:powered|provided) by \w+\W*$|p\.\s?s\.(?! is\b)|\[end of|i can also|i could also|i hope (?:this|that|it)|hope (?:this|that) helps|feel free to"
     r"|would you like (?:me|another|a )|if you(?:'d| would)? (?:like|need|want|prefer|have any)|is there anything|do you want me"
     r"|i (?:can't|cannot|can not|am unable to|'m unable to|am not able to|won't) (?:identify|determine|tell|provide|recogni[sz]e|confirm)"
@@ -187,11 +187,11 @@ CLOSING_NOTE = re.compile(
     r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text|negative prompt|translation)[\s*_]*:[\s\S]*$",
     _I,
 )
-# At least two lines with a label each, after a sentence.
+# At least two labelled lines after a sentence.
 PARTS_AFTER = re.compile(
     r"(?<=[.!?])\s*\n+(?:[ \t]*[-*•]?[ \t]*[*_]*[A-Z][A-Za-z ]{2,24}[*_]*:[^\n]+(?:\n+|\Z)){2,}\Z"
 )
-# A line that begins with dashes.
+# A signature: a last line that begins with dashes.
 SIGNATURE = re.compile(r"(?<=[.!?])\s*\n\s*(?:--|[—–~])\s?[\w.-]+(?: [\w.-]+){0,4}\W*\Z")
 # Last lines without a letter or digit, and emojis after the last sentence.
 DECORATION = re.compile(r"(?:\n[^\w\n]+)+\Z|(?<=[.!?])\s+[^\w\s\x00-\x7f”»」]+\Z")
@@ -200,7 +200,7 @@ HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
 SENTENCE_BREAK = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?][\"”)]))\s+(?=\W{0,3}[A-Z]|[\[(])|\n\s*")
 AFTER_CAPTIONS = (CLOSING, CLOSING_NOTE, PARTS_AFTER, SIGNATURE, HASHTAGS, DECORATION, TAGS_BESIDE)
 SEPARATOR = re.compile(r"\A\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*$|^\s*(?:-{3,}|\*{3,}|_{3,}|={3,})\s*\Z", _M)
-# A last line behind a ruled line.
+# A last line that follows a ruled line.
 AFTER_LINE = re.compile(r"\n\s*[-*_=]{3,}\s*\n([^\n]+)\Z")
 HEADING = re.compile(rf"^\s*#{{1,6}}\s+(?:{_LABEL}\s*$)?", _I | _M)
 LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.):])\s+", _M)
@@ -213,7 +213,7 @@ MARKDOWN = (
     (re.compile(r"^\s*>\s+", _M), ""),
 )
 
-# Writing in the picture, which a caption quotes.
+# Text in the picture that a caption quotes.
 QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|(?<!\w)'[^'\n]{3,}'(?!\w)|(?<!\w)\*[^*\n]+\*(?!\w)")
 _CANNOT = r"(?:do not|don't|did not|didn't|can not|cannot|can't|am unable to|'m unable to|am not able to|'m not able to|could not|couldn't)"
 NO_IMAGE = re.compile(
@@ -267,7 +267,7 @@ REASONING = re.compile(
 ALTERNATIVES = re.compile(
     r"^\W*1[.)]\s.+\s2[.)]\s|\b(?:option|caption|alternative|version|variant) (?:1|one|a)[*_]*\s*[:.)—–-].+\b(?:option|caption|alternative|version|variant)"
     r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option|variation|variant)\b\s*[,:]|[?] or\b|[.!\"”] or (?-i:[\"“A-Z])"
-    # Two labels with the same word, and a line between two texts.
+    # Two labels with the same word, or a ruled line between two texts.
     r"|\b([a-z]+) ?#?[1a]\s*:.{1,600}\b\1 ?#?[2b]\s*:|\s(?:-{3,}|\*{3,}|_{3,}|={3,})\s|[.!\"”] or,"
     r"|^\W*a[.:)] .+\s\(?b[.:)] \S|\bshort: .+\b(?:medium|long): |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
     _I | re.DOTALL,
@@ -328,15 +328,15 @@ MARKUP = re.compile(
     r"[{]|\[[{\"]|<[a-z!?/][^>]*>|\|[^|]*\|\s*\|?\s*:?-{3}|(?:tool|function)_?\w*\s*:|[a-z_]\w*\((?:\w+=)? *(?:,.*)?\)\W*$",
     _I,
 )
-# Pieces of words as byte-level tokenizers store them, and UTF-8 that was read as another encoding.
+# Raw tokens of byte-level tokenizers, and UTF-8 that was decoded with another encoding.
 RAW_TOKENS = re.compile(r"\AaddCriterion|[ĠĊ]{2}|\w[ĠĊ]\w|[ÃÂ][\u0080-\u00bf]|â€")
 NUMBER = re.compile(r"\d+")
 ENTITY = re.compile(r"&(?:quot|amp|lt|gt|apos|nbsp|#\d{1,6}|#x[0-9a-f]{1,5});", _I)
-# Only in answers of models: a person may write a caption with such words.
+# Checked only in answers of models: people may write captions with such words.
 SPEAKING = re.compile(
     # "I" at the beginning of a clause.
     r"(?:^|[.!?,:;]\s+|\b(?:but|and|so|that|as|if)\s+)I(?:'\w+)?\s+[a-z]"
-    # Or before a verb. King Charles I has a capital before it.
+    # "I" before a verb, but not after a capitalised word, as in "King Charles I".
     r"|\b[a-z]+ I(?:'\w+| (?:can|could|would|will|may|might|must|should|do|did|am|was|have|had|see|need))\b|\b(?:Should|Shall|Can|Could|May|Do|Did|Must|Would) I\b|(?i:"
     r"^(?:so|hmm+|well|alright|okay|ok|right|thanks|thank you)[,.!…]|^(?:q|question|human|user)\s*:|(?:^|[.!?] )(?:unfortunately|regrettably|apologies|sadly)\b|^(?:waiting|ready|standing by)\b[^.]{0,30}"
     rf"{_IMAGE}|"
@@ -354,11 +354,11 @@ SPEAKING = re.compile(
     r"|\bthanks for sharing\b|^user (?:says|asks|wants|said|asked)\b"
     r"|^(?:blocked|flagged|rejected|filtered|refused|denied)(?:\W*$|[:.] | (?:by|due|because|for)\b)|^lorem ipsum\b|\bthis assistant\b)",
 )
-# What the person in the picture, who may also have taken it, is doing. A model does nothing of this.
+# Actions in the first person that only the person in the picture or the photographer does, never a model.
 FIRST_PERSON = re.compile(
     r"^(?:I am|I'm|We are|We're) \w+ing\b|^(?:I|We) (?:hold|stand|sit|lean|walk|wear|carry|lie|ride|climb|swim|run)\b|\b(?:my|me)\b|^My\b",
 )
-# Unless the words stand in the picture. Names and titles have capitals.
+# Words that address the reader. Names and titles, such as "My Neighbour Totoro", are excluded by their capitals.
 ADDRESSED = re.compile(
     r"\b(?:me|my|your|yours)\b|^(?:My|Your|We|Ask|Tell|Sorry|[Pp]lease|Welcome to)\b(?! [A-Z][a-z])|^Welcome to\b"
     r"|(?<!at )(?<!to )(?<!toward )(?<!towards )(?<!thank )(?<!facing )(?<!behind )(?<!if )(?<!though )(?<!with )(?<!for )\byou(?:'\w+)?\b"
@@ -370,28 +370,28 @@ ADDRESSED = re.compile(
 CODE = re.compile(
     r"^\w+ = [\w^+*/ -]{1,20}$|^[A-Za-z_][\w.]*\([^()]*[{=\[]|^(?:return ['\"\[{]|def \w+\(|curl -)|^(?:import|from) [\w.]+(?:$| import | \w+[.(])|^SELECT\b.+\bFROM\b|\w\((?:\d+(?:, ?\d+)+)?\)\W*$|[;{}]$"
 )
-# Places in the picture are no labels of parts.
+# Labels at the start of sentences. Positions in the picture, such as `Left:`, do not count.
 LABELS = re.compile(
     r"(?:^|(?<=[.,;!?\s]))(?!(?:Left|Right|Cent(?:er|re)|Top|Bottom|Foreground|Midground|Background):)[A-Z][A-Za-z ]{0,20}:\s"
 )
 LOWER_LABELS = re.compile(r"(?:^|\s)[a-z_]{2,20}: ")
-# Two words to be filled in, in brackets.
+# A form: at least two placeholders in brackets, such as `[subject] … [place]`.
 TEMPLATE = re.compile(r"[\[{<](?!trigger)[a-z][a-z /]{1,24}[\]}>].*[\[{<](?!trigger)[a-z][a-z /]{1,24}[\]}>]")
-# After two sentences with a full stop, the beginning of one without.
+# An unfinished last sentence.
 UNFINISHED = re.compile(
     r"(?<=[.!?])\s+(?:The|An?|His|Her|Its|Their|In|On|Behind|There|It|He|She|They|At|To|With|Two|Three|Several)\s[^.!?…\"”)]*[\w,-]\Z"
 )
-# What a detector says: scores, a table, or a list of what it found.
+# The output of an object detector: scores, a table, or a list of objects.
 DETECTIONS = re.compile(
     r"(?:\b[a-z]+:? \(?[01]\.\d+\b.*){2}|(?: = .*){2}|^(?:objects? detected|detected objects?|labels?|classes|classification)\s*:|^\|.*\|\s*:?-{3}",
     _I,
 )
-# That an introduction says this of an image: what follows is made up.
+# An introduction that says that the image could not be seen. The description after it is made up.
 MADE_UP = re.compile(
     r"\b(?:can't|cannot|can not|unable to|couldn't|no way to) (?:\w+ )?(?:see|view|open|access|load|look)\b|\bgeneric\b|\binvent",
     _I,
 )
-# A word that no sentence ends with, or a bracket that does not end: the model stopped early. `:(` is a tag.
+# A cut answer: it ends with a word that ends no sentence, or has an unclosed bracket. `:(` is a tag.
 ENDS_EARLY = re.compile(
     r"\s(?:an?|the|and|or|of|with|its|their|which|into|from|while|as|at|to|for|who|is|are|was|his|very|than|where|when|each|every|und|oder|der|eine[mnr]?|von|im|et|ou|du|des|les|une|avec|dans|del|los|las|con|una|di|della|il"
     r"|и|с|на|в)(?:,|…|\.\.\.)?$|(?<![:;=])\([^()]{2,}[^()\s.!?]$"

@@ -5,17 +5,17 @@
 import re
 
 _I = re.IGNORECASE
-# Longer texts with these words describe something.
+# Limits in words. A longer text with such words also describes something, so it is not judged by them.
 MAX_WORDS_WITHOUT_IMAGE = 9
 MAX_WORDS_ABOUT_A_POOR_IMAGE = 40
 MAX_WORDS_OF_AN_EXCLAMATION = 3
-# For scripts that put no spaces between words.
+# The limit for scripts without spaces between words.
 MAX_CHARACTERS = 40
-# So many words of another language are no coincidence.
+# A text with at least this many words of another language is written in that language.
 MIN_OTHER_WORDS = 2
 MAX_WORDS_OF_A_JUDGEMENT = 12
 MIN_DESCRIBING = 3
-# Greek, and all scripts behind it.
+# The first Greek letter. The other scripts that are not Latin come after it in Unicode.
 FIRST_NON_LATIN = "\u0370"
 
 # Words of services and programs, of their states, and of the work of captioning. None of them alone says that a text is no caption.
@@ -45,7 +45,7 @@ _DESCRIBING = re.compile(
 )
 # Names from a program: `n_ctx`, `StringValue`, `GGML_ASSERT`, `/v1/models`.
 _IDENTIFIER = re.compile(r"(?<![\w/])(?:[A-Za-z]+_\w+|[A-Z]?[a-z]+[A-Z][a-z]{2,}\w*|/\w[\w./-]+)")
-# What an answer calls itself, what was asked for, and who made it.
+# Words for the answer, the request and the model.
 _TASK = re.compile(
     r"\bcaption(?:s|ed|ing|er)?\b(?! (?:at|on|below|above|under|across|over)\b)|\btrigger[- ]?(?:word|token|phrase)s?\b|\bword[- ](?:count|limit)\b"
     r"|\b(?:be|been) written\b|^\W*placeholder\b|\bis a placeholder\b|\bplaceholder (?:text|captions?|descriptions?)\b|\bdescriptions? (?:of|for) (?:the|this|that|your|any) (?:image|picture|photo)|\b(?:\d{1,4}|hundred)[- ](?:words?|tokens?|characters?)\b"
@@ -64,7 +64,7 @@ _NEGATION = re.compile(
     r"\b(?:not|no|never|cannot|\w+n't|unable|without|fail\w*|withheld|omitted|blocked|denied|refus\w+|declin\w+|impossible)\b",
     _I,
 )
-# That an image, or what is in it, is too poor to be described.
+# Statements that an image is too poor to be described.
 _NOT_TOLD = re.compile(
     r"(?=.*\b(?:not|cannot|\w+n't|unable|too|insufficient(?:ly)?|impossible|difficult|hard|lacks?|never)\b)"
     r".*\b(?:describ\w+|caption\w*|determin\w+|discern\w*|identif\w+|recogni[sz]\w+|interpret\w*|analy[sz]\w+|ma[dk]e out|descriptions?)\b",
@@ -93,9 +93,10 @@ _OTHER_LANGUAGE = re.compile(
     r"\b(?:el|la|los|las|del|de|y|que|en|una|il|di|che|le|les|des|et|und|der|das|ein|eine|het|een|van|os|um|uma|da|och|att|med)\b",
     _I,
 )
-# Words that only English has.
+# Words that exist only in English.
 _ENGLISH = re.compile(r"\b(?:the|of|with|and|at|from|his|her|its|are|under|behind|against|[io]n an?)\b", _I)
-# Words that judge a picture, words for pictures and what is judged, and those that join them: together they describe nothing.
+# Words that judge a picture, words for pictures and their qualities, and words that join these. A text of such words alone describes
+# nothing.
 _EMPTY = re.compile(
     r"visually|striking|use|shadows?|outdoors?|indoors?|amazing|awesome|beautiful(?:ly)?|brilliant|clear|compelling|composed|cool|detailed|evocative|excellent|fantastic|fine|fun|generic|good|gorgeous|great|hard|high|impressive|incredible|interesting"
     r"|lovely|low|nice(?:ly)?|ok(?:ay)?|perfect|poor|powerful|pretty|professional|random|simple|strong|stunning|superb|unclear|unknown|well|wonderful|wow|bad|best|better|short|brief|done|example"
@@ -103,19 +104,19 @@ _EMPTY = re.compile(
     r"|an?|the|this|that|it|its|is|are|was|looks?|seems?|with|and|but|of|for|to|in|so|very|really|quite|too|some|something|someone|there|here|me|i|like|love|all|or|either|tell|see|make|makes|feel|feels|calm|loaded|generated|successful(?:ly)?",
     _I,
 )
-# What something is in general, or was: `Python is a programming language`, `The capital of France is Paris`.
+# General facts and stories, such as "The capital of France is Paris".
 _FACT = re.compile(
     r"^(?!(?:This|That|It|He|She|Here|There|One|Each|Why|Who|Where|When|How|Everyone|Everything|Nobody|Nothing|What|Another)\b)(?:[A-Z][\w-]+ (?:[A-Z][\w-]+ )?is (?:an?|the|one of)\b(?! (?:few|little|lot)\b)|The \w+ (?:of|in) (?:[A-Z]\w+|the \w+) (?:is|was) )"
     r"|^(?:In \d{4}|Once upon a time|There (?:was|were) (?:once )?(?:an?|two|three|many)|According to)\b"
     r"|^(?:This|The) (?:image|photo\w*|picture|scene) (?:evokes|conveys|captures|creates|exudes|tells|radiates) (?:an?|the) (?:\w+ )?(?:sense|feeling|mood|story|essence|moment)\b[^,:]*$"
     r"|^An? (?:\w+ )?(?:example of|moment (?:captured|frozen))\b"
 )
-# Where something is in a picture, or what somebody does there, which no fact says.
+# Words for positions and actions in a picture, which statements of facts do not have.
 _BESIDE = re.compile(
     r"\b(?:behind|beside|under|against|near|beneath|above|next to|wearing|standing|sitting|lying|holding|looking|walking|smiling)\b",
     _I,
 )
-# Advice, and what a page or a service asks its readers to do.
+# Advice, and requests of a web page or service to its readers.
 _ADVICE = re.compile(
     r"^(?:imagine|consider|remember (?:that|to)|make sure|try (?:to|not|an?|the|using|moving|again)|avoid|subscribe|follow (?:me|us|these)|download (?:our|the|now)|click (?:here|on|below)|buy now|order now|(?:learn|read|see|find out) more|sign up|visit (?:us|our|https?)|choose (?:an?|one|from|your)"
     r"|to (?:\w+ )?(?:improve|enhance|analy[sz]e|describe|caption|understand|create|write) (?:an?|the|this|your)|(?:for|if) best results)\b",

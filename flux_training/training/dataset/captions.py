@@ -32,7 +32,7 @@ PROMPTS = (INSTRUCTION, EDIT_INSTRUCTION, MOTION_INSTRUCTION)
 # As in the recipe: ai-toolkit replaces it by train.yml's trigger_word.
 TRIGGER = "[trigger]"
 POSITIONS = ("end", "start", "none")
-# Added when the first answer was no caption.
+# Added to the second request if the first answer was no caption.
 IN_ENGLISH = "Write it in English."
 STRICTER = "Answer with the caption alone: one or two plain sentences, no introduction, no reasoning, no list, no Markdown, no question."
 # Values of `finish_reason` that OpenAI and other servers use.
@@ -158,7 +158,7 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         return GeneratedCaption(problem="the response was empty")
     fault = find_fault(answer.text, instruction)
     if not fault and instruction in PROMPTS:
-        # A prompt of the user's own may ask for anything else.
+        # The user's own prompt may ask for something other than a description.
         fault = no_description(answer.text, is_edit=instruction == EDIT_INSTRUCTION)
     if fault:
         return GeneratedCaption(problem=fault.reason, hopeless=fault.hopeless)

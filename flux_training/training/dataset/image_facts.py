@@ -75,7 +75,7 @@ class ImageFacts:
 
     @property
     def has_changed_line_endings(self) -> bool:
-        """Whether a program took the file for a text."""
+        """Whether a program such as git treated the image as text and changed its line endings."""
         return self.damage in (RETURNS_ADDED, RETURNS_REMOVED)
 
     @property

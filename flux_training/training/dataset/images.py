@@ -113,7 +113,7 @@ def read_image(file: Path) -> PreparedImage:
     _register_image_formats()
     try:
         with Pillow.open(file, formats=FORMATS) as picture:
-            # Pillow decodes most of these JPEG files, to a picture with wrong lines.
+            # Pillow decodes most of these JPEG files without an error, but the picture is damaged.
             if changed := changed_line_endings(file.read_bytes()):
                 raise BadInput([f"{file.name}: {changed}; {BINARY_FIX}"])
             if is_thumbnail_of_raw(picture):

@@ -32,21 +32,21 @@ QUOTES = "\"“”„«»「」'`* "
 PARSED = ("{", "[", '"', "`")
 # Longer texts are no captions: a text encoder reads about 2,000 characters.
 MAX_CHARACTERS = 10_000
-# With reasoning.
+# The maximum length of an answer, including reasoning, in characters.
 MAX_ANSWER = 30_000
 # A text with a smaller share of letters, among all but white space, is noise.
 MIN_LETTERS = 0.4
-# No language has more letters with accents among all.
+# A text with a larger share of accented letters is noise.
 MAX_ACCENTED = 0.7
 MAX_REPEATED_WORDS = 40
-# A list such as `panel 1, panel 2` is no loop until it has so many words.
+# A numbered list such as `panel 1, panel 2` counts as a loop only if it has at least this many words.
 MIN_COUNTED = 20
 MIN_PHRASES = 5
 MAX_SHARE_OF_A_PHRASE = 0.4
-# Thai. The scripts from here on mostly put no spaces between words.
+# The first Thai letter. Most scripts from here on have no spaces between words.
 FIRST_WITHOUT_SPACES = "\u0e00"
 MIN_LABELS = 2
-# Fewer words beside the places of objects are the names of these objects.
+# With fewer words than this beside the positions of objects, the words are only the names of the objects.
 MIN_WORDS_BESIDE_PLACES = 4
 MIN_SENTENCES = 2
 MAX_WORDS_OF_AN_ANNOUNCEMENT = 10
@@ -87,7 +87,7 @@ def clean_answer(answer: str) -> CleanedAnswer:
 def find_fault(text: str, instruction: str = "") -> NotACaption | None:
     """Why a cleaned answer is no caption; None if it may be one. `instruction` is what the model was asked."""
     plain = text.replace("\u2019", "'")
-    # What a picture's own writing says is no answer of the model.
+    # Quoted text stands in the picture, so it does not show that the model failed.
     unquoted = patterns.QUOTED.sub(" ", plain)
     if not plain.strip():
         return NotACaption("the answer is empty")
@@ -118,7 +118,7 @@ def no_description(text: str, is_edit: bool = False) -> NotACaption | None:
     `is_edit`: the instruction for an edit was asked for, which has few words that describe.
     """
     plain = text.replace("\u2019", "'")
-    # Scripts without spaces between words have no single words.
+    # In scripts without spaces, words cannot be counted.
     if len(plain.split()) == 1 and all(letter < FIRST_WITHOUT_SPACES for letter in plain):
         return NotACaption(f"the answer is a single word: {_start(plain)}", hopeless=True)
     if says_that_there_is_no_image(plain):
@@ -445,7 +445,7 @@ ERROR_MESSAGE = "the answer is an error message"
 SEVERAL = "the answer has several alternatives"
 INTRODUCTION = "the answer is an introduction without a caption"
 NO_DESCRIPTION = "the answer does not describe an image"
-# Pictures may show writing with such words.
+# These checks are skipped for captions that quote text in the picture.
 OF_WRITING = (ERROR_MESSAGE, SEVERAL, INTRODUCTION)
 NO_DESCRIPTIONS: tuple[tuple[Callable[[str], bool], str], ...] = (
     (finds_the_image_too_poor, "the model says that it cannot tell what the image shows"),
@@ -456,7 +456,7 @@ NO_DESCRIPTIONS: tuple[tuple[Callable[[str], bool], str], ...] = (
     (only_judges, NO_DESCRIPTION),
     (states_a_fact, NO_DESCRIPTION),
 )
-# What the instruction for an edit may be, which need not describe.
+# The checks that do not apply to instructions for edits, which need not describe an image.
 NO_EDITS = (_discusses, only_judges, states_a_fact)
 FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),

@@ -17,12 +17,12 @@ def main() -> int:
     try:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, on_interrupt)
-        # A program that starts this one may block Ctrl-C until it can be caught here.
+        # The process that started this one may have blocked SIGINT until it can be handled here.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         from pulumi_embedded.cli.main import run_command
 
         return run_command(sys.argv[1:])
-    # Compiled modules replace KeyboardInterrupt by errors of their own.
+    # Compiled modules may replace KeyboardInterrupt with errors of their own.
     except (Exception, KeyboardInterrupt) as error:
         if not interrupts and not isinstance(error, KeyboardInterrupt):
             raise
