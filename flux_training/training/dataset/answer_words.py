@@ -15,8 +15,6 @@ MAX_CHARACTERS = 40
 MIN_OTHER_WORDS = 2
 MAX_WORDS_OF_A_JUDGEMENT = 12
 MIN_DESCRIBING = 3
-# The first Greek letter. The other scripts that are not Latin come after it in Unicode.
-FIRST_NON_LATIN = "\u0370"
 
 # Words of services and programs, of their states, and of the work of captioning. None of them alone says that a text is no caption.
 _SERVICE = re.compile(
@@ -93,8 +91,6 @@ _OTHER_LANGUAGE = re.compile(
     r"\b(?:el|la|los|las|del|de|y|que|en|una|il|di|che|le|les|des|et|und|der|das|ein|eine|het|een|van|os|um|uma|da|och|att|med)\b",
     _I,
 )
-# Words that exist only in English.
-_ENGLISH = re.compile(r"\b(?:the|of|with|and|at|from|his|her|its|are|under|behind|against|[io]n an?)\b", _I)
 # Words that judge a picture, words for pictures and their qualities, and words that join these. A text of such words alone describes
 # nothing.
 _EMPTY = re.compile(
@@ -211,14 +207,6 @@ def states_a_fact(text: str) -> bool:
     """Whether a text says what something is in general, tells a story, or gives advice."""
     is_fact = _FACT.match(text) and not _BESIDE.search(text)
     return bool(is_fact) or _ADVICE.match(text) is not None
-
-
-def is_in_another_language(text: str) -> bool:
-    """Whether a text is not English: in another script, or with words that only other languages have."""
-    letters = [letter for letter in text if letter.isalpha()]
-    if 2 * sum(letter >= FIRST_NON_LATIN for letter in letters) > len(letters):
-        return True
-    return len(_OTHER_LANGUAGE.findall(text)) >= MIN_OTHER_WORDS and not _ENGLISH.search(text)
 
 
 def count_words(text: str) -> tuple[int, int]:

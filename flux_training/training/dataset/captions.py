@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_training.training.dataset.answer_words import is_in_another_language
+from flux_training.training.dataset.caption_language import is_in_another_language
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.dataset.model_answers import (
     CleanedAnswer,
