@@ -92,6 +92,8 @@ def same_letters(word: str, known: Iterable[str]) -> str:
 
 def with_latin_letters(text: str) -> str:
     """The text with Latin letters in place of those that look the same. Its length stays."""
+    if text.isascii():
+        return text
     return "".join(LOOK_ALIKES.get(letter, _compatible(letter)) for letter in text)
 
 

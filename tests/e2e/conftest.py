@@ -43,8 +43,11 @@ def first_up(
 
 @pytest.fixture
 def trained(first_up: tuple[Checkout, str]) -> Checkout:
-    """The checkout of `first_up`, with the jobs and the state as `make up` left them."""
+    """The checkout of `first_up`, with the jobs, the state and one stack file as `make up` left them."""
     checkout = first_up[0]
+    for other in checkout.root.glob("Pulumi.*.yaml"):
+        if other.name != "Pulumi.dev.yaml":
+            other.unlink()
     shutil.rmtree(checkout.root / "jobs")
     shutil.copytree(checkout.root.parent / "jobs", checkout.root / "jobs")
     checkout.declare(cat={}, dog={})

@@ -86,18 +86,16 @@ def test_a_training_without_faults(undisturbed: float) -> None:
     assert undisturbed > 0
 
 
-def with_each_break(
-    services: NodeServices, story: Callable[[NodeServices, str], float]
-) -> Iterator[tuple[str, float]]:
-    """Each kind of break, and the GPU seconds of the story with it.
-
-    The real services have one training at a time, so that its seconds can be compared.
-    """
-    with ThreadPoolExecutor(1 if services.is_real else len(BREAKS)) as pool:
-        yield from zip(BREAKS, pool.map(lambda kind: story(services, kind), BREAKS), strict=True)
+def with_breaks(short: str) -> pytest.MarkDecorator:
+    """A test for each kind of break, all but one of them long."""
+    kinds = [pytest.param(kind, marks=[] if kind == short else [pytest.mark.long]) for kind in BREAKS]
+    return pytest.mark.parametrize("kind", kinds)
 
 
-def with_broken_image(services: NodeServices, kind: str) -> float:
+@with_breaks(short="cut")
+def test_a_broken_download_of_an_image_is_resumed(
+    services: NodeServices, say_lost: Callable[[str, float], None], kind: str
+) -> None:
     with (
         FaultProxy(services.connection["s3"]["url"], once("00001.jpg", BREAKS[kind])) as proxy,
         training(services, f"image-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
@@ -105,10 +103,13 @@ def with_broken_image(services: NodeServices, kind: str) -> float:
         assert run.wait_for_report().num_failures == 0
         assert run.requeued == []
         assert len(downloads(proxy, "00001.jpg")) > 1
-        return run.gpu_seconds
+        say_lost(f"image, {kind}", run.gpu_seconds)
 
 
-def with_broken_checkpoint(services: NodeServices, kind: str) -> float:
+@with_breaks(short="reset")
+def test_a_broken_download_of_a_checkpoint_is_resumed(
+    services: NodeServices, say_lost: Callable[[str, float], None], kind: str
+) -> None:
     with (
         FaultProxy(services.connection["s3"]["url"], once("_0000000", BREAKS[kind])) as proxy,
         training(services, f"checkpoint-{kind}", AWS_ENDPOINT_URL=proxy.url) as run,
@@ -119,10 +120,13 @@ def with_broken_checkpoint(services: NodeServices, kind: str) -> float:
         _, again, *_ = downloads(proxy, "_0000000")
         # A reset may discard what has arrived.
         assert again.startswith("bytes=") or kind == "reset"
-        return run.gpu_seconds
+        say_lost(f"checkpoint, {kind}, with a killed node", run.gpu_seconds)
 
 
-def with_broken_start(services: NodeServices, kind: str) -> float:
+@with_breaks(short="stall")
+def test_a_worker_that_hangs_before_the_launcher_is_noticed_and_replaced(
+    services: NodeServices, say_lost: Callable[[str, float], None], kind: str
+) -> None:
     """The worker's own download of train.yml breaks."""
     with (
         FaultProxy(services.connection["s3"]["url"], once("train.yml", BREAKS[kind])) as proxy,
@@ -138,28 +142,7 @@ def with_broken_start(services: NodeServices, kind: str) -> float:
         assert run.requeued
         states = sorted(job.status for job in services.client.kelpie().list_jobs(run.group))
         assert states == [*["canceled"] * len(run.requeued), "completed"]
-        return run.gpu_seconds
-
-
-def test_a_broken_download_of_an_image_is_resumed(
-    services: NodeServices, say_lost: Callable[[str, float], None]
-) -> None:
-    for kind, seconds in with_each_break(services, with_broken_image):
-        say_lost(f"image, {kind}", seconds)
-
-
-def test_a_broken_download_of_a_checkpoint_is_resumed(
-    services: NodeServices, say_lost: Callable[[str, float], None]
-) -> None:
-    for kind, seconds in with_each_break(services, with_broken_checkpoint):
-        say_lost(f"checkpoint, {kind}, with a killed node", seconds)
-
-
-def test_a_worker_that_hangs_before_the_launcher_is_noticed_and_replaced(
-    services: NodeServices, say_lost: Callable[[str, float], None]
-) -> None:
-    for kind, seconds in with_each_break(services, with_broken_start):
-        say_lost(f"the worker's own download, {kind}", seconds)
+        say_lost(f"the worker's own download, {kind}", run.gpu_seconds)
 
 
 def test_a_node_that_hangs_is_replaced_when_its_stalled_run_is_canceled(services: NodeServices) -> None:
@@ -199,6 +182,7 @@ def test_a_killed_node_is_replaced_and_the_run_resumed(
         say_lost("killed node", run.gpu_seconds)
 
 
+@pytest.mark.long
 def test_a_job_that_failed_on_the_only_machine_is_trained_in_the_end(
     services: NodeServices, say_lost: Callable[[str, float], None]
 ) -> None:

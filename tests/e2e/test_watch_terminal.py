@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,14 +45,6 @@ COLOURED = {"status", "cancel", "doctor"}
 SHORT = {"status", "logs --follow"}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, virtualenv: Path) -> Iterator[Checkout]:
-    """A checkout whose two jobs were trained with `make up`."""
-    with new_checkout(tmp_path_factory.mktemp("watch") / "checkout", virtualenv=virtualenv) as checkout:
-        (checkout.root / "up.txt").write_text(checkout.make("up"), encoding="utf-8")
-        yield checkout
-
-
 def env(checkout: Checkout, **more: str) -> dict[str, str]:
     return {**environment(), **checkout.environment, "TERM": "xterm-256color", "COLUMNS": "120", **more}
 
@@ -62,9 +54,8 @@ def pipe(checkout: Checkout, *arguments: str) -> FinishedCommand:
 
 
 @pytest.mark.long
-def test_up_writes_and_names_a_report_of_each_run(trained: Checkout) -> None:
-    printed = (trained.root / "up.txt").read_text(encoding="utf-8")
-    pages = [trained.root / name for name in re.findall(r"outputs/\S+/report\.html(?=:)", printed)]
+def test_up_writes_and_names_a_report_of_each_run(first_up: tuple[Checkout, str], trained: Checkout) -> None:
+    pages = [trained.root / name for name in re.findall(r"outputs/\S+/report\.html(?=:)", first_up[1])]
     assert [page.parts[-3] for page in pages] == ["cat", "dog"]
     assert all(f"<h1>{page.parts[-3]}" in page.read_text(encoding="utf-8") for page in pages)
 
