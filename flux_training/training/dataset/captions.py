@@ -147,7 +147,8 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         return GeneratedCaption(problem=f"refused: {one_line(response.refusal)}")
     if finish in FILTERED:
         return GeneratedCaption(problem="blocked by the service's content filter", final=True)
-    answer = clean_answer(response.text or "")
+    requests = (instruction, stricter(instruction))
+    answer = clean_answer(response.text or "", requests, prefers_english=instruction in PROMPTS)
     if finish in CUT_OFF and not CLOSED_JSON.fullmatch(response.text or ""):
         return _cut_off(response, answer)
     if finish not in (*FINISHED, *CUT_OFF):
@@ -156,7 +157,7 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         return GeneratedCaption(problem=f"the response was only reasoning; {LESS_REASONING}")
     if not answer.text:
         return GeneratedCaption(problem="the response was empty")
-    fault = find_fault(answer.text, instruction)
+    fault = find_fault(answer.text, *requests)
     if not fault and instruction in PROMPTS:
         # The user's own prompt may ask for something other than a description.
         fault = no_description(answer.text, is_edit=instruction == EDIT_INSTRUCTION)

@@ -8,9 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from flux_training.training.dataset import answer_patterns as patterns
 from flux_training.training.dataset.answer_documents import from_json, parsed
+from flux_training.training.dataset.answer_parts import (
+    from_transcript,
+    in_english,
+    repeats_prompt,
+    without_prompt,
+)
 from flux_training.training.dataset.answer_words import (
     begins_with_a_thing,
     count_words,
@@ -52,6 +59,8 @@ MIN_SENTENCES = 2
 MAX_WORDS_OF_AN_ANNOUNCEMENT = 10
 MIN_LOWER_LABELS = 3
 SHOWN = 80
+Step = Callable[[str], str]
+Steps = tuple[tuple[str, Step], ...]
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,16 @@ class NotACaption:
     hopeless: bool = False
 
 
-def clean_answer(answer: str) -> CleanedAnswer:
-    """The caption in a model's answer, which may be empty. Only what is certainly no part of it is removed."""
+def clean_answer(answer: str, requests: tuple[str, ...] = (), prefers_english: bool = False) -> CleanedAnswer:
+    """The caption in a model's answer, which may be empty. Only what is certainly no part of it is removed.
+
+    `requests`: what the model may have been asked. `prefers_english`: of a caption in two languages, the English one is taken.
+    """
     if len(answer) > MAX_ANSWER:
         return CleanedAnswer(one_line(answer[:MAX_ANSWER]))
     text = answer.replace("\u2019", "'").replace("\r\n", "\n").strip()
     removed: list[str] = []
-    for name, step in STEPS:
+    for name, step in _steps_for(requests, prefers_english):
         cleaned = step(text).strip()
         if cleaned != text:
             removed.append(name)
@@ -84,8 +96,15 @@ def clean_answer(answer: str) -> CleanedAnswer:
     return CleanedAnswer(_without_quotes(one_line(text)), tuple(dict.fromkeys(removed)))
 
 
-def find_fault(text: str, instruction: str = "") -> NotACaption | None:
-    """Why a cleaned answer is no caption; None if it may be one. `instruction` is what the model was asked."""
+def _steps_for(requests: tuple[str, ...], prefers_english: bool) -> Steps:
+    """The steps of cleaning an answer to one of these requests."""
+    prompt: Steps = (("the repeated prompt", partial(without_prompt, requests=requests)),) if requests else ()
+    english: Steps = (("another language", in_english),) if prefers_english else ()
+    return (*READING_STEPS, *prompt, *CHAT_STEPS, *prompt, *DOCUMENT_STEPS, *english, *TEXT_STEPS)
+
+
+def find_fault(text: str, *requests: str) -> NotACaption | None:
+    """Why a cleaned answer is no caption; None if it may be one. `requests`: what the model may have been asked."""
     plain = text.replace("\u2019", "'")
     # Quoted text stands in the picture, so it does not show that the model failed.
     unquoted = patterns.QUOTED.sub(" ", plain)
@@ -102,7 +121,8 @@ def find_fault(text: str, instruction: str = "") -> NotACaption | None:
     for is_wrong, reason in FAULTS:
         if is_wrong(unquoted) and not (reason in OF_WRITING and names_writing(unquoted)):
             return NotACaption(f"{reason}: {_start(plain)}")
-    if instruction and instruction[:SHOWN].casefold() in plain.casefold():
+    begins = any(request[:SHOWN].casefold() in plain.casefold() for request in requests if request)
+    if begins or repeats_prompt(plain, requests):
         return NotACaption(f"the answer repeats the prompt: {_start(plain)}")
     return None
 
@@ -427,13 +447,14 @@ def _is_placeholder(text: str) -> bool:
     return word in patterns.PLACEHOLDER_WORDS or patterns.PLACEHOLDERS.fullmatch(text) is not None
 
 
-Step = Callable[[str], str]
-STEPS: tuple[tuple[str, Step], ...] = (
+READING_STEPS: Steps = (
     ("escapes", _without_escapes),
     ("reasoning", _without_reasoning),
     ("elements", _from_elements),
-    ("special tokens", _without_special_tokens),
-    ("JSON", from_json),
+)
+CHAT_STEPS: Steps = (("other turns", from_transcript), ("special tokens", _without_special_tokens))
+DOCUMENT_STEPS: Steps = (("JSON", from_json),)
+TEXT_STEPS: Steps = (
     ("other parts", _from_labelled_parts),
     ("an introduction", _without_introduction),
     ("a closing remark", _without_closing),
