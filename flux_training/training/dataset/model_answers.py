@@ -12,6 +12,7 @@ from functools import partial
 
 from flux_training.training.dataset import answer_patterns as patterns
 from flux_training.training.dataset.answer_documents import from_json, parsed
+from flux_training.training.dataset.answer_openings import without_opening
 from flux_training.training.dataset.answer_parts import (
     from_transcript,
     in_english,
@@ -456,7 +457,9 @@ CHAT_STEPS: Steps = (("other turns", from_transcript), ("special tokens", _witho
 DOCUMENT_STEPS: Steps = (("JSON", from_json),)
 TEXT_STEPS: Steps = (
     ("other parts", _from_labelled_parts),
+    ("an introduction", without_opening),
     ("an introduction", _without_introduction),
+    ("an introduction", without_opening),
     ("a closing remark", _without_closing),
     ("Markdown", _without_markdown),
     ("an introduction", _without_introduction),
