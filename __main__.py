@@ -186,9 +186,10 @@ def export(pipeline: TrainingPipeline, settings: StackSettings) -> None:
 
 
 def report_mistakes(report: LintReport) -> None:
-    """Log lint's warnings, and raise all of its errors together."""
-    for group in group_findings(report.warnings, pulumi.get_stack()):
-        pulumi.log.warn(str(group))
+    """Log lint's warnings, and raise all of its errors together. The refresh that ends `flux up` does not repeat its warnings."""
+    if REFRESH_VARIABLE not in os.environ:
+        for group in group_findings(report.warnings, pulumi.get_stack()):
+            pulumi.log.warn(str(group))
     if report.errors:
         raise BadInput([str(group) for group in group_findings(report.errors, pulumi.get_stack())])
 

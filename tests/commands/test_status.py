@@ -105,6 +105,7 @@ def test_durations_are_rounded(seconds: float, text: str) -> None:
         ("running", "", {"state": "training", "message": "Caching latents 12/40"}, "training, Caching latents 12/40"),
         ("running", "", {"state": "starting", "step": None, "loss_smoothed": None, "eta_seconds": "?"}, "starting"),
         ("running", "", {"state": "starting", "download_seconds": 12.3}, "starting, downloading for 12 s"),
+        ("running", "", {"state": "finished", "step": 300, "steps": 300}, "uploading, step 300 of 300"),
         ("failed", "the trainer ended with 1", {"step": 3}, "failed: the trainer ended with 1"),
         ("completed", "", {"state": "finished", "step": 300}, "completed"),
     ],

@@ -129,6 +129,7 @@ def test_only_edited_jobs_are_trained_again(trained: Checkout) -> None:
     assert "1 to replace" in preview
     assert re.search(r"replace.*\n(.*\n){0,4}.*TrainingJob::cat", preview)
     assert "TrainingJob::dog" not in preview
+    assert "--outputs:--" not in preview
     write_image(trained.root / "jobs/dog/dataset/00002.jpg", 77)
     assert "3 to replace" in trained.make("preview")
 

@@ -1,6 +1,7 @@
 """Existing groups and buckets, adoption, expiry of objects, and the dev container group."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from localcloud.storage.objects import ObjectStorage
 
 from flux_training.clients.salad import ContainerGroup, GroupSpec
 from flux_training.clients.storage import Storage
+from flux_training.training.environment import REFRESH_VARIABLE
 from tests.life.stacks import Stack, new_stack
 
 SECRET = "canary-theirs-3c10"
@@ -52,6 +54,14 @@ def test_a_foreign_group_of_that_name_is_refused_before_anything_is_created(stac
         assert f"bucket life/{stack.place}/ holds objects of other programs" in printed
         assert printed.count(":adopt: true` under `config:` in Pulumi.") >= 2
     assert [item.key for item in bucket_of(stack).list(f"{stack.place}/")] == [f"{stack.place}/theirs"]
+
+
+def test_a_refresh_does_not_repeat_the_warnings_of_lint(stack: Stack) -> None:
+    caption = stack.root / "jobs/cat/dataset/00001.txt"
+    caption.write_text("tr1gger, a\u200b hill\n", encoding="utf-8")
+    warning = "contains the character U+200B"
+    assert warning in stack.run("preview")
+    assert warning not in replace(stack, variables={REFRESH_VARIABLE: "1"}).run("preview")
 
 
 def test_an_adopted_group_is_announced_and_survives_destroy(stack: Stack) -> None:

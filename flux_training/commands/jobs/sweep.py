@@ -109,7 +109,7 @@ def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) 
         for name in existing:
             shutil.rmtree(folder / name)
     say(f"{counted(len(existing), 'job')} deleted, {len(removed)} removed from Pulumi.{stack}.yaml")
-    say(f"Next: {make_command('preview', stack)} shows which queued runs that cancels. Results stay.")
+    say(f"Next: {make_command('plan', stack)} shows which queued runs that cancels. Results stay.")
 
 
 def _parse(axes: Sequence[str]) -> list[Axis]:

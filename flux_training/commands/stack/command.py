@@ -96,7 +96,7 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
 def preview(stack: str) -> None:
     """Show what `up` would do. Changes nothing."""
     with preview_engine(stack) as engine:
-        run_or_exit(engine, "preview", "--diff")
+        run_or_exit(engine, "preview", "--diff", "--suppress-outputs")
 
 
 @click.command()

@@ -13,7 +13,7 @@ from flux_training.clients.results import NO_RESULTS, RunResults, inspect_run, r
 from flux_training.clients.storage import Storage
 from flux_training.clients.waiting import in_parallel
 from flux_training.training.cost import HOUR_SECONDS
-from flux_training.training.runs.handout import HandOutState
+from flux_training.training.runs.handout import FINISHED, HandOutState
 from flux_training.training.runs.pins import PinnedWeights
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import RunKeys
@@ -118,7 +118,8 @@ class JobStatus:
         if self.hand_out == HandOutState.RETRYING:
             return self.hand_out
         if self.hand_out == HandOutState.REPORTED or self.hand_out is None:
-            return self.progress.state or self.state
+            # The launcher has finished then, but the worker still uploads the results.
+            return "uploading" if self.progress.state == FINISHED else self.progress.state or self.state
         # The running node has not reported yet: progress.json is still that of an earlier node.
         return HandOutState.STARTING
 
