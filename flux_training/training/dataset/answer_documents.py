@@ -7,6 +7,8 @@ from typing import Any
 from flux_training.training.dataset import answer_patterns as patterns
 
 CAPTION_KEYS = (
+    # Of several languages, English.
+    *("english", "en", "english_caption", "caption_en"),
     "caption",
     "short_caption",
     "image_caption",
@@ -33,9 +35,22 @@ def from_json(text: str) -> str:
     if inner[:1] in ("{", "["):
         document = parsed(inner) or _first_document(inner)
         loose = patterns.LOOSE_CAPTION.search(inner) if document is None else None
-        found = loose[1] if loose else _caption_in(document)
+        found = parsed(f'"{loose[1]}"') or loose[1] if loose else _caption_in(document)
         return found if found is not None else text
     return inner if fenced and not text.replace(fenced[0], "").strip() else text
+
+
+def has_whole_caption(text: str) -> bool:
+    """Whether a text is JSON whose caption is complete, although the tokens ran out behind it.
+
+    Some servers fill an answer with white space up to the limit, and some models with further keys.
+    """
+    inner = patterns.OPEN_FENCE.sub("", text.strip())
+    try:
+        document, end = json.JSONDecoder().raw_decode(inner)
+    except (ValueError, RecursionError):
+        return patterns.WHOLE_CAPTION.match(inner) is not None
+    return _caption_in(document) is not None and not inner[end:].strip("` \n")
 
 
 def parsed(text: str) -> Any:
@@ -65,6 +80,8 @@ def _caption_in(document: Any) -> str | None:
         return None
     texts = {str(key).casefold(): value for key, value in document.items() if isinstance(value, str)}
     named = next((texts[key] for key in CAPTION_KEYS if key in texts), None)
+    if named is None and isinstance(nested := document.get("caption"), dict):
+        named = _caption_in(nested)
     if named is not None or len(document) != 1:
         return named
     [(key, only)] = document.items()

@@ -34,6 +34,9 @@ SPECIAL_TOKEN = re.compile(
     r"|caption|detailed_caption|more_detailed_caption|response|output|final|result|end|assistant|user|p|br|b|i|ul|ol|li|em|strong|span|div)(?:\s[^<>]{0,200})?/?>|\[/?[biu]\]",
     _I,
 )
+SPECIAL_TOKENS = re.compile(rf"(?:{SPECIAL_TOKEN.pattern})+", _I)
+# Tokens that may stand within a word.
+WITHIN_WORDS = re.compile(r"(?:</?(?:b|i|u|em|strong|span)(?:\s[^<>]*)?>|\[/?[biu]\]|<0x[\dA-F]{2}>)+", _I)
 ELEMENT = re.compile(r"<([a-z][\w-]*)(?:\s[^<>]*)?>(.*?)</\1>", _I | re.DOTALL)
 # Names of XML elements: those that contain the caption, those that may, and others.
 CAPTION_ELEMENT = re.compile(r"\w*(?:caption|description)\w*", _I)
@@ -67,6 +70,10 @@ TEXT_FENCE = re.compile(r"\A```(?:markdown|md|text|txt)\n", _I)
 OPEN_FENCE = re.compile(r"\A(?:```)?[a-z]*\n(?=\s*[{\[])", _I)
 # The caption in JSON that cannot be parsed.
 LOOSE_CAPTION = re.compile(r"[{,]\s*[\"']?(?:\w+_)?caption[\"']?\s*:\s*\"((?:[^\"\\]|\\.)+)\"", _I)
+# JSON that was cut behind the caption. Other keys may precede it.
+WHOLE_CAPTION = re.compile(
+    r"\{(?:\s*\"[^\"]*\"\s*:\s*(?:\"(?:[^\"\\]|\\.)*\"|[-\w.]+|\[[^\[\]]*\])\s*,)*?\s*\"caption\"\s*:\s*\"(?:[^\"\\]|\\.)+\"\s*(?:,|\Z)"
+)
 BEFORE_JSON = re.compile(r"\A[^{\[]{0,200}:\s*(?=\{)")
 
 _IMAGE = r"(?:image|picture|photo|photograph|attachment|file|visual content|screenshot|link|url)s?\b"
@@ -187,6 +194,11 @@ CLOSING_NOTE = re.compile(
     r"\n\s*[(*_>]{0,3}(?:note|explanation|rationale|reasoning|disclaimer|details|tone|mood|style|tags|keywords|alt text|negative prompt|translation)[\s*_]*:[\s\S]*$",
     _I,
 )
+# What is written beside a caption, on lines of its own.
+SIDE_TEXT = re.compile(
+    r"\n\s*(?:[-*•>]\s+|#{1,6}\s+|[(*_]{1,3})?(?:alt(?:ernative)?(?:[- ]?text)?|hash ?tags?|tags|key ?words?)[\s*_]*(?:[:：]|\)|\n)(?![\s\S]*\bcaption\W*[:：])[\s\S]*$",
+    _I,
+)
 # At least two labelled lines after a sentence.
 PARTS_AFTER = re.compile(
     r"(?<=[.!?])\s*\n+(?:[ \t]*[-*•]?[ \t]*[*_]*[A-Z][A-Za-z ]{2,24}[*_]*:[^\n]+(?:\n+|\Z)){2,}\Z"
@@ -195,7 +207,9 @@ PARTS_AFTER = re.compile(
 SIGNATURE = re.compile(r"(?<=[.!?])\s*\n\s*(?:--|[—–~])\s?[\w.-]+(?: [\w.-]+){0,4}\W*\Z")
 # Last lines without a letter or digit, and emojis after the last sentence.
 DECORATION = re.compile(r"(?:\n[^\w\n]+)+\Z|(?<=[.!?])\s+[^\w\s\x00-\x7f”»」]+\Z")
-TAGS_BESIDE = re.compile(r"(?<=[.!?])\s+\|\s*(?:tags|keywords|title|style|mood)\s*:.*$", _I)
+TAGS_BESIDE = re.compile(
+    r"(?<=[.!?])\s+(?:\|\s*(?:tags|keywords|title|style|mood)|alt[- ]text|hash ?tags)\s*:.*$", _I
+)
 HASHTAGS = re.compile(r"\n\s*(?:#\w+\s*)+$|(?:\s+#\w+){2,}\s*$")
 SENTENCE_BREAK = re.compile(r"(?:(?<=[.!?…])|(?<=[.!?][\"”)]))\s+(?=\W{0,3}[A-Z]|[\[(])|\n\s*")
 AFTER_CAPTIONS = (CLOSING, CLOSING_NOTE, PARTS_AFTER, SIGNATURE, HASHTAGS, DECORATION, TAGS_BESIDE)

@@ -54,8 +54,10 @@ _TASK = re.compile(
     r"|\b(?:describ\w+|depict\w*|caption\w*) (?:the|this|your) (?:image|picture|photo)\b",
     _I,
 )
-# "DSLR photo." after a sentence belongs to the caption.
-_MEDIUM = re.compile(r"^(?:[\w-]+ ){0,4}(?:photo|photograph|picture|image|shot)[.]?$", _I)
+# "DSLR photo." or "Style: photo." after a sentence belongs to the caption.
+_MEDIUM = re.compile(
+    r"^(?:(?:style|medium): )?(?:[\w-]+ ){0,4}(?:photo|photograph|picture|image|shot)[.]?$", _I
+)
 # A count of words, such as `(21/100)`.
 _COUNT = re.compile(r"[\[(][\d/ ]+[\])]")
 _NEGATION = re.compile(

@@ -1,10 +1,10 @@
 """Captions from a vision model: which images need one, how a response is judged, and what it costs. No network."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_training.training.dataset.answer_documents import has_whole_caption
 from flux_training.training.dataset.caption_language import is_in_another_language
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.dataset.model_answers import (
@@ -38,8 +38,6 @@ STRICTER = "Answer with the caption alone: one or two plain sentences, no introd
 # Values of `finish_reason` that OpenAI and other servers use.
 FINISHED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete")
 CUT_OFF = ("length", "max_tokens", "model_length")
-# Some servers fill an answer with white space up to the limit after the end of its structured output.
-CLOSED_JSON = re.compile(r'\s*\{\s*"caption"\s*:\s*"(?:[^"\\]|\\.)*"\s*\}?\s*')
 FILTERED = ("content_filter", "safety", "recitation", "prohibited_content")
 LESS_REASONING = "raise --max-tokens, turn its thinking off, or use a model that does not reason"
 # A hundred words are about 130 tokens, so the recipe's limit of 128 would cut such a caption.
@@ -149,7 +147,7 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         return GeneratedCaption(problem="blocked by the service's content filter", final=True)
     requests = (instruction, stricter(instruction))
     answer = clean_answer(response.text or "", requests, prefers_english=instruction in PROMPTS)
-    if finish in CUT_OFF and not CLOSED_JSON.fullmatch(response.text or ""):
+    if finish in CUT_OFF and not has_whole_caption(response.text or ""):
         return _cut_off(response, answer)
     if finish not in (*FINISHED, *CUT_OFF):
         return GeneratedCaption(problem=f"the response ended with `{one_line(finish)}` instead of a caption")

@@ -22,6 +22,7 @@ from flux_training.training.dataset.answer_parts import (
 from flux_training.training.dataset.answer_words import (
     begins_with_a_thing,
     count_words,
+    describes_a_scene,
     describes_well,
     discusses_rather_than_describes,
     finds_the_image_too_poor,
@@ -264,7 +265,7 @@ def _without_special_tokens(text: str) -> str:
         if found and not patterns.ROLE.fullmatch(f"{found}\n"):
             text = part
             break
-    words = patterns.SPECIAL_TOKEN.sub("", text)
+    words = patterns.SPECIAL_TOKENS.sub(_space_for_tokens, text)
     if (
         words != original
         and patterns.PLACES.search(original)
@@ -279,6 +280,13 @@ def _without_special_tokens(text: str) -> str:
     )
 
 
+def _space_for_tokens(tokens: re.Match[str]) -> str:
+    """What takes the place of tokens: a space if they are all that separates two words."""
+    around = tokens.string[max(0, tokens.start() - 1) : tokens.start()] + tokens.string[tokens.end() :][:1]
+    is_between = len(around) == 2 and around.isalnum() and not patterns.WITHIN_WORDS.fullmatch(tokens[0])
+    return " " if is_between else ""
+
+
 def _without_escapes(text: str) -> str:
     """With the characters that HTML's entities and written line breaks stand for."""
     if patterns.ENTITY.search(text):
@@ -286,6 +294,16 @@ def _without_escapes(text: str) -> str:
     if text[:1] == text[-1:] == '"' and "\\" in text and isinstance(document := parsed(text), str):
         return document
     return text if text[:1] in PARSED else patterns.WRITTEN_BREAK.sub("\n", text)
+
+
+def _without_side_text(text: str) -> str:
+    """Without the alt text, tags and keywords on lines behind a caption."""
+    match = patterns.SIDE_TEXT.search(text)
+    before = text[: match.start()].rstrip() if match else ""
+    is_other = any(
+        pattern.search(before) for pattern in (patterns.ENDS_OPEN, patterns.SPEAKING, patterns.REASONING)
+    )
+    return before if describes_a_scene(before) and not is_other else text
 
 
 def _from_labelled_parts(text: str) -> str:
@@ -456,6 +474,7 @@ READING_STEPS: Steps = (
 CHAT_STEPS: Steps = (("other turns", from_transcript), ("special tokens", _without_special_tokens))
 DOCUMENT_STEPS: Steps = (("JSON", from_json),)
 TEXT_STEPS: Steps = (
+    ("a closing remark", _without_side_text),
     ("other parts", _from_labelled_parts),
     ("an introduction", without_opening),
     ("an introduction", _without_introduction),

@@ -112,6 +112,91 @@ def test_a_last_sentence_that_was_cut_is_removed(text: str, caption: str) -> Non
     assert clean_answer(text).text == text
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"{CAT}\nAlt text: cat at window",
+        f"{CAT}\n\nHashtags: #cat #window",
+        f"{CAT}\n\n**Alt text:** A cat.\n\n**Keywords:** cat, window",
+        f"{CAT}\n\n### Tags\ncat, window",
+        f"{CAT}\n- Tags: cat, window",
+        f"{CAT}\n\nHashtags:\n#cat\n#window",
+        f"{CAT}\n\nStyle: photorealistic",
+        f"{CAT} Alt text: a cat.",
+        f"Caption: {CAT}\nAlt text: A cat.",
+        f"Title: The cat\n\n{CAT}\n\nAlt: a cat",
+    ],
+)
+def test_alt_text_and_tags_behind_a_caption_are_removed(answer: str) -> None:
+    assert _caption(answer) == CAT
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption"),
+    [
+        (f"Alt text: {CAT}", CAT),
+        (f"I should write about the cat in it.\nAlt text: {CAT}", CAT),
+        (f"A cat in the picture:\nAlt text: {CAT}", CAT),
+        (f"{CAT} Style: photo.", f"{CAT} Style: photo."),
+        ("A price tag. Tags: two red labels on a box.", "A price tag. Tags: two red labels on a box."),
+        ("Hashtags: #cat #window", ""),
+    ],
+)
+def test_alt_text_and_tags_may_be_the_caption_or_a_part_of_it(answer: str, caption: str) -> None:
+    assert _caption(answer) == caption
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption"),
+    [
+        ("A photo of<phrase>a cat</phrase>on<phrase>a sofa</phrase>.", "A photo of a cat on a sofa."),
+        (
+            "<ref>A cat</ref><box>(1,2),(3,4)</box>beside<ref>a dog</ref><box>(1,2),(3,4)</box>.",
+            "A cat beside a dog.",
+        ),
+        ("A cat on<|ref_start|>a sofa<|ref_end|>by a window.", "A cat on a sofa by a window."),
+        ("A <b>cat</b>, <i>ginger</i>, on a sofa.", "A cat, ginger, on a sofa."),
+        ("An un<b>believ</b>ably old cat on a wall.", "An unbelievably old cat on a wall."),
+        ("A cat</phrase>, and a dog<phrase>.</phrase>", "A cat, and a dog."),
+    ],
+)
+def test_words_that_only_a_token_separates_stay_apart(answer: str, caption: str) -> None:
+    assert _caption(answer) == caption
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption"),
+    [
+        ('{"caption": "A cat on a sofa.", "tags": ["cat", "sofa"], "confidence": 0.93}', "A cat on a sofa."),
+        ('{"caption": "A cat on a sofa.", "tags": ["cat", "so', "A cat on a sofa."),
+        ('{"title": "Cat", "tags": ["a"], "caption": "A \\"cat\\" on a sofa.", "x', 'A "cat" on a sofa.'),
+        ('```json\n{"caption": "A cat on a sofa.", "score": 1}\n```\n\n\n', "A cat on a sofa."),
+        ('{"description": "A cat on a sofa.", "tags": []}   ', "A cat on a sofa."),
+        ('{"caption": "A cat on a so', ""),
+        ('{"tags": ["cat"], "caption": "A cat on', ""),
+        ('{"tags": ["cat", "caption', ""),
+        ('{"caption": "", "tags": ["cat", "so', ""),
+        ('{"caption": "A cat on a sofa."} Wait, the cat could', ""),
+    ],
+)
+def test_a_complete_caption_in_json_is_taken_although_the_tokens_ran_out(answer: str, caption: str) -> None:
+    found = caption_from(ModelResponse(answer, "length"))
+    assert (found.text, bool(found.problem)) == (caption, not caption)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"en": "A cat on a sofa.", "de": "Eine Katze auf einem Sofa."}',
+        '{"German": "Eine Katze auf einem Sofa.", "English": "A cat on a sofa."}',
+        '{"caption": {"de": "Eine Katze auf einem Sofa.", "en": "A cat on a sofa."}}',
+        '{"caption": "Eine Katze auf einem Sofa.", "caption_en": "A cat on a sofa."}',
+    ],
+)
+def test_of_the_languages_in_json_english_is_taken(answer: str) -> None:
+    assert _caption(answer) == "A cat on a sofa."
+
+
 @given(st.text(max_size=300))
 def test_cleaning_never_fails_and_ends(text: str) -> None:
     once = clean_answer(text)
