@@ -2,6 +2,7 @@
 
 import re
 
+from flux_training.training.dataset.answer_regex import compile_later
 from flux_training.training.dataset.answer_words import count_words, describes_a_scene, negates
 
 # ruff: noqa: RUF001 - models write dashes
@@ -14,40 +15,42 @@ _THIS = rf"(?:the|this|that|your|an?) (?:\w+ )?{_IMAGE}"
 _IN_THIS = rf"(?:in|on|from|looking at) {_THIS}"
 _SEE = r"(?:(?:i|we|you|one)(?:'m| am| are)? (?:(?:can|could|do|also|clearly|just|now|then) )*(?:see(?:ing)?|observe|notice|spot|make out)|(?:can|could) be seen:?)"
 # What leads into a description. "In this image, there is a cat" is a description itself.
-_SIGHT = re.compile(
+_SIGHT = compile_later(
     rf"(?:{_IN_THIS},? |as )?(?:here,? )?(?:{_SEE}|(?<=here )(?:we have|(?:i|we) (?:have|see)|you have)|(?<=here, )we have)(?: here)?(?:,? {_IN_THIS})?[,:]? (?:that )?"
     rf"|what (?:(?:i|we|you)(?:'m| am| are)? (?:can )?(?:see|seeing|have)|can be seen|is (?:shown|visible))(?: here)?(?:,? {_IN_THIS})? (?:is|are)[,:]? "
     rf"|(?:what )?you(?:'re| are) looking at (?:is )?(?!{_THIS})",
     _I,
+    needs=("see", "observe", "notice", "spot", "make out", "have", "is shown", "visible", "looking at"),
 )
 # "I can see the image." is no description, but one may follow.
-_SEES_IMAGE = re.compile(
+_SEES_IMAGE = compile_later(
     rf"(?:yes,? )?(?:i|we) (?:can )?(?:clearly )?see {_THIS}[^.!?,:\n]{{0,40}}[.!]\s+", _I
 )
-_NO_SIGHT = re.compile(
+_NO_SIGHT = compile_later(
     rf"(?:{_THIS}|(?:that|why|how|what|if|whether|more|(?:it|this)(?! is an? )|you|your|my|me|our|only|just|nothing|no|any|the (?:link|file|attachment|upload|message|prompt|(?:text|words?)(?! [\"“'])))\b)",
     _I,
 )
-_SENTENCE = re.compile(r"(?:\A|(?<=[.!?])\s+|\n+)")
+_SENTENCE = compile_later(r"(?:\A|(?<=[.!?])\s+|\n+)")
 
 _CANNOT = r"(?:can(?:no|')t|can not|(?:am |'m |are )?(?:unable|not able) to|won't|don't|do not|'m not sure|am not sure)"
 _KNOW = r"(?:identify|determine|recogni[sz]e|confirm|know|name|say|tell|verify|reveal|provide (?:the )?(?:names?|identit\w+)|be (?:sure|certain)|(?:who|where|what)\b)"
 # Whom or what the model does not know. It sees the image.
 _UNKNOWN = rf"(?!(?:what|if|whether|anything|the contents?)\b[^,.]*{_IMAGE}(?! (?:is|was|were)\b))[^,.;:!?\n]{{0,100}}"
 _SORRY = r"(?:(?:i'm |i am )?(?:very |so |really )?(?:sorry|afraid)|(?:i )?apologi[sz]e|(?:my )?apologies|unfortunately)"
-_INABILITY = re.compile(
+_INABILITY = compile_later(
     rf"(?:{_SORRY}[,.]?(?: but)? )?(?:(?:while|although|though|even though),? )?(?:i|we) ?{_CANNOT} (?:\w+ly )?{_KNOW}{_UNKNOWN}"
     rf"(?:(?:,|;| [—–-])? ?(?:but|however),? |[,.]\s+(?:(?:but|however|that said|instead|still|nevertheless),? )?)"
     rf"(?:(?:what )?(?:i|we) can (?:still )?(?:see|say|tell(?: you)?|describe|observe|confirm|note)(?: (?:what i see|it|the (?:image|scene|picture|photo)))?(?: is)?(?: that|[:,.])? ?)?",
     _I,
+    needs=("n't", "not", "unable"),
 )
-_APOLOGY = re.compile(
+_APOLOGY = compile_later(
     rf"{_SORRY} (?:for|about) (?:the|my|any|that|this)\b[^.!?\n]{{0,60}}[.!]\s+(?:(?:so|now|instead),? )?"
     rf"|sorry (?:for|about) that[.!,]\s+",
     _I,
 )
 # A guess about an image that the model did not get, and a reason for a refusal.
-_GUESS = re.compile(
+_GUESS = compile_later(
     r"(?:it|this|that|the (?:image|picture|photo)) (?:could|might|may|must|would)\b|(?:if|perhaps|maybe|probably|here|based on|imagine)\b|[^.!?]*\b(?:(?:might|may|could) (?:be|show|depict)|real (?:person|people|individuals?))\b",
     _I,
 )

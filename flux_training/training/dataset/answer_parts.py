@@ -1,10 +1,12 @@
 """Which part of an answer is the caption: what the assistant said, what follows the repeated prompt, the English of two languages. Pure."""
 
 import re
+from functools import cache
 from itertools import chain, pairwise
 from typing import NamedTuple
 
 from flux_training.training.dataset import answer_patterns as patterns
+from flux_training.training.dataset.answer_regex import compile_later
 from flux_training.training.dataset.answer_words import begins_with_a_thing, describes_a_scene, is_remark
 from flux_training.training.dataset.caption_language import is_in_another_language, is_in_english
 
@@ -24,24 +26,25 @@ ENGLISH, OTHER, REMARK = "English", "other", "remark"
 
 # The beginning of a turn in a chat whose tokens are gone: `user` on a line of its own, `USER:`, `### Response:`. `assistant` may follow
 # the text before it without a space.
-_TURN = re.compile(
+_TURN = compile_later(
     r"(?:(?:^|\n|(?<=[.!?>)]))[ \t]*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)?[ \t]*(?P<line>system|user|human|assistant|model|bot|gpt)(?:<\|end_header_id\|>)?[ \t]*(?:\n|\Z)"
     r"|(?:^|\n)[ \t]*(?:#{2,4} *|\*\*|\[)?(?P<label>system|user|human|instruction|input|assistant|model|ai|bot|gpt|response|output)\]?(?:\*\*)?[ \t]*:(?:\*\*)?"
     r"|\s(?P<inline>(?-i:USER|HUMAN|ASSISTANT|SYSTEM|User|Human|Assistant)):\s|\s###? ?(?P<marked>(?-i:Human|User|Instruction|Input|Assistant|Response|Answer)):|<\|(?P<token>system|user|assistant|model)\|>)",
     _I,
+    needs=("\n", ":", "<|", "system", "user", "human", "assistant", "model", "bot", "gpt"),
 )
-_ASSISTANT = re.compile(r"assistant|model|ai|bot|gpt|response|answer|output", _I)
+_ASSISTANT = compile_later(r"assistant|model|ai|bot|gpt|response|answer|output", _I)
 # System prompts that begin without a role.
-_SYSTEM = re.compile(r"\s*(?:you are an? |a chat between an? |below is an instruction)", _I)
+_SYSTEM = compile_later(r"\s*(?:you are an? |a chat between an? |below is an instruction)", _I)
 
-_WORD = re.compile(r"\w+(?:'\w+)*")
-_BEFORE_PROMPT = re.compile(
+_WORD = compile_later(r"\w+(?:'\w+)*")
+_BEFORE_PROMPT = compile_later(
     r"\W*(?:(?:q|question|prompt|instructions?|task|request|user|human|input)\s*[:：]\W*)?", _I
 )
-_AFTER_PROMPT = re.compile(
+_AFTER_PROMPT = compile_later(
     r"[.:?!\"”'»*_)\]}]*\s*(?:[*_#]*\s*(?:a|answer|caption|response|assistant|output)\s*[:：][*_]*\s*)?", _I
 )
-_BOUNDARY = re.compile(r"\s*(?:[.:?!\"”»*)\]]|\n|\Z)")
+_BOUNDARY = compile_later(r"\s*(?:[.:?!\"”»*)\]]|\n|\Z)")
 
 _ENGLISH_NAME = r"english|eng?|translat(?:ion|ed)|英文|英语|英語|英訳|inglês|inglés|anglais|englisch|inglese|английский|🇬🇧|🇺🇸"
 _OTHER_NAME = (
@@ -51,16 +54,16 @@ _OTHER_NAME = (
 )
 _OTHER_CODE = r"(?-i:DE|FR|ES|IT|PT|PL|NL|SV|DA|NO|FI|CS|RO|HU|RU|UK|TR|JA|JP|KO|ZH|CN|AR|HI|VI|ID)"
 _OF_TEXT = r"(?: (?:translation|version|caption|description|text))?(?: \([\w ]{1,20}\))?"
-_LANGUAGE_LABEL = re.compile(
+_LANGUAGE_LABEL = compile_later(
     rf"[^\w\n]{{0,6}}(?:in )?(?:(?P<english>{_ENGLISH_NAME})|(?P<other>{_OTHER_NAME}|{_OTHER_CODE})){_OF_TEXT}(?:[*_]{{0,2}}[:：][*_]{{0,2}}|[)\]）】][:：]?|\n|\s+[—–-]\s|(?<=[\U0001f1e6-\U0001f1ff]))\s*",
     _I,
 )
-_BREAK = re.compile(
+_BREAK = compile_later(
     rf"\n+|(?<=[.!?…])[\"”)\]*_]{{0,3}}\s+(?:[/|]\s+)?|(?<=[。！？])\s*(?:[/|]\s+)?|\s+[/|]\s+|\s*[(（\[【](?=\S)|[)）\]】]+\s*|\s+(?=(?:EN|{_OTHER_CODE}):)"
 )
 # A quotation that a word precedes, as in: a sign that says "…".
-_QUOTATION = re.compile(r"(?<=\w )(?:\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|'[^'\n]{3,}'(?!\w))")
-_SENTENCES = re.compile(r"[.!?]\s+|\n+")
+_QUOTATION = compile_later(r"(?<=\w )(?:\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|'[^'\n]{3,}'(?!\w))")
+_SENTENCES = compile_later(r"[.!?]\s+|\n+")
 
 
 class Piece(NamedTuple):
@@ -116,6 +119,7 @@ def _end_of_prompt(text: str, requests: tuple[str, ...]) -> int:
     return 0
 
 
+@cache
 def _runs_of_sentences(request: str) -> list[list[str]]:
     """The words of the first sentences of a request, and of its last ones. An example of a caption in it is no part of them."""
     sentences = [
@@ -133,10 +137,12 @@ def _runs_of_sentences(request: str) -> list[list[str]]:
 
 def in_english(text: str) -> str:
     """The English part of a caption in two languages; the text itself if it is in one."""
+    label = _LANGUAGE_LABEL.match(text)
     pieces = _pieces_of(text)
+    if not label and not any(is_in_another_language(piece.masked) for piece in pieces):
+        return text
     kinds = _kinds_of([piece.masked for piece in pieces])
     foreign = [piece.masked for piece, kind in zip(pieces, kinds, strict=True) if kind == OTHER]
-    label = _LANGUAGE_LABEL.match(text)
     if not foreign:
         rest = text[label.end() :] if label and label["english"] else ""
         return rest if len(rest.split()) >= MIN_WORDS else text

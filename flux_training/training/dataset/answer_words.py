@@ -4,6 +4,8 @@
 
 import re
 
+from flux_training.training.dataset.answer_regex import compile_later
+
 _I = re.IGNORECASE
 # Limits in words. A longer text with such words also describes something, so it is not judged by them.
 MAX_WORDS_WITHOUT_IMAGE = 9
@@ -17,7 +19,7 @@ MAX_WORDS_OF_A_JUDGEMENT = 12
 MIN_DESCRIBING = 3
 
 # Words of services and programs, of their states, and of the work of captioning. None of them alone says that a text is no caption.
-_SERVICE = re.compile(
+_SERVICE = compile_later(
     r"\b(?:server|service|slot|provider|requests?|prompt|job|tasks?|api|quota|credits?|tier|tokens?|session|connection|endpoint|inference|account|queue|gpu|cuda"
     r"|backend|upstream|limits?|context|deployment|gateway|subscription|billing|policy|cache|worker|instance|payload|memory|allocat\w+|plan|feature"
     r"|uploads?|downloads?|attachments?|attached|inputs?|outputs?|responses?|query|parameters?|schema|json|authenti\w+|authoriz\w+|permissions?|url|files?|model"
@@ -29,22 +31,22 @@ _SERVICE = re.compile(
     _I,
 )
 # Words that explain, judge, ask or deny, which captions seldom need.
-_DISCUSSING = re.compile(
+_DISCUSSING = compile_later(
     r"\b(?:will|would|should|shall|must|might|could|cannot|please|not|no|none|nothing|never|\w+n't|(?:has|have) been|was|were|did|had|because|therefore|due to|if|so|except"
     r"|try|let|what|why|this|too|okay|you|your|yours|which|enough|hope|sorry|maybe|perhaps|probably|originated|invented|founded|became|began|here|need(?:s|ed)?)\b",
     _I,
 )
 # Words that say where something is, how many there are, what is going on, or how it looks. Tags have commas.
-_DESCRIBING = re.compile(
+_DESCRIBING = compile_later(
     r"\b(?:an?|one|two|three|four|five|six|several|some|on|of|after|before|beside|under|behind|near|against|over|above|along|between|across|around|front|next|in(?! \d)|at|with|through|into|from"
     r"|(?!(?:no|some|any|every)thing\b)\w{2,}ing|red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|golden|silver|beige|teal|dark|bright|colou?rful|light|lit|shadows?|glows?"
     r"|background|foreground|close-up|shot|portrait|stands?|sits|hair|face|hands?|wooden|metal|glass|sky|man|woman|person|people)\b|,",
     _I,
 )
 # Names from a program: `n_ctx`, `StringValue`, `GGML_ASSERT`, `/v1/models`.
-_IDENTIFIER = re.compile(r"(?<![\w/])(?:[A-Za-z]+_\w+|[A-Z]?[a-z]+[A-Z][a-z]{2,}\w*|/\w[\w./-]+)")
+_IDENTIFIER = compile_later(r"(?<![\w/])(?:[A-Za-z]+_\w+|[A-Z]?[a-z]+[A-Z][a-z]{2,}\w*|/\w[\w./-]+)")
 # Words for the answer, the request and the model.
-_TASK = re.compile(
+_TASK = compile_later(
     r"\bcaption(?:s|ed|ing|er)?\b(?! (?:at|on|below|above|under|across|over)\b)|\btrigger[- ]?(?:word|token|phrase)s?\b|\bword[- ](?:count|limit)\b"
     r"|\b(?:be|been) written\b|^\W*placeholder\b|\bis a placeholder\b|\bplaceholder (?:text|captions?|descriptions?)\b|\bdescriptions? (?:of|for) (?:the|this|that|your|any) (?:image|picture|photo)|\b(?:\d{1,4}|hundred)[- ](?:words?|tokens?|characters?)\b"
     r"|\b(?:this|my|your|no|above|provided|requested|generated) (?:image |short |brief )?(?:description|prompt|response|reply|request|conversation|task)\b"
@@ -55,47 +57,47 @@ _TASK = re.compile(
     _I,
 )
 # "DSLR photo." or "Style: photo." after a sentence belongs to the caption.
-_MEDIUM = re.compile(
+_MEDIUM = compile_later(
     r"^(?:(?:style|medium): )?(?:[\w-]+ ){0,4}(?:photo|photograph|picture|image|shot)[.]?$", _I
 )
 # A count of words, such as `(21/100)`.
-_COUNT = re.compile(r"[\[(][\d/ ]+[\])]")
-_NEGATION = re.compile(
+_COUNT = compile_later(r"[\[(][\d/ ]+[\])]")
+_NEGATION = compile_later(
     r"\b(?:not|no|never|cannot|\w+n't|unable|without|fail\w*|withheld|omitted|blocked|denied|refus\w+|declin\w+|impossible)\b",
     _I,
 )
 # Statements that an image is too poor to be described.
-_NOT_TOLD = re.compile(
+_NOT_TOLD = compile_later(
     r"(?=.*\b(?:not|cannot|\w+n't|unable|too|insufficient(?:ly)?|impossible|difficult|hard|lacks?|never)\b)"
     r".*\b(?:describ\w+|caption\w*|determin\w+|discern\w*|identif\w+|recogni[sz]\w+|interpret\w*|analy[sz]\w+|ma[dk]e out|descriptions?)\b",
     _I,
 )
-_PICTURE = re.compile(
+_PICTURE = compile_later(
     r"\b(?:images?|pictures?|photos?|photograph|content|contents|details|resolution|quality|thumbnail|pixels|file|input|visual\w*)\b",
     _I,
 )
 # Words that say where something is, or at least two commas, as in tags.
-_SCENE = re.compile(
+_SCENE = compile_later(
     r"\b(?:an?|on|in(?! \d)|at|with|beside|under|behind|near|against|through|over|above|along|between|of)\b|,.*,",
     _I,
 )
 # Captions often begin with an article or a number: "A dog", "Three cups".
-_SHOWS_A_THING = re.compile(
+_SHOWS_A_THING = compile_later(
     r"^(?:an?|one|two|three|four|five|six|seven|eight|nine|ten|some|several|ein(?:e|en)?|une?|una|uno|um|uma|een|et|ett)\s",
     _I,
 )
 # What a service writes about also has an article: "An image was expected".
-_NO_THING = re.compile(
+_NO_THING = compile_later(
     r"^(?:an?|one|no) (?:\w+ )?(?:image|picture|photo|file|attachment|error|server|request|caption|description|prompt|model|response)\b",
     _I,
 )
-_OTHER_LANGUAGE = re.compile(
+_OTHER_LANGUAGE = compile_later(
     r"\b(?:el|la|los|las|del|de|y|que|en|una|il|di|che|le|les|des|et|und|der|das|ein|eine|het|een|van|os|um|uma|da|och|att|med)\b",
     _I,
 )
 # Words that judge a picture, words for pictures and their qualities, and words that join these. A text of such words alone describes
 # nothing.
-_EMPTY = re.compile(
+_EMPTY = compile_later(
     r"visually|striking|use|shadows?|outdoors?|indoors?|amazing|awesome|beautiful(?:ly)?|brilliant|clear|compelling|composed|cool|detailed|evocative|excellent|fantastic|fine|fun|generic|good|gorgeous|great|hard|high|impressive|incredible|interesting"
     r"|lovely|low|nice(?:ly)?|ok(?:ay)?|perfect|poor|powerful|pretty|professional|random|simple|strong|stunning|superb|unclear|unknown|well|wonderful|wow|bad|best|better|short|brief|done|example"
     r"|images?|pictures?|photos?|photographs?|photography|shots?|captures?|captions?|descriptions?|visuals?|stock|compositions?|quality|resolution|focus|lighting|light|colou?rs?|details?|framing|work|scene|subjects?"
@@ -103,29 +105,29 @@ _EMPTY = re.compile(
     _I,
 )
 # General facts and stories, such as "The capital of France is Paris".
-_FACT = re.compile(
+_FACT = compile_later(
     r"^(?!(?:This|That|It|He|She|Here|There|One|Each|Why|Who|Where|When|How|Everyone|Everything|Nobody|Nothing|What|Another)\b)(?:[A-Z][\w-]+ (?:[A-Z][\w-]+ )?is (?:an?|the|one of)\b(?! (?:few|little|lot)\b)|The \w+ (?:of|in) (?:[A-Z]\w+|the \w+) (?:is|was) )"
     r"|^(?:In \d{4}|Once upon a time|There (?:was|were) (?:once )?(?:an?|two|three|many)|According to)\b"
     r"|^(?:This|The) (?:image|photo\w*|picture|scene) (?:evokes|conveys|captures|creates|exudes|tells|radiates) (?:an?|the) (?:\w+ )?(?:sense|feeling|mood|story|essence|moment)\b[^,:]*$"
     r"|^An? (?:\w+ )?(?:example of|moment (?:captured|frozen))\b"
 )
 # Words for positions and actions in a picture, which statements of facts do not have.
-_BESIDE = re.compile(
+_BESIDE = compile_later(
     r"\b(?:behind|beside|under|against|near|beneath|above|next to|wearing|standing|sitting|lying|holding|looking|walking|smiling)\b",
     _I,
 )
 # Advice, and requests of a web page or service to its readers.
-_ADVICE = re.compile(
+_ADVICE = compile_later(
     r"^(?:imagine|consider|remember (?:that|to)|make sure|try (?:to|not|an?|the|using|moving|again)|avoid|subscribe|follow (?:me|us|these)|download (?:our|the|now)|click (?:here|on|below)|buy now|order now|(?:learn|read|see|find out) more|sign up|visit (?:us|our|https?)|choose (?:an?|one|from|your)"
     r"|to (?:\w+ )?(?:improve|enhance|analy[sz]e|describe|caption|understand|create|write) (?:an?|the|this|your)|(?:for|if) best results)\b",
     _I,
 )
-_ABSENT = re.compile(
+_ABSENT = compile_later(
     r"^(?:no\b|there (?:is|are) (?:no|neither)\b|the (?:image|photo|picture) (?:has|contains|includes|shows) no\b|text in the image: none)[^.]*\b(?:text|writing|watermarks?|signatures?|logos?|captions?|borders?|none)\b[^.]*\.?$",
     _I,
 )
 # Things that text is written on, and verbs for writing or reading it.
-_WRITING = re.compile(
+_WRITING = compile_later(
     r"\b(?:graffiti|signs?|posters?|murals?|mugs?|t-?shirts?|shirts?|books?|covers?|magazine|newspaper|walls?|paintings?|letters|billboards?|screens?|labels?"
     r"|vinyl|plush|stickers?|banners?|neon|cards?|maps?|box|headline|blackboard|chalkboard|whiteboard|paper|notes?(?! that)|menu|tombstone|memes?|comics?|cartoons?|font|subtitles?|tattoo|doormat"
     r"|carved|written|painted|printed|engraved|handwritten|reads?|reading|says|saying|said|asks|shouts|whispers|(?:the|with|of) words?|words? (?:on|in|above|below|is)|lettering|slogan|caption contest)\b",
@@ -165,8 +167,8 @@ _BLIND_WITHOUT_SPACES = (
     (r"לא|אין", r"תמונה"),
 )
 _PAIRS = [
-    *((re.compile(rf"\b(?:{no})\b", _I), re.compile(rf"\b(?:{of})\b", _I)) for no, of in _BLIND),
-    *((re.compile(no), re.compile(of)) for no, of in _BLIND_WITHOUT_SPACES),
+    *((compile_later(rf"\b(?:{no})\b", _I), compile_later(rf"\b(?:{of})\b", _I)) for no, of in _BLIND),
+    *((compile_later(no), compile_later(of)) for no, of in _BLIND_WITHOUT_SPACES),
 ]
 
 

@@ -124,7 +124,7 @@ def find_fault(text: str, *requests: str) -> NotACaption | None:
         if is_wrong(unquoted) and not (reason in OF_WRITING and names_writing(unquoted)):
             return NotACaption(f"{reason}: {_start(plain)}")
     begins = any(request[:SHOWN].casefold() in plain.casefold() for request in requests if request)
-    if begins or repeats_prompt(plain, requests):
+    if begins or (requests and repeats_prompt(plain, requests)):
         return NotACaption(f"the answer repeats the prompt: {_start(plain)}")
     return None
 
@@ -299,7 +299,9 @@ def _without_escapes(text: str) -> str:
 def _without_side_text(text: str) -> str:
     """Without the alt text, tags and keywords on lines behind a caption."""
     match = patterns.SIDE_TEXT.search(text)
-    before = text[: match.start()].rstrip() if match else ""
+    if not match:
+        return text
+    before = text[: match.start()].rstrip()
     is_other = any(
         pattern.search(before) for pattern in (patterns.ENDS_OPEN, patterns.SPEAKING, patterns.REASONING)
     )
@@ -309,8 +311,10 @@ def _without_side_text(text: str) -> str:
 def _from_labelled_parts(text: str) -> str:
     """The caption of an answer in parts, such as `Reasoning: …`, `Caption: …`."""
     lines = text.splitlines()
+    if len(lines) == 1:
+        return text
     labelled = [number for number, line in enumerate(lines) if patterns.ANSWER_LABEL.match(line)]
-    if len(labelled) != 1 or len(lines) == 1:
+    if len(labelled) != 1:
         return text
     first = labelled[0]
     after = lines[first + 1 :]
