@@ -26,7 +26,7 @@ from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import Survey, findings_of_survey, survey_stack, write_survey
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import report_each_thousand_images
-from flux_training.training.environment import REFRESH_VARIABLE, pulumi_command
+from flux_training.training.environment import REFRESH_VARIABLE, find_shadowing_packages, pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import explain_file_error
 from flux_training.training.finding import LintReport, group_findings
@@ -47,7 +47,6 @@ from flux_training.training.words import make_command
 
 # If a program exits with this code, Pulumi shows the errors it logged and no traceback (docs/pulumi.md).
 REFUSED = 32
-PACKAGES = ("components", "flux_training")
 
 
 def main() -> None:
@@ -57,7 +56,8 @@ def main() -> None:
         refuse_ignored_settings(Path(pulumi.get_root_directory()))
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
-        refuse_shadowing_folders(Path(pulumi.get_root_directory()))
+        if shadowing := find_shadowing_packages(Path(pulumi.get_root_directory())):
+            raise BadInput(shadowing)
         if settings.storage.kind == "aws":
             check_package()
         keys = {key: config.get(f"{project}:{key}") for key in CONNECTION_SETTINGS}
@@ -212,22 +212,6 @@ def refuse_plain_secrets(project: str, config: dict[str, str]) -> None:
             [
                 f"{project}:{key} is stored in plain text; `pulumi config set --stack {pulumi.get_stack()} --secret {key}` encrypts it"
                 for key in plain
-            ]
-        )
-
-
-def refuse_shadowing_folders(root: Path) -> None:
-    """Refuse folders named like the tool's packages in a user's own project.
-
-    Providers run in the project's folder and would import from there instead.
-    """
-    tool = Path(__file__).parent.resolve()
-    found = [name for name in PACKAGES if (root / name).exists() and root.resolve() != tool]
-    if found:
-        raise BadInput(
-            [
-                f"{root / name}: flux-training has a package with this name; rename the file or folder"
-                for name in found
             ]
         )
 

@@ -11,6 +11,8 @@ PULUMI = "pulumi"
 # not tell the program.
 REFRESH_VARIABLE = "FLUX_REFRESH"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TOOL = Path(__file__).resolve().parents[2]
+PACKAGES = ("components", "flux_training")
 
 
 def pulumi_command(arguments: str, stack: str = "") -> str:
@@ -24,6 +26,20 @@ def pulumi_command(arguments: str, stack: str = "") -> str:
         here = Path.cwd()
         program = str(script.relative_to(here) if script.is_relative_to(here) else script)
     return f"`{program} {arguments}{f' --stack {stack}' if stack else ''}`"
+
+
+def find_shadowing_packages(root: Path) -> list[str]:
+    """A finding for each file or folder of a user's own project that is named like one of the tool's packages.
+
+    Providers run in the project's folder and would import from there instead.
+    """
+    if root.resolve() == TOOL:
+        return []
+    return [
+        f"{root / name}: flux-training has a package with this name; rename the file or folder"
+        for name in PACKAGES
+        if (root / name).exists()
+    ]
 
 
 def bypass_proxy_for_loopback(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,13 +1,18 @@
-"""What child processes get: no proxy on this machine, and a home folder for Pulumi."""
+"""What child processes get (no proxy on this machine, a home folder for Pulumi), and what would be imported in place of the tool."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from flux_training.training.environment import bypass_proxy_for_loopback, pulumi_home_or_fallback
+from flux_training.training.environment import (
+    bypass_proxy_for_loopback,
+    find_shadowing_packages,
+    pulumi_home_or_fallback,
+)
 
 HERE = "127.0.0.1,localhost,::1"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -55,3 +60,15 @@ def test_a_read_only_home_folder_is_not_used(tmp_path: Path, monkeypatch: pytest
     assert pulumi_home_or_fallback({"HOME": str(tmp_path)}, tmp_path / "x") == {
         "PULUMI_HOME": str(tmp_path / "x")
     }
+
+
+def test_folders_named_like_the_tools_packages_are_refused(tmp_path: Path) -> None:
+    """Only in a project of one's own: the tool's checkout has these folders."""
+    assert find_shadowing_packages(ROOT) == []
+    assert find_shadowing_packages(tmp_path) == []
+    (tmp_path / "components").mkdir()
+    (tmp_path / "flux_training").touch()
+    said = "flux-training has a package with this name; rename the file or folder"
+    assert find_shadowing_packages(tmp_path) == [
+        f"{tmp_path / name}: {said}" for name in ("components", "flux_training")
+    ]
