@@ -190,6 +190,7 @@ def test_the_list_of_targets_fits_a_terminal_and_tells_users_from_developers() -
     train, change = done.stdout.split("To change this project:\n")
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert "  make up " in train
+    assert "  make ready " in train
     assert "  make test " not in train
     assert "  make test " in change
 

@@ -73,12 +73,17 @@ def test_pulumi_aws_is_not_installed_for_other_stacks() -> None:
     assert locked("aws").keys() - locked("local").keys() == {AWS_PACKAGE}
 
 
-def test_only_stacks_on_aws_install_its_package(tmp_path: Path) -> None:
-    """Which packages `make up` would install. A comment that mentions AWS is not a stack on AWS."""
-    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("tool", ["", "flux-training"])
+def test_only_stacks_on_aws_install_its_package(tmp_path: Path, tool: str) -> None:
+    """Which packages `make up` would install. A comment that mentions AWS is not a stack on AWS.
+
+    In a project of your own, the stack files are in the folder above the tool's.
+    """
+    (tmp_path / tool).mkdir(exist_ok=True)
+    (tmp_path / tool / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"))
     for name, wanted in (("kind: s3 # or kind: aws", False), ("kind: aws", True), ('{kind: "aws"}', True)):
         (tmp_path / "Pulumi.prod.yaml").write_text(f"config:\n  flux-training:storage:\n    {name}\n")
         line = ["make", "--no-print-directory", "--question", "--print-data-base", "ready"]
-        told = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+        told = subprocess.run(line, cwd=tmp_path / tool, capture_output=True, text=True, check=False).stdout
         (ready,) = re.findall(r"^ready: (.+)$", told, re.MULTILINE)
         assert (".venv/ready-aws" in ready) == wanted, name

@@ -1,8 +1,13 @@
-"""The Makefile beside a virtual environment that belongs to another checkout."""
+"""The Makefile: beside a virtual environment of another checkout, in a project of your own, and `make pictures`."""
 
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
+
+from flux_training.training.errors import BadInput
+from tests.support import pictures
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,3 +67,20 @@ def test_a_project_of_your_own_lists_what_make_does_there(tmp_path: Path) -> Non
     assert {"up", "plan", "destroy", "cloud"} <= set(listed)
     targets = (tmp_path / "Makefile").read_text().partition(".PHONY:")[2].splitlines()[0].split()
     assert set(listed) <= set(targets)
+    for target in ("aws", "ready"):
+        _, output = make(tmp_path, "--dry-run", target)
+        assert f"make -s -C flux-training {target}" in output
+
+
+def test_make_pictures_starts_the_local_cloud_and_ends_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def fail() -> None:
+        done.append("pictures")
+        raise BadInput(["outputs/dev has no run"])
+
+    monkeypatch.setattr(pictures, "ensure_local_cloud", lambda: done.append("cloud"))
+    monkeypatch.setattr(pictures, "make_pictures", fail)
+    with pytest.raises(SystemExit, match=r"^error: outputs/dev has no run$"):
+        pictures.main()
+    assert done == ["cloud", "pictures"]

@@ -5,7 +5,9 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
+import certifi
 import pytest
 from PIL import Image
 from pydantic import SecretStr
@@ -16,6 +18,7 @@ from flux_training.clients.captioning.captioner import (
     Captioner,
     CaptioningRefused,
     CaptioningStopped,
+    _http_client,
     api_key_for,
     host_and_port,
 )
@@ -518,3 +521,16 @@ def test_a_refusal_is_shown_in_the_servers_words(how: str, said: str) -> None:
     assert said in str(caught.value)
     assert "Error code" not in str(caught.value)
     assert "token=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["https://127.0.0.1:9/v1", "https://models.example/v1"])
+def test_the_users_certificates_are_used_on_this_machine_too(
+    address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = Path(certifi.where()).read_text(encoding="utf-8")
+    one = bundle[bundle.index("-----BEGIN") : bundle.index("-----END")] + "-----END CERTIFICATE-----\n"
+    (tmp_path / "one.pem").write_text(one, encoding="utf-8")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "one.pem"))
+    with _http_client(address) as client:
+        context = client._transport._pool._ssl_context  # type: ignore[attr-defined]  # httpx's own
+    assert len(context.get_ca_certs()) == 1

@@ -22,7 +22,7 @@ from flux_training.commands.results.trusted_weights import choose_weights
 from flux_training.commands.watch.job_status import JobStatus, StackJob, find_problems
 from flux_training.training.runs.handout import REQUEUES_VARIABLE
 from flux_training.training.runs.run import Layout
-from flux_training.training.runs.run_state import ModelFolderContents, RunState
+from flux_training.training.runs.run_state import NO_REPORT, ModelFolderContents, RunState
 from tests.support.hostile_buckets import as_storage
 
 KEYS = Layout("").run("cat", "0" * 12)
@@ -137,6 +137,14 @@ def test_a_completed_job_that_another_node_still_trains_has_not_ended(
     assert (found.state, status.phase) == (state, phase)
     assert status.has_ended == (state is RunState.WITHOUT_WEIGHTS)
     assert bool(find_problems([status], datetime.now(UTC))) == status.has_ended
+
+
+@pytest.mark.parametrize(("reported", "why"), [(WAITING, NO_REPORT), (TRAINING, "out of memory")])
+def test_the_report_of_an_earlier_node_is_not_the_reason_of_a_failure(reported: datetime, why: str) -> None:
+    progress = {KEYS.progress: b'{"state": "failed", "message": "out of memory"}'}
+    found = run_status(as_storage(progress, {KEYS.progress: reported}), KEYS, 300, job("failed"), 30)
+    assert found.state is RunState.FAILED
+    assert found.reason.endswith(f": {why}")
 
 
 @pytest.mark.parametrize("doubt", [TOO_EARLY, TOO_LATE])

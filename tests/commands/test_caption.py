@@ -1,5 +1,6 @@
 """`flux caption` against a server that limits, fails, refuses and cuts off answers: nothing is lost, overwritten or requested twice."""
 
+import errno
 import signal
 import subprocess
 from collections.abc import Callable
@@ -206,6 +207,25 @@ def test_a_broken_image_is_reported_and_not_sent(
         run(*options(server))
     assert "\n  00012.jpg: a broken image" in capsys.readouterr().out
     assert set(server.asked) == {11}
+
+
+def test_images_with_the_same_problem_are_one_line_and_named_once(
+    checkout: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_images(checkout, 11, 12)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "it.jpg")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with captioner() as server, pytest.raises(FluxError, match="2 of 2 images"):
+        run(*options(server))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Permission denied" in line]
+    assert line.startswith(
+        "  00011.jpg, 00012.jpg: cannot be read (Permission denied); make it a readable file"
+    )
+    assert line.count(".jpg") == 2
+    assert server.asked == {}
 
 
 def test_images_are_reduced_before_they_are_sent(checkout: Path, run: Run) -> None:

@@ -1,5 +1,6 @@
 """`flux offers`: GPU classes with prices, availability and estimates, against the local cloud."""
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 from localcloud.testing import running_cloud
+from rich.console import Console
 
 from flux_training.clients.connection import connect
 from flux_training.clients.gpu_classes import GpuAvailability
 from flux_training.clients.salad import Salad
 from flux_training.clients.stack.pricing import price_stack, unavailable_gpu_warnings
 from flux_training.clients.stack.services import StackServices
-from flux_training.commands.jobs.offers import offers
+from flux_training.commands.jobs.offers import _table, offer_row, offers, read_offers
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.cluster_settings import ClusterSettings
 from flux_training.training.cost import Bill, Line, Rate, StackBill
@@ -54,6 +56,20 @@ def test_each_class_has_price_availability_and_estimate_in_eighty_columns(run: R
     assert max(map(len, lines)) <= 80
     (row,) = [line for line in lines if line.startswith("RTX 3060")]
     assert " * " in row
+
+
+@pytest.mark.usefixtures("checkout")
+def test_ranges_are_whole_in_a_narrow_terminal() -> None:
+    """The names of the classes wrap in their place."""
+    (found,) = read_offers("dev").values()
+    console = Console(width=60, file=io.StringIO())
+    console.print(_table(found))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert len(lines) > len(found) + 1
+    for offer in found:
+        *_, time, dollars = offer_row(offer)
+        assert any(line.endswith(f"{time}  {dollars}") for line in lines)
 
 
 @pytest.mark.usefixtures("checkout")

@@ -312,6 +312,20 @@ def test_progress_is_written_at_a_rate_that_r2_takes(tmp_path: Path, monkeypatch
     assert min(later - earlier for earlier, later in pairwise(written)) >= 20
 
 
+@pytest.mark.parametrize(("steps", "window"), [(1000, 50), (400, 40), (20, 2), (5, 1)])
+def test_losses_are_means_of_50_steps_or_of_a_tenth_of_a_shorter_run(
+    steps: int, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path, steps=steps, save_every=steps)
+    monkeypatch.chdir(tmp_path)
+    writer = progress.ProgressWriter(settings.read_settings(node.environment), None, None)
+    writer.losses, writer.step = {step: float(step) for step in range(1, steps + 1)}, steps
+    report = writer.report()
+    assert report["loss_steps"] == window
+    assert report["loss_first"] == (1 + window) / 2
+    assert report["loss_smoothed"] == steps - (window - 1) / 2
+
+
 CACHING = """
 import sys, time
 for number in range(1, 31):

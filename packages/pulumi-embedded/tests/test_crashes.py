@@ -85,6 +85,20 @@ def test_an_interrupt_before_the_program_registers_anything_changes_nothing(stac
     }
 
 
+def test_a_row_that_an_earlier_version_wrote_twice_is_removed(stack: EngineStack) -> None:
+    """Ctrl-C in the first seconds of an update wrote the row of the stack a second time."""
+    stack.spec({"one": thing()}, exports={"a": 1})
+    stack.up()
+    content = json.loads(stack.state_file.read_bytes())
+    rows = content["checkpoint"]["latest"]["resources"]
+    before = len(rows)
+    rows.append(rows[0])
+    stack.state_file.write_text(json.dumps(content))
+    stack.up()
+    assert len(stack.latest()["resources"]) == before  # refuses a state with a resource twice
+    assert stack.run("stack", "output", "a") == "1\n"
+
+
 @pytest.mark.parametrize("lines", [1, 3])
 def test_an_update_ends_when_its_output_is_closed(stack: EngineStack, lines: int) -> None:
     stack.spec({f"t{i}": thing() for i in range(6)})

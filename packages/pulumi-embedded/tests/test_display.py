@@ -221,6 +221,7 @@ def test_outputs_and_details_of_a_run(stack: EngineStack) -> None:
     )
     assert "      ~ length: 1 => 2\n" in stack.up("--diff")
     assert "\nOutputs:\n    o: {\n        x: 2\n        y: [secret]\n    }\n" in stack.up()
+    assert stack.run("stack", "output", "o", "--json") == '{\n  "x": 2,\n  "y": "[secret]"\n}\n'
     assert "Outputs:" not in stack.run("preview")
     assert "Outputs:" not in stack.run("destroy", "--yes")
 

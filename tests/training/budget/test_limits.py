@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from flux_training.training.budget import limits as limits_module
 from flux_training.training.budget.entries import Spent
 from flux_training.training.budget.limits import WantedJob, find_jobs_over_budget
 from flux_training.training.cluster_settings import BudgetSettings
@@ -88,3 +89,21 @@ def test_jobs_that_share_the_idle_time_are_cheaper_together() -> None:
     for limit, waiting in ((1.9, "abc"), (2.9, "bc"), (3.0, "c"), (4.0, "")):
         found = find_jobs_over_budget(wanted, shared, Spent(), BudgetSettings(maxUsdPerDay=limit))
         assert [job.name for job in found] == list(waiting)
+
+
+def test_each_job_is_compared_with_the_limits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing all earlier jobs again for each one took ten seconds for a thousand."""
+    compared: list[float] = []
+    real = limits_module.describe_exceeded_limit
+
+    def count(usd: float, spent: Spent, budget: BudgetSettings) -> str:
+        compared.append(usd)
+        return real(usd, spent, budget)
+
+    monkeypatch.setattr(limits_module, "describe_exceeded_limit", count)
+    names = [f"job-{number}" for number in range(30)]
+    usd = costs(**dict.fromkeys(names, 1.0))
+    found = find_jobs_over_budget(
+        [WantedJob(name) for name in names], usd, Spent(), BudgetSettings(maxUsdPerDay=20.0)
+    )
+    assert (len(found), len(compared)) == (10, 30)

@@ -61,6 +61,10 @@ MISTAKES: list[tuple[Callable[[Path], object], list[str]]] = [
     (remove_folder("reg"), ["reg: no such folder [dataset-missing]"]),
     (remove("reg/00003.txt"), ["reg/00003.txt: no caption for this image [caption-missing]"]),
     (
+        lambda folder: (folder / "dataset/00009.txt").write_text("tr1gger"),
+        ["dataset/00009.txt: a caption without an image: no image is named 00009 [caption-orphan]"],
+    ),
+    (
         lambda folder: (folder / "control/00001.txt").write_text("x"),
         [
             "control/00001.txt: a caption of an image that is not trained itself, such as a control image or a mask [caption-orphan]"
