@@ -15,10 +15,11 @@ from flux_training.training.runs.progress import RunProgress
 from flux_training.training.train_yml.trainer_config import parse_train_yml
 
 MAX_CORRECTION = 2.0
-# With one or two finished runs, the next run is assumed to take up to this factor more or less time. With
-# three or more, their own spread is used, but at least 10 %.
+# The next run is assumed to take as long as the finished ones, or up to this factor more or less time: with one or two
+# finished runs, with three or more, and on the user's own machine, which has other work, too.
 FEW_RUNS_SPREAD = 1.25
 MIN_SPREAD = 1.1
+STAND_IN_SPREAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _stand_in_correction(runs: Sequence[FinishedRun], tflops: float) -> Correcti
     starts = [run.start_seconds / times.start.likely for run, times in zip(runs, usual, strict=True)]
     steps = [run.training_seconds / times.steps.likely for run, times in zip(runs, usual, strict=True)]
     words = "1 finished run" if len(runs) == 1 else f"{len(runs)} finished runs"
-    return Correction(_spread(starts), _spread(steps), Range.exactly(0.0), f"{words} of the stand-in trainer")
+    spreads = (_spread(starts, STAND_IN_SPREAD), _spread(steps, STAND_IN_SPREAD))
+    return Correction(*spreads, Range.exactly(0.0), f"{words} of the stand-in trainer")
 
 
 def _times_without_correction(run: FinishedRun, tflops: float) -> TrainerTimes:
@@ -106,11 +108,10 @@ def _bounded_range(ratios: Sequence[float]) -> Range:
     return Range(*(min(high, max(low, value)) for value in (found.low, found.likely, found.high)))
 
 
-def _spread(ratios: Sequence[float]) -> Range:
-    middle = median(ratios)
-    if len(ratios) < 3:
-        return Range(middle / FEW_RUNS_SPREAD, middle, middle * FEW_RUNS_SPREAD)
-    return Range(min(min(ratios), middle / MIN_SPREAD), middle, max(max(ratios), middle * MIN_SPREAD))
+def _spread(ratios: Sequence[float], least: float = 0.0) -> Range:
+    """The range of the ratios, at least from the median divided by `least` to the median times it."""
+    middle, least = median(ratios), least or (FEW_RUNS_SPREAD if len(ratios) < 3 else MIN_SPREAD)
+    return Range(min(*ratios, middle / least), middle, max(*ratios, middle * least))
 
 
 def apply_correction(times: TrainerTimes, correction: Correction | None) -> TrainerTimes:

@@ -36,7 +36,7 @@ SAVE_SECONDS = Range(1.0, 4.0, 10.0)
 # How long the local cloud's stand-in trainer takes to start. Measured on two cores, idle and busy, with
 # 300 and 2,000 steps.
 STAND_IN_START_SECONDS = Range(1.0, 4.0, 15.0)
-STAND_IN_STEP_SECONDS = Range(0.1, 0.15, 0.45)
+STAND_IN_STEP_SECONDS = Range(0.04, 0.12, 0.45)
 
 
 class PartName(StrEnum):
