@@ -64,3 +64,21 @@ def test_a_wrapper_that_starts_this_script_is_not_the_cli(tmp_path: Path, start:
         assert run(first, wrapper.parent, own.parent) == (0, f"v{CLI_VERSION}\n")
         assert run(first, wrapper.parent, cli.parent) == (3, "the CLI: version\n")
     assert run(own, wrapper.parent, engine="cli")[0] == 1
+
+
+def test_a_message_names_the_program_as_the_user_can_type_it(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("pulumi")
+    (tmp_path / "Pulumi.yaml").write_text("name: test\nruntime: python\nbackend: {url: 'file://.'}\n")
+    for path, typed in (("/usr/bin:/bin", program), (f"{program.parent}:/usr/bin:/bin", "pulumi")):
+        done = subprocess.run(
+            [program, "config", "set", "color", "red", "--stack", "prod"],
+            env={"PATH": path, "ENGINE": "embedded"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (
+            done.stderr == f"error: no stack named 'prod' found; create it with `{typed} stack init prod`\n"
+        )

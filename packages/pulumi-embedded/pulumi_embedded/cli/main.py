@@ -7,6 +7,7 @@ with `--expect-no-changes`; 8 if the user declines or presses Ctrl-C twice.
 import argparse
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,10 +40,11 @@ def run_command(arguments: Sequence[str]) -> int:
     if not hasattr(options, "function"):
         parser.print_help()
         return 0
+    here = Path.cwd()
     try:
         return _run(options)
     except EngineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_typed_program(str(error), here)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("error: canceled", file=sys.stderr)
@@ -53,6 +55,16 @@ def run_command(arguments: Sequence[str]) -> int:
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _with_typed_program(message: str, here: Path) -> str:
+    """The message, whose commands name the script beside this Python if the shell finds no `pulumi`."""
+    script = Path(sys.executable).with_name("pulumi")
+    if shutil.which("pulumi") or not script.is_file():
+        return message
+    return message.replace(
+        "`pulumi ", f"`{script.relative_to(here) if script.is_relative_to(here) else script} "
+    )
 
 
 def _normalize_flag_values(arguments: Sequence[str]) -> list[str]:
