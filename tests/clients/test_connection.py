@@ -2,11 +2,13 @@
 
 import json
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from flux_training.clients import reachability
 from flux_training.clients.connection import (
     CONNECTION_SETTINGS,
     Connection,
@@ -15,6 +17,7 @@ from flux_training.clients.connection import (
     parse_storage_kind,
 )
 from flux_training.clients.errors import Unavailable
+from flux_training.clients.reachability import ServiceProbe, probe_services, require_network
 from flux_training.training.environment import pulumi_command
 from flux_training.training.errors import BadInput, FluxError
 
@@ -315,6 +318,40 @@ def test_the_next_step_names_what_to_start(tmp_path: Path, page: str | None, nex
 
 def test_salad_cloud_is_not_asked_whether_it_is_alive() -> None:
     connect("salad", SETTINGS, ENVIRONMENT | {"SALAD_API_URL": "http://127.0.0.1:1"}).check_alive()
+
+
+def test_a_look_up_without_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network, the look-up of a name has no time limit."""
+    ended = threading.Event()
+
+    def look_up(_url: str, _seconds: float) -> ServiceProbe:
+        ended.wait(20)
+        return ServiceProbe("s3.example")
+
+    monkeypatch.setattr(reachability, "_probe", look_up)
+    probe = probe_services({"Storage": "https://s3.example"}, seconds=0.05)["Storage"]
+    ended.set()
+    assert probe == ServiceProbe("s3.example", "no answer in 0.05 seconds")
+
+
+@pytest.mark.parametrize("working", ["", "Storage"])
+def test_no_client_tries_again_where_no_service_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch, working: str
+) -> None:
+    """Each client would find that out after all its retries."""
+    monkeypatch.setattr(
+        reachability,
+        "probe_services",
+        lambda urls: {
+            name: ServiceProbe(name.lower(), "" if name == working else "no route") for name in urls
+        },
+    )
+    connection = connect("salad", SETTINGS, ENVIRONMENT)
+    if working:
+        require_network(connection)
+        return
+    with pytest.raises(Unavailable, match=r"no service can be reached \(saladcloud: no route; kelpie"):
+        require_network(connection)
 
 
 def test_the_settings_a_stack_can_have() -> None:

@@ -153,6 +153,7 @@ def test_a_key_that_xml_cannot_hold_is_deleted_alone(server: Server) -> None:
     storage(server.url).delete_many(["a", "b\x01", "c"])
     assert sorted(method for method, _ in server.seen) == ["DELETE", "POST"]
     assert [path for method, path in server.seen if method == "DELETE"] == ["/bucket/b%01"]
+    assert [body.count(b"<Key>") for body in server.bodies if body] == [2]
 
 
 def test_all_pages_of_a_listing_are_read(server: Server) -> None:

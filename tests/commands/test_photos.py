@@ -360,7 +360,9 @@ def test_undo_deletes_what_the_sweep_made(checkout: Path, run: Run) -> None:
     made = tree(checkout)
     assert "would be deleted" in run(sweep, *GRID, "--undo", "--dry-run")
     assert tree(checkout) == made
-    assert "4 jobs deleted, 4 removed from Pulumi.dev.yaml" in run(sweep, *GRID, "--undo")
+    printed = run(sweep, *GRID, "--undo")
+    assert "4 jobs deleted, 4 removed from Pulumi.dev.yaml" in printed
+    assert "Next: `make plan` shows which queued runs that cancels" in printed
     assert (tree(checkout), (checkout / "Pulumi.dev.yaml").read_bytes()) == (before, stack_file)
     with pytest.raises(BadInput, match="has no job of this sweep"):
         run(sweep, *GRID, "--undo")

@@ -414,6 +414,13 @@ def test_the_flag_of_another_architecture_is_found(chosen: str, flag: str) -> No
         assert found & {"model-mismatch"} == expected
 
 
+def test_the_flag_of_flux_beside_another_architecture_is_found() -> None:
+    said = "model.is_flux is for flux, but model.arch selects sdxl; delete one of them"
+    assert said in [
+        finding.message for finding in check_rules(for_model(MODELS["sdxl"], {"model.is_flux": True}))
+    ]
+
+
 def test_any_flag_beside_stable_diffusion_1_is_found() -> None:
     job = for_model(MODELS["sdxl"], {"model.arch": "sd1", "model.is_v2": True})
     said = "model.is_v2 is for sd2, but model.arch selects sd1; delete one of them"

@@ -248,6 +248,17 @@ def test_a_missing_key_has_the_line_of_its_parent(tmp_path: Path, text: str, lin
     assert file.line_of(("config", "name")) == line
 
 
+def test_a_long_name_in_many_places_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a name of half a megabyte, the text would need gigabytes."""
+    raw = b"job: x\nconfig: {name: %s}\nmeta: {a: '%s'}\n" % (b"n" * 500, b"[name]" * 100)
+    (tmp_path / "train.yml").write_bytes(raw)
+    assert len(parse_train_yml(raw)["meta"]["a"]) == 500 * 100
+    monkeypatch.setattr(trainer_config, "MAX_EXPANDED", 500 * 100)
+    fault = read_trainer_file(tmp_path).fault
+    assert fault is not None
+    assert fault.message == "its placeholders expand to more than 50000 characters"
+
+
 @pytest.mark.parametrize(
     ("name", "told"), [("cat", "cat-v1"), ("'a\"b'", 'a"b-v1'), ("''", "-v1"), ("7", "[name]-v1")]
 )
