@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -366,6 +367,16 @@ def test_undo_deletes_what_the_sweep_made(checkout: Path, run: Run) -> None:
     assert (tree(checkout), (checkout / "Pulumi.dev.yaml").read_bytes()) == (before, stack_file)
     with pytest.raises(BadInput, match="has no job of this sweep"):
         run(sweep, *GRID, "--undo")
+
+
+def test_undo_removes_the_entries_of_folders_that_were_deleted_by_hand(checkout: Path, run: Run) -> None:
+    make_job(checkout / "jobs", "sweep-me")
+    before = (checkout / "Pulumi.dev.yaml").read_bytes()
+    run(sweep, *GRID)
+    for folder in (checkout / "jobs").glob("sweep-me-*"):
+        shutil.rmtree(folder)
+    assert "0 jobs deleted, 4 removed from Pulumi.dev.yaml" in run(sweep, *GRID, "--undo")
+    assert (checkout / "Pulumi.dev.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("file", ["train.yml", "notes.txt"])

@@ -86,8 +86,9 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
 def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) -> None:
     """Delete the jobs of a sweep and their declarations. Raises BadInput if one was changed since it was made."""
     with lock_for_flux_command(folder):
-        existing = sorted(_existing_variants(folder, variants))
-        if not existing:
+        existing, declared = sorted(_existing_variants(folder, variants)), declared_jobs(HERE, stack)
+        entries = [variant.name for variant in variants if variant.name in declared]
+        if not existing and not entries:
             raise BadInput(
                 [
                     f"{folder} has no job of this sweep; --undo needs the same --set options as the command that made the sweep"
@@ -103,12 +104,14 @@ def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) 
         for name in existing:
             say(f"  {folder / name}")
         if dry_run:
-            say(f"{counted(len(existing), 'job')} would be deleted")
+            say(
+                f"{counted(len(existing), 'job')} would be deleted, {len(entries)} removed from Pulumi.{stack}.yaml"
+            )
             return
-        removed = remove_declarations(HERE, stack, [variant.name for variant in variants])
+        remove_declarations(HERE, stack, entries)
         for name in existing:
             shutil.rmtree(folder / name)
-    say(f"{counted(len(existing), 'job')} deleted, {len(removed)} removed from Pulumi.{stack}.yaml")
+    say(f"{counted(len(existing), 'job')} deleted, {len(entries)} removed from Pulumi.{stack}.yaml")
     say(f"Next: {make_command('plan', stack)} shows which queued runs that cancels. Results stay.")
 
 

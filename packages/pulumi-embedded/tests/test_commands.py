@@ -1,7 +1,9 @@
 """The commands on stacks and configuration, and what the engine does not do."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -160,6 +162,40 @@ def test_configuration_is_set_read_and_removed(stack: EngineStack) -> None:
     stack.run("config", "rm", "none")
     stack.run("config", "rm", "name")
     assert "not found" in stack.run("config", "get", "name", code=1)
+
+
+@pytest.mark.parametrize(("options", "is_shown"), [((), True), (("--secret",), False)])
+def test_a_terminal_is_asked_for_a_value_and_does_not_show_a_secret(
+    stack: EngineStack, options: tuple[str, ...], is_shown: bool
+) -> None:
+    code, shown = in_terminal(stack, ["config", "set", *options, "key"], b"s3cret-value\n")
+    assert (code, shown.startswith("value: "), "s3cret-value" in shown) == (0, True, is_shown)
+    assert stack.run("config", "get", "key") == "s3cret-value\n"
+    code, shown = in_terminal(stack, ["config", "set", *options, "key"], b"\x04")
+    assert (code, "error: no value was given" in shown) == (1, True)
+
+
+def in_terminal(stack: EngineStack, arguments: list[str], typed: bytes) -> tuple[int, str]:
+    """Run a command in a terminal, and type this once it asks. Its exit code and what the terminal shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        stack.command(*arguments),
+        cwd=stack.folder,
+        env=stack.environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO once the command has ended
+        while part := os.read(ours, 1000):
+            if not shown:
+                os.write(ours, typed)
+            shown += part
+    os.close(ours)
+    return process.wait(timeout=30), shown.decode()
 
 
 def test_a_new_salt_in_the_configuration_reencrypts_the_state(stack: EngineStack) -> None:

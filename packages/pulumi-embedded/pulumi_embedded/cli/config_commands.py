@@ -1,6 +1,7 @@
 """The commands `config`, `config set`, `config set-all`, `config get` and `config rm`."""
 
 import argparse
+import getpass
 import json
 import sys
 from typing import Any
@@ -63,11 +64,21 @@ def set_value(session: Session, options: argparse.Namespace) -> int:
         raise EngineError("--secret and --plaintext cannot be used together")
     text = options.value
     if text is None:
-        text = sys.stdin.readline().rstrip("\n")
+        text = _read_value(secret=options.secret)
     config = session.config()
     _store(session, config, options.key, text, secret=options.secret, is_path=options.path)
     config.save()
     return 0
+
+
+def _read_value(*, secret: bool) -> str:
+    """The value from stdin. At a terminal it is asked for, and a secret does not appear there. Raises EngineError."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    try:
+        return getpass.getpass("value: ") if secret else input("value: ")
+    except EOFError:
+        raise EngineError("no value was given") from None
 
 
 def set_all(session: Session, options: argparse.Namespace) -> int:

@@ -59,8 +59,12 @@ def read_passphrase(stack: str, salt: str = "") -> Passphrase:
     if salt and _fits(salt, empty):
         return empty
     if sys.stdin.isatty():
-        asked = getpass.getpass(f"Enter the passphrase of stack {stack}: ")
-        return Passphrase(asked, "the terminal", stack)
+        try:
+            return Passphrase(
+                getpass.getpass(f"Enter the passphrase of stack {stack}: "), "the terminal", stack
+            )
+        except EOFError:
+            raise EngineError(f"no passphrase of stack {stack} was given") from None
     raise EngineError(
         f"stack {stack} needs a passphrase, but neither {_VARIABLE} nor {_FILE_VARIABLE} is set; fix: {_SET}"
     )
