@@ -137,6 +137,7 @@ def test_results_that_were_fetched_before_are_not_listed_again(
     assert "dog: " in shown
     assert "The results of 1 other job were fetched before; `./flux list --stack prod` names them" in shown
     assert "Next: open outputs/prod/dog/0123456789ab/report.html in a browser" in shown
+    assert "`./flux export dog --to ~/loras/dog --stack prod` makes a folder to use or publish" in shown
     assert up(fetched=("cat",), cat="completed") == []
     shown = capsys.readouterr().out
     assert "The results of all deployed jobs were fetched before; `./flux list` names them" in shown

@@ -24,7 +24,7 @@ from flux_training.training.cost import (
 )
 from flux_training.training.estimates.calibration import FinishedRun, correction_from, finished_run_of
 from flux_training.training.estimates.model_work import image_work, model_work, step_work
-from flux_training.training.estimates.parts import SAMPLE_FACTOR, PartName, trainer_times
+from flux_training.training.estimates.parts import SAMPLE_FACTOR, PartName, stand_in_times, trainer_times
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.estimates.speed import SPEED
 from flux_training.training.estimates.workload import Mode, Sampling, Workload, workload_of
@@ -225,6 +225,18 @@ def test_runs_of_the_stand_in_count_only_in_the_local_cloud() -> None:
     assert made.seconds == pytest.approx(1.0 + 10 * 0.5 + 5.0)
     assert line(work, Rate("RTX 3090", "high", 1.0), seen, cloud=local).seconds == pytest.approx(11.0)
     assert line(work, RATE, seen) == line(work)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_range_of_the_local_cloud_holds_machines_of_half_and_twice_the_speed(count: int) -> None:
+    """The user's own machine has other work, too, and may have had it while the finished runs were trained."""
+    correction = correction_from(EXAMPLE, "", [FinishedRun("", EXAMPLE, 1.0, 50.0, 100)] * count, 1.0, True)
+    assert correction is not None
+    for found in (correction.start, correction.steps):
+        assert (found.low, found.high) == pytest.approx((found.likely / 2, 2 * found.likely))
+    # Before any run has finished. An idle machine of two cores took 0.04 seconds a step, a busy one 0.45.
+    steps = stand_in_times(100).steps
+    assert (steps.low, steps.high) == pytest.approx((4, 45))
 
 
 def progress_of(raw: dict[str, Any]) -> RunProgress:
