@@ -227,6 +227,16 @@ def test_runs_of_the_stand_in_count_only_in_the_local_cloud() -> None:
     assert line(work, RATE, seen) == line(work)
 
 
+def test_before_the_first_run_the_local_cloud_has_the_speed_of_its_stand_in() -> None:
+    """Whatever GPU is chosen: a real one takes many times longer."""
+    works = [Work("a", steps, EXAMPLE, 0) for steps in (100, 500)]
+    for rate in (RATE, Rate("RTX 3060 (12 GB)", "high", 0.1)):
+        few, many = (line(work, rate, cloud=CLOUDS["local"]) for work in works)
+        assert few.basis == "the usual speed of the stand-in trainer"
+        usual = stand_in_times(500).steps.likely - stand_in_times(100).steps.likely
+        assert (many.seconds or 0) - (few.seconds or 0) == pytest.approx(usual)
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_range_of_the_local_cloud_holds_machines_of_half_and_twice_the_speed(count: int) -> None:
     """The user's own machine has other work, too, and may have had it while the finished runs were trained."""
