@@ -27,7 +27,7 @@ _SEES_IMAGE = compile_later(
     rf"(?:yes,? )?(?:i|we) (?:can )?(?:clearly )?see {_THIS}[^.!?,:\n]{{0,40}}[.!]\s+", _I
 )
 _NO_SIGHT = compile_later(
-    rf"(?:{_THIS}|(?:that|why|how|what|if|whether|more|(?:it|this)(?! is an? )|you|your|my|me|our|only|just|nothing|no|any|the (?:link|file|attachment|upload|message|prompt|(?:text|words?)(?! [\"“'])))\b)",
+    rf"(?:{_THIS}|(?:that|why|how|what|if|whether|more|(?:it|this)(?! is an? )|you|your|my|me|our|only|just|nothing|no|any|the (?:original|source|full|rest|link|file|attachment|upload|message|prompt|(?:text|words?)(?! [\"“'])))\b)",
     _I,
 )
 _SENTENCE = compile_later(r"(?:\A|(?<=[.!?])\s+|\n+)")
@@ -38,7 +38,7 @@ _KNOW = r"(?:identify|determine|recogni[sz]e|confirm|know|name|say|tell|verify|r
 _UNKNOWN = rf"(?!(?:what|if|whether|anything|the contents?)\b[^,.]*{_IMAGE}(?! (?:is|was|were)\b))[^,.;:!?\n]{{0,100}}"
 _SORRY = r"(?:(?:i'm |i am )?(?:very |so |really )?(?:sorry|afraid)|(?:i )?apologi[sz]e|(?:my )?apologies|unfortunately)"
 _INABILITY = compile_later(
-    rf"(?:{_SORRY}[,.]?(?: but)? )?(?:(?:while|although|though|even though),? )?(?:i|we) ?{_CANNOT} (?:\w+ly )?{_KNOW}{_UNKNOWN}"
+    rf"(?:as an ai[^,.\n]{{0,30}}, )?(?:{_SORRY}[,.]?(?: but)? )?(?:(?:while|although|though|even though),? )?(?:i|we) ?{_CANNOT} (?:\w+ly )?{_KNOW}{_UNKNOWN}"
     rf"(?:(?:,|;| [—–-])? ?(?:but|however),? |[,.]\s+(?:(?:but|however|that said|instead|still|nevertheless),? )?)"
     rf"(?:(?:what )?(?:i|we) can (?:still )?(?:see|say|tell(?: you)?|describe|observe|confirm|note)(?: (?:what i see|it|the (?:image|scene|picture|photo)))?(?: is)?(?: that|[:,.])? ?)?",
     _I,

@@ -39,7 +39,8 @@ _SYSTEM = compile_later(r"\s*(?:you are an? |a chat between an? |below is an ins
 
 _WORD = compile_later(r"\w+(?:'\w+)*")
 _BEFORE_PROMPT = compile_later(
-    r"\W*(?:(?:q|question|prompt|instructions?|task|request|user|human|input)\s*[:：]\W*)?", _I
+    r"\W*(?:(?:(?:the|my|your) )?(?:q|question|prompt|instructions?|task|request|user|human|input)(?: (?:is|was))?\s*[:：]\W*)?",
+    _I,
 )
 _AFTER_PROMPT = compile_later(
     r"[.:?!\"”'»*_)\]}]*\s*(?:[*_#]*\s*(?:a|answer|caption|response|assistant|output)\s*[:：][*_]*\s*)?", _I
@@ -162,25 +163,30 @@ def _pieces_of(text: str) -> list[Piece]:
 
 
 def _kinds_of(pieces: list[str]) -> list[str]:
-    """The language of each piece. One that shows none has that of the piece before it, and a remark of the model has none."""
+    """The language of each piece. One that shows none has that of the piece or the label before it, and a remark of the model has none."""
     kinds: list[str] = []
+    labelled = before = ""
     for piece in pieces:
         label = _LANGUAGE_LABEL.match(piece + "\n")
         words = _LANGUAGE_LABEL.sub("", piece + "\n", count=1).strip()
-        before = kinds[-1] if kinds else ""
         if label:
-            kinds.append(ENGLISH if label["english"] else OTHER)
-        elif is_in_another_language(words):
-            kinds.append(OTHER)
+            kind = ENGLISH if label["english"] else OTHER
+        elif labelled or is_in_another_language(words):
+            kind = labelled or OTHER
         elif words.endswith((":", "：")) or (not before and not is_in_english(words)) or _is_aside(words):
-            kinds.append(REMARK)
+            kind = REMARK
         else:
-            kinds.append(ENGLISH if is_in_english(words) or before == REMARK else before)
+            kind = ENGLISH if is_in_english(words) or before == REMARK else before
+        # A label may be a piece of its own, such as `[EN]`.
+        labelled = kind if label and not words else ""
+        before = kind
+        kinds.append(REMARK if labelled else kind)
     return kinds
 
 
 def _is_aside(text: str) -> bool:
-    return is_remark(text) or patterns.SPEAKING.search(text) is not None
+    is_number = text.strip(" .)").isdigit()
+    return is_number or is_remark(text) or patterns.SPEAKING.search(text) is not None
 
 
 def _join(text: str, pieces: list[Piece]) -> str:
@@ -190,7 +196,8 @@ def _join(text: str, pieces: list[Piece]) -> str:
         between = text[end : piece.start]
         label = _LANGUAGE_LABEL.match(text, piece.start, piece.end)
         is_next = bool(joined) and len(between) <= MAX_BETWEEN and not label
-        joined += (between if is_next else "\n") + text[label.end() if label else piece.start : piece.end]
+        words = text[label.end() if label else piece.start : piece.end]
+        joined += between + words if is_next else "\n" + words.lstrip(patterns.AFTER_LABEL)
         end = piece.end
     return joined.strip()
 

@@ -20,55 +20,72 @@ _WORDS = {
     "de": """der die das den dem des ein eine einen einem einer eines und oder mit von vom zum zur im am auf aus bei beim vor nach über unter neben
         zwischen hinter durch für ist sind wird werden sich er sie es ihr ihre sein seine zwei drei vier mann frau kind junge mädchen hund katze
         sitzt steht liegt läuft hält trägt spielt schaut geht person menschen leute blick nach oben
-        jungen kinder männer frauen paar gruppe gegen sitzen stehen tragen spielen""",
+        jungen kinder männer frauen paar gruppe gegen sitzen stehen tragen spielen
+        alte alter altes junger junges kleine kleiner kleines große großer großes rote roter weiße weißer schwarze schwarzer blaue blauer""",
     "fr": """le la les un une des du de et ou avec dans sur sous au aux en par pour devant derrière près est sont qui que se son sa ses leur
         deux trois quatre homme femme enfant garçon fille chien chat assis assise debout porte tient regarde marche joue gens personne ciel
-        contre hommes femmes enfants personnes plusieurs jeunes groupe""",
+        contre hommes femmes enfants personnes plusieurs jeunes groupe
+        vieux vieille petit petite grand rouge blanc blanche noire bleu bleue vert verte""",
     "es": """el la los las un una unos unas del de y o con en sobre bajo por para junto al detrás está están es son que se su sus dos tres
         cuatro hombre mujer niño niña perro gato sentado sentada mira lleva sostiene camina juega gente persona cielo arriba
-        contra hacia hombres mujeres niños personas grupo joven""",
+        contra hacia hombres mujeres niños personas grupo joven
+        viejo vieja pequeño pequeña rojo roja blanco blanca negro negra azul verde anciano""",
     "pt": """o os um uma uns umas do da dos das de e ou com em no na nos nas sobre sob por para ao à pelo pela atrás está estão é são que se seu sua
         dois duas três homem mulher menino menina criança cachorro gato cão sentado sentada olha olhando segura segurando pessoa pessoas cima céu
-        homens mulheres crianças grupo jovem""",
+        homens mulheres crianças grupo jovem
+        velho velha pequeno pequena vermelho vermelha branco branca preto preta azul verde idoso""",
     "it": """il lo la gli le un uno una dei delle del della dello di e o con nel nella sul sulla su per al alla dal davanti dietro è sono che si
         suo sua due tre uomo donna bambino bambina ragazzo ragazza cane gatto seduto seduta guarda tiene cammina gioca persone cielo
-        contro verso uomini donne bambini ragazzi gruppo giovane""",
+        contro verso uomini donne bambini ragazzi gruppo giovane
+        vecchio vecchia piccolo piccola rosso rossa bianco bianca nero nera""",
     "nl": """de het een en of met van in op aan uit bij voor naar door onder naast tussen achter is zijn wordt die dat zich haar hun twee drie
         vier vrouw jongen meisje kind hond kat zit zittend staat staand ligt loopt rent kijkt draagt speelt mensen persoon lucht omhoog
-        tegen mannen vrouwen kinderen jongens zitten staan groep""",
+        tegen mannen vrouwen kinderen jongens zitten staan groep
+        oude jonge kleine grote rode witte zwarte blauwe""",
     "sv": """en ett den det de och eller med av på i till från under bredvid bakom framför vid som är har sin sitt sina hans hennes två tre
         fyra kvinna pojke flicka barn hund katt sitter står ligger går springer tittar bär håller leker människor person upp mot
-        kvinnor pojkar flickor katten hunden mannen kvinnan sitta""",
+        kvinnor pojkar flickor katten hunden mannen kvinnan sitta
+        gammal gammalt ung liten litet stor stort röd rött vit vitt svart blå blått""",
     "da": """en et den det de og eller med af på i til fra under ved bag foran som er har sin sit sine hans hendes to tre fire mand kvinde dreng pige
         barn hund kat sidder står ligger går løber kigger ser bærer holder leger mennesker op mod
-        mænd kvinder børn drenge katten hunden manden kvinden gruppe""",
+        mænd kvinder børn drenge katten hunden manden kvinden gruppe
+        gammel gammelt ung lille stor stort rød rødt hvid hvidt sort blå blåt""",
     "no": """en ei et den det de og eller med av på i til fra under ved bak foran som er har sin sitt sine hans hennes to tre fire mann kvinne gutt jente
         barn hund katt sitter står ligger går løper ser bærer holder leker mennesker opp mot
-        menn kvinner gutter jenter katten hunden mannen kvinnen gruppe""",
+        menn kvinner gutter jenter katten hunden mannen kvinnen gruppe
+        gammel gammelt ung liten lite stor stort rød rødt hvit hvitt svart blå blått""",
     "fi": """ja tai joka on ovat sekä kanssa päällä alla vieressä edessä takana kaksi kolme mies nainen poika tyttö lapsi koira kissa istuu seisoo
         makaa kävelee juoksee katsoo pitää leikkii ihmiset ihmisiä ylös taivas taustalla valkoinen musta punainen
-        miehet naiset lapset joukko sohvalla istuva seisova""",
+        miehet naiset lapset joukko sohvalla istuva seisova
+        vanha nuori pieni iso sininen sinistä punaista valkoista ruskea keltainen oranssi""",
     "pl": """i w we z ze na do od po pod nad przed za przy obok między jest są się który która które jego jej ich dwa dwie dwóch dwoje trzy mężczyzna
         kobieta chłopiec dziewczyna dziewczynka dziecko pies kot siedzi siedzący siedząca stoi leży idzie biegnie patrzy trzyma bawi ludzie osoba górę niebo tle
-        mężczyźni kobiety dzieci grupa kota psa""",
+        mężczyźni kobiety dzieci grupa kota psa
+        stary stara stare młody młoda mały mała duży duża czerwony czerwona biały biała czarny czarna niebieski niebieską""",
     "cs": """a i v ve z ze na do od po pod nad před za při u vedle mezi je jsou se si s který která které jeho její dva dvě tři muž žena chlapec dívka
         dítě děti pes kočka kocour sedí stojí leží jde běží dívá drží hraje lidé muži ženy osoba nahoru nebe pozadí
-        skupina lidí dětí mladý mladá chlapci jsem má přes""",
+        skupina lidí dětí mladý mladá chlapci jsem má přes
+        starý stará staré malý malá velký velká červený červená bílý bílá černý černá modrý modrou""",
     "ro": """un o unui unei și sau cu în din pe de la spre sub lângă între peste este sunt care se cu lui ei doi două trei bărbat femeie băiat fată copil
         câine pisică stă șade merge aleargă privește ține poartă oameni sus cer fundal
-        bărbați femei copii grup tânăr stând""",
+        bărbați femei copii grup tânăr stând
+        bătrân bătrână mic mică roșu roșie alb albă negru albastru""",
     "hu": """a az egy és vagy hogy van vannak mellett alatt felett előtt mögött között két három férfi nő fiú lány gyerek kutya macska ül áll fekszik
         megy fut néz felnéz nézi tart visel játszik emberek ember ég felfelé háttérben fehér fekete piros
-        férfiak nők gyerekek csoport fiatal ülő álló""",
+        férfiak nők gyerekek csoport fiatal ülő álló
+        öreg kis kicsi nagy kék zöld sárga""",
     "tr": """bir ve veya ile için olan üzerinde üstünde altında yanında önünde arkasında içinde iki üç adam kadın erkek kız çocuk köpek kedi oturan
         oturuyor duran duruyor yatıyor yürüyor koşuyor bakıyor bakan tutuyor tutan oynuyor insanlar kişi yukarı gökyüzü
-        adamlar kadınlar çocuklar grup genç kanepede gökyüzüne""",
+        adamlar kadınlar çocuklar grup genç kanepede gökyüzüne
+        yaşlı küçük büyük kırmızı beyaz siyah mavi turuncu sarı""",
     "id": """yang dan atau di ke dari dengan untuk pada oleh sedang seorang seekor sebuah dua tiga pria wanita perempuan laki-laki anak anjing kucing
         duduk berdiri berbaring berjalan berlari melihat memegang memakai bermain orang atas bawah langit
-        sekelompok anak-anak muda oranye putih hitam""",
+        sekelompok anak-anak muda oranye putih hitam
+        tua kecil besar merah biru kuning hijau""",
     "vi": """một các những và với trên dưới trong bên cạnh sau trước đang là của có người đàn ông phụ nữ cô gái bé chó mèo con ngồi đứng nằm đi
         chạy nhìn cầm mặc chơi lên hai ba chiếc bầu trời
-        nhóm trẻ em trắng đen đỏ màu""",
+        nhóm trẻ em trắng đen đỏ màu
+        ông bà lão già trẻ nhỏ xanh vàng cam""",
 }
 _ENGLISH = """the of at with and from into onto near his its their she they are has have being who which that this behind beside against between through while
     down up out off front next top women men's boy girl kid dog cat two three one four some several young old little large small big white black red

@@ -33,6 +33,7 @@ NO_SIGHTS = (
     "I see what you mean.",
     "I see a lot of noise in this image.",
     "You can see more pictures on my website.",
+    "You can see the original on Wikimedia Commons.",
     "You can see a preview of the file in the attachment.",
     "Here we have a problem with the attached file.",
     "I see. Please upload the picture.",
@@ -88,6 +89,10 @@ INABILITIES = (
     (
         "I can't tell who the person is, but I can see a man standing on a bridge.",
         "A man standing on a bridge.",
+    ),
+    (
+        "As an AI, I can't identify real people, but I can describe the scene: a man mends a net on a quay.",
+        "A man mends a net on a quay.",
     ),
     ("I don't know who this is. A man in a grey coat stands on a bridge.", "A man in a grey coat stands on a bridge."),
     (

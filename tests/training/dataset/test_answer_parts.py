@@ -31,6 +31,10 @@ TWO_LANGUAGES = (
     f"🇫🇷 {FRENCH}\n🇬🇧 {CAT}",
     f"🇺🇸: {CAT}\n🇩🇪: {GERMAN}",
     f"Translation: {CAT}",
+    f"[EN] {CAT}\n[ES] {SPANISH}",
+    f"Caption (French): {FRENCH}\nCaption (English): {CAT}",
+    f"Caption (English): {CAT}\nCaption (French): {FRENCH}",
+    f"1. English: {CAT}\n2. Spanish: {SPANISH}",
 )
 ONE_LANGUAGE = (
     'A man holds a sign that says "La casa de papel es una serie".',
@@ -137,6 +141,7 @@ ECHOES = (
     (INSTRUCTION, f"**Prompt:** {INSTRUCTION}\n**Caption:** {CAT}"),
     (INSTRUCTION, f"{stricter(INSTRUCTION)}\n\n{CAT}"),
     (INSTRUCTION, f"Write it in English. {CAT}"),
+    (INSTRUCTION, f'The task: "{INSTRUCTION}".\n\n{CAT}'),
     (OWN, f"{OWN}.\n{CAT}"),
     (OWN, f"Describe what it does, in one sentence: {CAT}"),
     (OWN, f"describe what it does, in one sentence\n\nAnswer: {CAT}"),

@@ -16,6 +16,8 @@ OTHERS = (
     *("Zrzavá kočka se dívá nahoru.", "Staré kolo opřené o cihlovou zeď.", "Kovářka okovává koně."),
     *("Turuncu bir kedi yukarı bakıyor.", "İskelede duran sarı yağmurluklu bir kadın."),
     *("Punainen kissa katsoo ylös.", "Keltaiseen sadetakkiin pukeutunut nainen seisoo laiturilla."),
+    *("Vanha kalastaja korjaa sinistä verkkoa.", "Nelayan tua memperbaiki jaring biru.", "Ông lão đánh cá vá lưới."),
+    *("Altes Fahrrad an einer Backsteinmauer.", "Vecchia bicicletta appoggiata a un muro."),
     *("En orange kat kigger op.", "En kvinde i en gul regnfrakke på en mole."),
     *("En oransje katt ser opp.", "En gammel sykkel lent mot en murvegg."),
     *("O pisică portocalie se uită în sus.", "O femeie în pelerină galbenă stă pe un dig."),
@@ -36,6 +38,7 @@ ENGLISH = (
     *('A man in a sombrero plays "La Cucaracha" for the crowd', 'A mural that says "Viva la vida y la libertad".'),
     *("Ohwx, portrait, soft window light", "macro shot, bokeh", "a barn, a fire pit and a van", "U.S. 101"),
     *("Dia de los Muertos altar with marigolds", "Tag der Arbeit parade in Berlin", "pho, bun cha, banh mi"),
+    *("A bowl of ramen, chāshū and a soft egg.", "Plaza de Armas, Cusco, at blue hour.", "a glass of vino rosso"),
 )  # fmt: skip
 
 
