@@ -16,7 +16,7 @@ _IN_THIS = rf"(?:in|on|from|looking at) {_THIS}"
 _SEE = r"(?:(?:i|we|you|one)(?:'m| am| are)? (?:(?:can|could|do|also|clearly|just|now|then) )*(?:see(?:ing)?|observe|notice|spot|make out)|(?:can|could) be seen:?)"
 # What leads into a description. "In this image, there is a cat" is a description itself.
 _SIGHT = compile_later(
-    rf"(?:{_IN_THIS},? |as )?(?:here,? )?(?:{_SEE}|(?<=here )(?:we have|(?:i|we) (?:have|see)|you have)|(?<=here, )we have)(?: here)?(?:,? {_IN_THIS})?[,:]? (?:that )?"
+    rf"(?:{_IN_THIS},? |as )?(?:here,? )?(?:{_SEE}|we have here|(?<=here )(?:we have|(?:i|we) (?:have|see)|you have)|(?<=here, )we have)(?: here)?(?:,? {_IN_THIS})?[,:]? (?:that )?"
     rf"|what (?:(?:i|we|you)(?:'m| am| are)? (?:can )?(?:see|seeing|have)|can be seen|is (?:shown|visible))(?: here)?(?:,? {_IN_THIS})? (?:is|are)[,:]? "
     rf"|(?:what )?you(?:'re| are) looking at (?:is )?(?!{_THIS})",
     _I,
@@ -30,6 +30,8 @@ _NO_SIGHT = compile_later(
     rf"(?:{_THIS}|(?:that|why|how|what|if|whether|more|(?:it|this)(?! is an? )|you|your|my|me|our|only|just|nothing|no|any|the (?:original|source|full|rest|link|file|attachment|upload|message|prompt|(?:text|words?)(?! [\"“'])))\b)",
     _I,
 )
+# Within a sentence that began so.
+_AND_SIGHT = compile_later(r"(?<=\band )(?:you|we|i) (?:can )?(?:also )?see (?=\w)", _I)
 _SENTENCE = compile_later(r"(?:\A|(?<=[.!?])\s+|\n+)")
 
 _CANNOT = r"(?:can(?:no|')t|can not|(?:am |'m |are )?(?:unable|not able) to|won't|don't|do not|'m not sure|am not sure)"
@@ -80,7 +82,7 @@ def _without_sights(text: str) -> str:
             end = sight.end()
             parts.append(text[end : end + 1].upper())
             end += 1
-    return "".join((*parts, text[end:]))
+    return _AND_SIGHT.sub("", "".join((*parts, text[end:])))
 
 
 def _is_sight(rest: str) -> bool:

@@ -27,9 +27,9 @@ ENGLISH, OTHER, REMARK = "English", "other", "remark"
 # The beginning of a turn in a chat whose tokens are gone: `user` on a line of its own, `USER:`, `### Response:`. `assistant` may follow
 # the text before it without a space.
 _TURN = compile_later(
-    r"(?:(?:^|\n|(?<=[.!?>)]))[ \t]*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>)?[ \t]*(?P<line>system|user|human|assistant|model|bot|gpt)(?:<\|end_header_id\|>)?[ \t]*(?:\n|\Z)"
+    r"(?:(?:^|\n|(?<=[.!?>)]))[ \t]*(?:<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|<s>)?[ \t]*(?P<line>system|user|human|assistant|model|bot|gpt)(?:<\|end_header_id\|>)?[ \t]*(?:\n|\Z)"
     r"|(?:^|\n)[ \t]*(?:#{2,4} *|\*\*|\[)?(?P<label>system|user|human|instruction|input|assistant|model|ai|bot|gpt|response|output)\]?(?:\*\*)?[ \t]*:(?:\*\*)?"
-    r"|\s(?P<inline>(?-i:USER|HUMAN|ASSISTANT|SYSTEM|User|Human|Assistant)):\s|\s###? ?(?P<marked>(?-i:Human|User|Instruction|Input|Assistant|Response|Answer)):|<\|(?P<token>system|user|assistant|model)\|>)",
+    r"|(?:\s|(?<=[.!?>]))(?P<inline>(?-i:USER|HUMAN|ASSISTANT|SYSTEM|User|Human|Assistant)):\s|\s###? ?(?P<marked>(?-i:Human|User|Instruction|Input|Assistant|Response|Answer)):|<\|(?P<token>system|user|assistant|model)\|>)",
     _I,
     needs=("\n", ":", "<|", "system", "user", "human", "assistant", "model", "bot", "gpt"),
 )
@@ -43,7 +43,8 @@ _BEFORE_PROMPT = compile_later(
     _I,
 )
 _AFTER_PROMPT = compile_later(
-    r"[.:?!\"”'»*_)\]}]*\s*(?:[*_#]*\s*(?:a|answer|caption|response|assistant|output)\s*[:：][*_]*\s*)?", _I
+    r"[.:?!\"”'»*_)\]}]*\s*(?:(?:[-=]>|→|[—–-])\s*)?(?:[*_#]*\s*(?:a|answer|caption|response|assistant|output)\s*[:：][*_]*\s*)?",
+    _I,
 )
 _BOUNDARY = compile_later(r"\s*(?:[.:?!\"”»*)\]]|\n|\Z)")
 

@@ -139,7 +139,7 @@ def _words_that_count(text: str) -> list[str]:
         word, before = found[0], text[: found.start()].rstrip()
         begins = len(word) > 1 and (not before or before[-1] in ".!?:\n")
         if begins or word[0].islower() or len(word) > MAX_LETTERS_IN_NAMES:
-            words.append(word.casefold())
+            words.append(word.lower())
     return words
 
 

@@ -13,6 +13,8 @@ SIGHTS = (
     ("In the image, we can see a man with a guitar on a stage.", "A man with a guitar on a stage."),
     ("Here we have a ginger cat on a sofa.", "A ginger cat on a sofa."),
     ("Here you can see people walking through a market.", "People walking through a market."),
+    ("We have here a barista behind a counter.", "A barista behind a counter."),
+    ("In this photo we see a dog, and you can see a ball in the grass.", "A dog, and a ball in the grass."),
     ("What we see is a ginger cat on a sofa.", "A ginger cat on a sofa."),
     ("What I can see in this image is a cat on a sofa.", "A cat on a sofa."),
     ("I can see that there is a ginger cat on a sofa.", "There is a ginger cat on a sofa."),

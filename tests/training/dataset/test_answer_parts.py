@@ -96,6 +96,8 @@ TRANSCRIPTS = (
     f"USER: <image>\nDescribe it. ASSISTANT: {CAT}",
     f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nCaption it<|im_end|>\n<|im_start|>assistant\n{CAT}<|im_end|>",
     f"<|user|>\n<|image_1|>\nCaption it.<|end|>\n<|assistant|>\n{CAT}<|end|>",
+    f"<s>system\nYou are an assistant.</s>\n<s>user\nCaption it.</s>\n<s>assistant\n{CAT}</s>",
+    f"USER: What is shown here?ASSISTANT: {CAT}",
     f"**User:** Describe the picture.\n\n**Assistant:** {CAT}",
 )
 UNANSWERED = (
@@ -141,6 +143,7 @@ ECHOES = (
     (INSTRUCTION, f"**Prompt:** {INSTRUCTION}\n**Caption:** {CAT}"),
     (INSTRUCTION, f"{stricter(INSTRUCTION)}\n\n{CAT}"),
     (INSTRUCTION, f"Write it in English. {CAT}"),
+    (INSTRUCTION, f"{INSTRUCTION} -> {CAT}"),
     (INSTRUCTION, f'The task: "{INSTRUCTION}".\n\n{CAT}'),
     (OWN, f"{OWN}.\n{CAT}"),
     (OWN, f"Describe what it does, in one sentence: {CAT}"),

@@ -27,6 +27,7 @@ OTHERS = (
     *("Un chat roux lève les yeux.", "Chat sur un canapé.", "Vélo appuyé contre un mur de briques."),
     *("Un gato naranja mira hacia arriba.", "Mujer con impermeable amarillo.", "Bicicleta apoyada en una pared."),
     *("Rote Katze schaut nach oben.", "Frau im gelben Regenmantel auf einem Steg.", "Katze im Schnee"),
+    "Barista gießt Milch in einen Becher.",
     *("Рыжий кот смотрит вверх.", "一只橘猫抬头看。", "オレンジ色の猫。", "주황색 고양이.", "قطة برتقالية."),
 )  # fmt: skip
 ENGLISH = (
