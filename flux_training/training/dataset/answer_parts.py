@@ -171,7 +171,7 @@ def _kinds_of(pieces: list[str]) -> list[str]:
         label = _LANGUAGE_LABEL.match(piece + "\n")
         words = _LANGUAGE_LABEL.sub("", piece + "\n", count=1).strip()
         if label:
-            kind = ENGLISH if label["english"] else OTHER
+            kind = ENGLISH if label["english"] or is_in_english(words) else OTHER
         elif labelled or is_in_another_language(words):
             kind = labelled or OTHER
         elif words.endswith((":", "：")) or (not before and not is_in_english(words)) or _is_aside(words):
