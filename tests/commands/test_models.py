@@ -11,6 +11,7 @@ from flux_training.commands.jobs import models as models_command
 from flux_training.commands.jobs.models import models
 from flux_training.commands.jobs.new import new
 from flux_training.commands.plan.command import describe_download_cost
+from flux_training.training.bill import FREE
 from flux_training.training.errors import BadInput
 from flux_training.training.estimates.model_offers import offer_for
 from flux_training.training.gpu import Offer
@@ -79,6 +80,7 @@ def test_the_table_fits_eighty_columns(checkout: Path, run: Run, monkeypatch: py
     table = lines[: len(MODELS) + 1]
     assert [line.split()[0] for line in table[1:]] == list(MODELS)
     assert max(map(len, table)) <= 80
+    assert lines[-1] == FREE
     assert all("RTX" in line and "$" in line for line in table if line.startswith("qwen-image"))
 
 

@@ -65,6 +65,7 @@ def test_a_plan_lists_new_edited_and_removed_jobs_with_reasons(
             "| **again** | `cat` | 1 image added; 1 image removed; 1 caption changed; learning rate 1e-4 → 2e-4; its unfinished run "
             in text
         )
+        assert f"The same with pictures: {page}" in plan(checkout, "--html", str(page)).stdout.splitlines()
         # One picture for each new image, one for the edited caption, and the removed image from the bucket.
         assert page.read_text(encoding="utf-8").count("data:image/webp;base64,") == 3 + 1 + 1 + 1
 

@@ -12,7 +12,7 @@ from flux_training.commands.cli import say, screen, stack_option
 from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
-from flux_training.training.bill import show_dollars
+from flux_training.training.bill import FREE, show_dollars
 from flux_training.training.errors import FluxError
 from flux_training.training.estimates.model_offers import USUAL_STEPS, ModelOffer, offer_for
 from flux_training.training.gpu import Offer, gpu_model_of
@@ -41,8 +41,11 @@ def models(stack: str, as_json: bool) -> None:
         return
     screen.print(_table(found))
     say(
-        f"\nGB: of GPU memory, with the settings of `./flux new --model NAME`. Prices are for {USUAL_STEPS:,} steps at priority {priority}."
+        f"\nGB: of GPU memory, with the settings of `./flux new --model NAME`. Prices are for {USUAL_STEPS:,} steps at priority {priority}, "
+        "with the download of weights that the image of the nodes lacks."
     )
+    if settings.cloud == "local":
+        say(FREE)
     if trouble:
         say(f"No prices: {trouble}")
 

@@ -14,7 +14,7 @@ from flux_training.commands.cli import say, screen, stack_option
 from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
-from flux_training.training.bill import show_dollar_range, show_dollars, show_time_range
+from flux_training.training.bill import FREE, show_dollar_range, show_dollars, show_time_range
 from flux_training.training.cost import Bill
 from flux_training.training.estimates.ranges import Range, total
 from flux_training.training.jobs.declare import declare_jobs
@@ -44,6 +44,8 @@ def offers(stack: str, as_json: bool) -> None:
         screen.print(_table(own))
     if any(not offer.fits for own in found.values() for offer in own):
         say(f"* {TOO_SMALL}")
+    if settings.cloud == "local":
+        say(FREE)
 
 
 def read_offers(stack: str) -> dict[str, list[ClassOffer]]:
