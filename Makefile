@@ -1,5 +1,8 @@
 # Everything a user types. `make up` and `make test` need Python 3.11+ and a package index, nothing else.
 STACK ?= dev
+# Otherwise `make up stack=prod` would update the stack dev.
+LOWER := $(strip $(foreach name,stack yes,$(if $(findstring command line,$(origin $(name))),$(name))))
+$(if $(LOWER),$(error type $(foreach name,$(LOWER),$(if $(filter stack,$(name)),STACK=$(stack),YES=$(yes))), in capitals))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := .venv/bin

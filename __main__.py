@@ -21,9 +21,14 @@ from components.repair import repair_datasets
 from flux_training.clients.connection import CONNECTION_SETTINGS, SECRET_SETTINGS, Connection
 from flux_training.clients.local_cloud import connect_and_start_local_cloud
 from flux_training.clients.reachability import require_network
-from flux_training.clients.stack.pricing import unavailable_gpu_warnings
 from flux_training.clients.stack.services import StackServices
-from flux_training.clients.stack.survey import Survey, findings_of_survey, survey_stack, write_survey
+from flux_training.clients.stack.survey import (
+    Survey,
+    findings_of_survey,
+    price_warnings,
+    survey_stack,
+    write_survey,
+)
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import report_each_thousand_images
 from flux_training.training.environment import REFRESH_VARIABLE, find_shadowing_packages, pulumi_command
@@ -128,7 +133,7 @@ def survey_declared_jobs(
     stack = StackServices(connection, settings)
     survey, bill = survey_stack(stack, jobs, lint, with_changes=pulumi.runtime.is_dry_run())
     if pulumi.runtime.is_dry_run():
-        survey = replace(survey, warnings=tuple(unavailable_gpu_warnings(stack, bill, pulumi.get_stack())))
+        survey = replace(survey, warnings=tuple(price_warnings(stack, survey, bill, pulumi.get_stack())))
     write_survey(survey)
     if settings.cloud == "local":
         note_long_trainings(survey)

@@ -84,3 +84,12 @@ def test_make_pictures_starts_the_local_cloud_and_ends_in_a_message(monkeypatch:
     with pytest.raises(SystemExit, match=r"^error: outputs/dev has no run$"):
         pictures.main()
     assert done == ["cloud", "pictures"]
+
+
+@pytest.mark.parametrize("makefile", ["Makefile", "flux_training/commands/init/templates/Makefile"])
+def test_variables_in_small_letters_are_refused(makefile: str) -> None:
+    """They would be ignored, and the stack dev be updated."""
+    done = subprocess.run(
+        ["make", "-f", makefile, "up", "stack=prod"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "type STACK=prod, in capitals" in done.stderr) == (2, True)

@@ -358,12 +358,15 @@ def _missing_settings(given: Mapping[str, str], kind: str, stack: str) -> list[s
 
 def _is_missing(name: str, key: str, stack: str) -> str:
     if key in SECRET_SETTINGS:
-        # Neither of these commands leaves the key in the shell's history.
-        fix, store = (
-            f"`read -rs {name} && export {name}`",
+        # Neither of these ways leaves the key in the shell's history.
+        fix = f"`read -rs {name} && export {name}`"
+        create, store = (
+            pulumi_command(f"stack select --create {stack}"),
             pulumi_command(f"config set --secret {key}", stack),
         )
-        return f"{name} is missing; set it with {fix}, or store it encrypted with {store}, which asks for it"
+        return (
+            f"{name} is missing; set it with {fix}, or store it encrypted with {create} and {store}, which asks for it"
+        )
     return f"{name} is missing; `export {name}=…`, or run {pulumi_command(f'config set {key} …', stack)}"
 
 

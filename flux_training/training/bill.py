@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flux_training.training.cluster_settings import BudgetSettings
-from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, cost_range, usd_of
+from flux_training.training.cost import HOUR_SECONDS, Bill, Line, Rate, StackBill, cost_range, usd_of
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.records import EstimateRecord
 
@@ -112,6 +112,19 @@ def describe_bill(bill: Bill, local: bool) -> str:
         parts = [f"Estimated cost on {bill_heading(bill)}:", bill_table(bill), closing]
     note = "" if local else single_replica_note(bill)
     return "\n".join(filter(None, [*parts, describe_cost_without_work(bill), note]))
+
+
+def short_limit_warnings(bill: StackBill, hours: Mapping[str, float | None]) -> list[str]:
+    """A warning for each run whose `maxHours` (`hours`, by job) end before its estimate. It would fail, and be paid for."""
+    found = []
+    for line in bill.lines:
+        limit = hours.get(line.job)
+        if limit is not None and line.time and limit * 3600 < line.time.low:
+            expected = show_time_range(line.time)
+            found.append(
+                f"{line.job}: maxHours {limit:g} would end the training, which takes {expected}; raise maxHours, or lower train.steps"
+            )
+    return found
 
 
 def single_replica_note(bill: Bill) -> str:

@@ -461,7 +461,7 @@ FAULTS = [
     Fault("loss.csv of nonsense", 0, COMPLETED, breaks=stored("loss.csv", b"step,loss\n\xff,1")),
     Fault("the folders of an ended job", 0, COMPLETED, breaks=ended_job),
     # ---- limits
-    Fault("hours used up", 8, COUNTED, "max_hours (1) are used up", launch={"max_hours": 1}, breaks=spent),
+    Fault("hours used up", 8, COUNTED, "maxHours (1) are used up", launch={"max_hours": 1}, breaks=spent),
     Fault("ten starts that brought nothing", 15, COUNTED, "brought no new checkpoint", breaks=begun(10)),
     Fault("nine starts that brought nothing", 0, COMPLETED, breaks=begun(9)),
     # ---- the end comes from outside

@@ -15,10 +15,11 @@ from flux_training.training.bill import (
     describe_bill,
     describe_cost_without_work,
     estimate_record,
+    short_limit_warnings,
     show_dollars,
 )
 from flux_training.training.cluster_settings import BudgetSettings
-from flux_training.training.cost import Bill, Line, Rate
+from flux_training.training.cost import Bill, Line, Rate, StackBill
 from flux_training.training.estimates.ranges import Range
 from flux_training.training.runs.records import EstimateRecord
 
@@ -79,6 +80,22 @@ def test_preview_text_is_exact() -> None:
 def test_a_single_replica_makes_retries_slower(replicas: int, local: bool, said: bool) -> None:
     bill = Bill(RATE, (CAT,), replicas=replicas)
     assert ("an attempt that fails costs up to 5 idle minutes more" in describe_bill(bill, local)) == said
+
+
+@pytest.mark.parametrize(
+    ("hours", "warned"),
+    [
+        ({"cat": 0.5}, ["cat"]),
+        ({"cat": 1.0}, []),
+        ({"cat": None, "bird": 0.1}, []),
+        ({"a-large-dog": 0.01}, ["a-large-dog"]),
+    ],
+)
+def test_a_limit_below_the_estimate_is_a_warning(hours: dict[str, float | None], warned: list[str]) -> None:
+    bill = StackBill({"": Bill(RATE, (CAT, DOG, UNKNOWN))})
+    found = short_limit_warnings(bill, hours)
+    assert [one.partition(":")[0] for one in found] == warned
+    assert all("raise maxHours, or lower train.steps" in one for one in found)
 
 
 def test_columns_fit_their_content() -> None:

@@ -17,11 +17,12 @@ from flux_training.clients.queue.own_jobs import RunPlace
 from flux_training.clients.queue.posting import Queue
 from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.results import inputs_of_run, inspect_run, list_past_runs, newest_sound_checkpoint
-from flux_training.clients.stack.pricing import price_stack
+from flux_training.clients.stack.pricing import price_stack, unavailable_gpu_warnings
 from flux_training.clients.stack.run_states import run_states_of
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.spending import read_spending, today
 from flux_training.clients.waiting import in_parallel
+from flux_training.training.bill import short_limit_warnings
 from flux_training.training.budget.entries import SpendingEntry, hash_of_run, recorded_today, spent_on
 from flux_training.training.budget.limits import WaitingJob, WantedJob, find_jobs_over_budget
 from flux_training.training.cost import StackBill
@@ -50,7 +51,7 @@ class Survey:
 
     `jobs` and `bill` are without the jobs that wait for the budget. `unfinished`: ids of all unfinished runs in the queues of the stack's
     container groups. `findings`: about what nodes may have written for single jobs. `unproven`: see RunStates. `warnings`: of a
-    preview, about what lets jobs wait.
+    preview, see price_warnings.
     """
 
     lint: LintReport
@@ -71,6 +72,12 @@ class Survey:
         """How many of the declared runs of each cluster have no verified weights."""
         left = [job.cluster for job in self.jobs if self.states[job.name].needs_gpu]
         return {cluster: left.count(cluster) for cluster in clusters}
+
+
+def price_warnings(stack: StackServices, survey: Survey, bill: StackBill, stack_name: str) -> list[str]:
+    """What a preview warns of: clusters without a free node, and runs whose `maxHours` are too short."""
+    hours = {job.name: job.settings.max_hours for job in survey.jobs}
+    return [*unavailable_gpu_warnings(stack, bill, stack_name), *short_limit_warnings(bill, hours)]
 
 
 def survey_stack(

@@ -16,7 +16,6 @@ from flux_training.clients.datasets import (
     list_stored_images,
     read_dataset,
 )
-from flux_training.clients.stack.pricing import unavailable_gpu_warnings
 from flux_training.clients.stack.run_states import state_of_run
 from flux_training.clients.stack.services import StackServices
 from flux_training.clients.stack.survey import (
@@ -24,6 +23,7 @@ from flux_training.clients.stack.survey import (
     Survey,
     changes_since,
     findings_of_survey,
+    price_warnings,
     read_survey,
 )
 from flux_training.commands.cli import UserPath, no_cache_option, say, say_wrapped, stack_option
@@ -173,7 +173,7 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
         alarms=replaced_weights_warnings(services, survey, steps, stack),
         warnings=(
             *findings_of_survey(survey, services.layout, stack),
-            *plan_warnings(services, survey.bill, stack),
+            *plan_warnings(services, survey, survey.bill, stack),
         ),
         jobs=jobs,
         models=_models(trained, survey, services.settings),
@@ -184,9 +184,9 @@ def make_plan(engine: Engine, stack: str) -> tuple[Plan, StackServices]:
     ), services
 
 
-def plan_warnings(services: StackServices, bill: StackBill, stack: str) -> tuple[str, ...]:
+def plan_warnings(services: StackServices, survey: Survey, bill: StackBill, stack: str) -> tuple[str, ...]:
     shared = [shared_keys_warning(services.settings.storage.kind)] if services.nodes_reach_records else []
-    return (*shared, *unavailable_gpu_warnings(services, bill, stack))
+    return (*shared, *price_warnings(services, survey, bill, stack))
 
 
 def _models(names: Set[str], survey: Survey, settings: StackSettings) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ class ProgressWriter:
         """Raises RunEndedError when the run's hours are used up."""
         limit = self.settings.limits.max_hours
         if limit is not None and self.gpu_seconds >= limit * 3600:
-            used = f"max_hours ({limit:g}) are used up at step {self.step}: {self.gpu_seconds:.0f} s"
+            used = f"maxHours ({limit:g}) are used up at step {self.step}: {self.gpu_seconds:.0f} s"
             raise RunEndedError(ExitCode.HOURS_USED_UP, used)
 
     def resume(self, step: int) -> None:

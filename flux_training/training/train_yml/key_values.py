@@ -1,5 +1,6 @@
 """Whether ai-toolkit can use the value of a key. Pure."""
 
+import difflib
 import json
 import math
 import re
@@ -13,7 +14,7 @@ from flux_training.training.train_yml.trainer_keys import KeySpec, KeyType
 from flux_training.training.words import nearest
 
 # Text that users write to mean "no". ai-toolkit treats any text except the empty one as true.
-NO_WORDS = ("false", "no", "off", "n", "f", "0", "none", "null")
+NO_WORDS = ("false", "no", "off", "n", "f", "0", "none", "null", "disable", "disabled", "never")
 WHOLE = re.compile(r"[+-]?[0-9]+")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./-]+)?")
 RULES_OF_TYPE = {
@@ -81,10 +82,12 @@ def _only_fault(spec: KeySpec, value: Any) -> ValueFault | None:
 
 
 def _flag_fault(value: Any) -> ValueFault | None:
-    if isinstance(value, str) and value.strip().lower() in NO_WORDS:
-        return ValueFault(
-            FaultKind.MISREAD, "the quotes make it a text, and ai-toolkit takes any text for true"
-        )
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in NO_WORDS:
+        return ValueFault(FaultKind.MISREAD, "it is a text, and ai-toolkit takes any text for true")
+    if difflib.get_close_matches(word, NO_WORDS, n=1, cutoff=0.75):
+        rule = "it is a text, and ai-toolkit takes any text for true; did you mean `false`?"
+        return ValueFault(FaultKind.MISREAD, rule)
     return None
 
 

@@ -205,6 +205,9 @@ def test_a_factor_is_what_int_can_read(value: object, reported: bool) -> None:
         ({"datasets": [{"caption_dropout_rate": "0,05"}]}, "value-type", "'0,05'"),
         ({"model": {"quantize": "false"}}, "value-misread", "'false'"),
         ({"model": {"quantize": "no"}}, "value-misread", "'no'"),
+        ({"model": {"quantize": "flase"}}, "value-misread", "'flase'"),
+        ({"train": {"gradient_checkpointing": "Fasle"}}, "value-misread", "'Fasle'"),
+        ({"model": {"low_vram": "disabled"}}, "value-misread", "'disabled'"),
         ({"train": {"batch_size": "one"}}, "value-type", "'one'"),
     ],
 )

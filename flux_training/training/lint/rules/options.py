@@ -133,7 +133,7 @@ def unusual_learning_rate(job: Subject) -> Iterator[Problem]:
 
 @AREA.warning(
     "steps-unusual",
-    f"ai-toolkit recommends 500 to 4000 steps for FLUX; fewer than {MIN_STEPS} teach little, and more than {MAX_STEPS} cost money without effect",
+    f"ai-toolkit recommends 500 to 4000 steps in its example for FLUX; fewer than {MIN_STEPS} teach little, and more than {MAX_STEPS} cost money without effect",
     "use a usual number of steps, such as 2000",
 )
 def unusual_number_of_steps(job: Subject) -> Iterator[Problem]:
