@@ -1,10 +1,14 @@
 """What all commands share: options, the console, and one way to print a sentence."""
 
 import os
+import re
+import shlex
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from click.core import ParameterSource
 from rich.console import Console
 
 from flux_training.commands.completion import complete_stack
@@ -53,6 +57,28 @@ class UserPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         called_from = ctx.find_root().obj if ctx else None
         return super().convert(Path(called_from or ".") / str(value), param, ctx)
+
+
+def typed_options(leave_out: Container[str] = ()) -> str:
+    """The options with which the current command was called, each with a space before it, to print the command again.
+
+    Without --stack, which flux_command adds, and without those to `leave_out`, such as `dry_run`. Passwords in addresses
+    are not shown.
+    """
+    context: Any = click.get_current_context()
+    words: list[str] = []
+    for option in context.command.params:
+        name = option.name or ""
+        is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not isinstance(option, click.Option) or not is_typed or name == "stack" or name in leave_out:
+            continue
+        flag, value = max(option.opts, key=len), context.params[name]
+        if option.is_flag:
+            words += [flag]
+        else:
+            for one in value if option.multiple else [value]:
+                words += [flag, re.sub(r"(?<=://)[^/@]*@", "USER:PASSWORD@", str(one))]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def say(text: str) -> None:

@@ -1,6 +1,7 @@
 """`flux caption` against a server that limits, fails, refuses and cuts off answers: nothing is lost, overwritten or requested twice."""
 
 import errno
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from PIL import Image
 
 from flux_training.clients.captioning.captioner import Captioner, CaptioningRefused
 from flux_training.commands.jobs.caption import caption
-from flux_training.training.dataset.captions import EDIT_INSTRUCTION, MOTION_INSTRUCTION
+from flux_training.training.dataset.captions import EDIT_INSTRUCTION, MOTION_INSTRUCTION, ModelResponse
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.models.table import MODELS
 from flux_training.training.train_yml.edit import new_train_yml
@@ -114,6 +115,44 @@ def test_the_cost_is_printed_before_and_after(run: Run) -> None:
     assert "190 captions written; 19,000 tokens in, 1,900 out: $22.80" in printed
 
 
+def test_the_next_command_asks_the_same_server(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    shutil.copy(checkout / "Pulumi.dev.yaml", checkout / "Pulumi.prod.yaml")
+    with captioner() as server:
+        printed = run(
+            *options(server),
+            "--model",
+            "llava",
+            "--price",
+            "0.1,0.4",
+            "--prompt",
+            "What is it?",
+            "--stack=prod",
+        )
+    assert (
+        f"Next: `./flux caption squares --review --model llava --base-url {server.url} --prompt 'What is it?' "
+        "--per-minute 100000 --price 0.1,0.4 --stack prod` shows images"
+    ) in printed
+
+
+def test_the_advice_for_failed_images_names_the_same_server(checkout: Path, run: Run) -> None:
+    keep_images(checkout, 11)
+    with captioner(lambda _number, _attempt: "sorry") as server, pytest.raises(FluxError) as caught:
+        run(*options(server), "--trigger-position", "none")
+    review = f"`./flux caption squares --review --base-url {server.url} --trigger-position none --per-minute"
+    assert review in str(caught.value)
+
+
+def test_a_password_is_not_in_the_next_command(
+    checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_images(checkout, 11)
+    monkeypatch.setattr(Captioner, "ask", lambda *_, **__: ModelResponse("A red square on white."))
+    printed = run("--base-url", "http://me:password@127.0.0.1:9/v1")
+    assert "--base-url http://USER:PASSWORD@127.0.0.1:9/v1" in printed
+    assert "password" not in printed
+
+
 def test_a_dry_run_sends_nothing_and_needs_no_key(
     checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +164,17 @@ def test_a_dry_run_sends_nothing_and_needs_no_key(
 
 
 def test_the_cost_of_an_unknown_model_is_unknown(run: Run) -> None:
-    assert "unknown cost" in run("--dry-run", "--model", "llava")
+    printed = run("--dry-run", "--model", "llava")
+    assert "llava at api.openai.com: unknown cost (give the price with --price 0.10,0.40)" in printed
+
+
+def test_the_cost_of_an_unknown_model_with_a_price_is_known_after_the_answers(run: Run) -> None:
+    printed = run("--dry-run", "--model", "llava", "--price", "0.1,0.4")
+    assert (
+        "llava at api.openai.com: $0.10 and $0.40 for a million tokens in and out; "
+        "the tokens that llava needs for an image are not known before it has answered"
+    ) in printed
+    assert "--price" not in printed
 
 
 def test_concurrency_limits_parallel_requests(run: Run) -> None:

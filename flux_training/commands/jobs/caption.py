@@ -16,7 +16,7 @@ import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_and_port
-from flux_training.commands.cli import console, say, stack_option
+from flux_training.commands.cli import console, say, stack_option, typed_options
 from flux_training.commands.completion import complete_job
 from flux_training.commands.interrupts import EXIT_INTERRUPTED
 from flux_training.commands.jobs.folders import HERE, find_dataset_folder, jobs_folder, other_dataset_folders
@@ -206,7 +206,13 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
                 f"Not looked at: {', '.join(others)}, which train.yml trains on as well; write these captions yourself"
             )
         if missing and not dry_run:
-            _caption_all(missing, options, flux_command(f"caption {name} --review", stack))
+            _caption_all(missing, options, _review_command(name, stack))
+
+
+def _review_command(name: str, stack: str) -> str:
+    """With the options of this call: the page's "Caption again" has to ask the same model at the same server."""
+    typed = typed_options(leave_out={"review", "dry_run", "threads"})
+    return flux_command(f"caption {name} --review{typed}", stack)
 
 
 def _review(dataset: Path, options: CaptionOptions) -> None:
@@ -273,12 +279,17 @@ def _print_what_will_be_sent(dataset: Path, missing: Sequence[Path], options: Ca
     sizes = [fitted_size(*size, options.max_side) for image in missing if (size := read_image_size(image))]
     cost = estimate_caption_cost(sizes, options.model, options.instruction, options.price)
     service = f"{options.model} at {host_and_port(options.base_url)}"
-    if cost is None or options.price is None:
+    if options.price is None:
         say(f"{service}: unknown cost (give the price with --price 0.10,0.40)")
         return
     price = (
         f"${options.price.tokens_in:.2f} and ${options.price.tokens_out:.2f} for a million tokens in and out"
     )
+    if cost is None:
+        say(
+            f"{service}: {price}; the tokens that {options.model} needs for an image are not known before it has answered"
+        )
+        return
     say(f"{service}: about {show_dollars(cost)} at {price} (--price, if this has changed)")
 
 

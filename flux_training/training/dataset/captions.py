@@ -63,6 +63,10 @@ class Price:
     tokens_in: float
     tokens_out: float
 
+    def __str__(self) -> str:
+        """As --price takes it."""
+        return f"{self.tokens_in:g},{self.tokens_out:g}"
+
     def of(self, tokens_in: float, tokens_out: float) -> float:
         """USD."""
         return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1_000_000
