@@ -364,9 +364,7 @@ def _is_missing(name: str, key: str, stack: str) -> str:
             pulumi_command(f"stack select --create {stack}"),
             pulumi_command(f"config set --secret {key}", stack),
         )
-        return (
-            f"{name} is missing; set it with {fix}, or store it encrypted with {create} and {store}, which asks for it"
-        )
+        return f"{name} is missing; set it with {fix}, or store it encrypted with {create} and {store}, which asks for it"
     return f"{name} is missing; `export {name}=…`, or run {pulumi_command(f'config set {key} …', stack)}"
 
 

@@ -386,6 +386,7 @@ def test_images_are_set_aside_captioned_again_and_filtered_by_finding(server: Re
         expect(card).to_have_count(3)
         expect(page.locator("#caption-2")).to_be_focused()
         assert page.locator("#count").inner_text() == "3"
+        assert card.locator(".place").all_inner_texts() == ["1 of 3", "2 of 3", "3 of 3"]
         assert seen.accessibility_violations() == []
         page.reload()
         expect(card).to_have_count(3)
@@ -396,6 +397,7 @@ def test_images_are_set_aside_captioned_again_and_filtered_by_finding(server: Re
         page.get_by_role("button", name="Undo").click()
         expect(page.get_by_role("button", name="Put back")).to_be_hidden()
         expect(card).to_have_count(4)
+        expect(card.locator(".place").last).to_have_text("4 of 4")
         assert (server.dataset / "00002.jpg").exists()
     # The refused caption of the second image.
     assert [error for error in seen.console_errors if "502" not in error] == []

@@ -75,6 +75,9 @@ function count() {
   const inDataset = fields.filter((field) => !("aside" in field.closest(".card").dataset));
   document.getElementById("count").textContent = inDataset.length;
   document.getElementById("missing").textContent = inDataset.filter(isMissing).length;
+  inDataset.forEach((field, index) => {
+    field.closest(".card").querySelector(".place").textContent = `${index + 1} of ${inDataset.length}`;
+  });
 }
 
 function shown() {
