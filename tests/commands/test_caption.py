@@ -12,7 +12,9 @@ from localcloud.testing import wait_until
 from PIL import Image
 
 from flux_training.clients.captioning.captioner import Captioner, CaptioningRefused
+from flux_training.commands.jobs import review
 from flux_training.commands.jobs.caption import caption
+from flux_training.commands.jobs.review import CaptionService
 from flux_training.training.dataset.captions import EDIT_INSTRUCTION, MOTION_INSTRUCTION, ModelResponse
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.models.table import MODELS
@@ -141,6 +143,40 @@ def test_the_advice_for_failed_images_names_the_same_server(checkout: Path, run:
         run(*options(server), "--trigger-position", "none")
     review = f"`./flux caption squares --review --base-url {server.url} --trigger-position none --per-minute"
     assert review in str(caught.value)
+
+
+def caption_again_in_review(
+    run: Run, checkout: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> str:
+    """What the review page shows if its model gives no caption."""
+    services: list[CaptionService] = []
+    monkeypatch.setattr(review, "serve", lambda _dataset, _trigger, service: services.append(service))
+    run("--review", *arguments)
+    with pytest.raises(FluxError) as caught:
+        services[0].caption(checkout / "jobs/squares/dataset/00011.jpg")
+    return str(caught.value)
+
+
+def test_the_review_page_says_how_to_set_the_key(
+    checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert caption_again_in_review(run, checkout, monkeypatch, "--model", "gpt-4.1-mini") == (
+        "OPENAI_API_KEY is not set; OpenAI needs a key; end this review with Ctrl-C in its terminal, set the key there with "
+        "`read -rs OPENAI_API_KEY && export OPENAI_API_KEY`, and start it again with `./flux caption squares --review "
+        "--model gpt-4.1-mini`; or name another server: `./flux caption squares --review --base-url URL --model MODEL`"
+    )
+
+
+def test_the_review_page_says_how_to_change_an_option(
+    checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with captioner(lambda _number, _attempt: "401") as server:
+        said = caption_again_in_review(run, checkout, monkeypatch, "--base-url", server.url)
+    assert said.endswith(
+        "to change an option, end this review with Ctrl-C in its terminal, and start it again with that option: "
+        f"`./flux caption squares --review --base-url {server.url}`"
+    )
 
 
 def test_a_password_is_not_in_the_next_command(

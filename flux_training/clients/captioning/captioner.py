@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
+SET_KEY = f"`read -rs {KEY_VARIABLE} && export {KEY_VARIABLE}`"
 OPENAI_URL = "https://api.openai.com/v1"
 # The OpenAI SDK requires a key, but local servers do not, so they get this one.
 NO_KEY = "none"
@@ -67,6 +68,10 @@ class CaptioningStopped(Exception):  # noqa: N818 - it is not an error
 
 class CaptioningRefused(FluxError):  # noqa: N818 - named like the other errors
     """No request can succeed: the key or model is wrong, there is no credit, or the service is not reachable."""
+
+
+class ApiKeyMissing(FluxError):  # noqa: N818 - named like the other errors
+    """OpenAI needs a key, and none is set."""
 
 
 def host_and_port(base_url: str) -> str:
@@ -98,17 +103,17 @@ def host_and_port(base_url: str) -> str:
 def api_key_for(base_url: str, environ: Mapping[str, str]) -> SecretStr | None:
     """The key to send to this address, if any; never unencrypted to another machine.
 
-    Raises FluxError if OpenAI would get no key, or if no header can hold it.
+    Raises ApiKeyMissing if OpenAI would get no key, and BadInput if no header can hold it.
     """
     address = urlsplit(base_url)
     key = environ.get(KEY_VARIABLE, "").strip()
     if address.scheme == "http" and address.hostname not in LOOPBACK:
         return None
     if not key and address.hostname == urlsplit(OPENAI_URL).hostname:
-        raise FluxError(
+        raise ApiKeyMissing(
             f"{KEY_VARIABLE} is not set",
             "OpenAI needs a key",
-            f"`read -rs {KEY_VARIABLE} && export {KEY_VARIABLE}` sets it; or name another server with --base-url (or {URL_VARIABLE}), or write the captions yourself with --review",
+            f"{SET_KEY} sets it; or name another server with --base-url (or {URL_VARIABLE}), or write the captions yourself with --review",
         )
     if not all("!" <= character <= "~" for character in key):
         raise BadInput([f"{KEY_VARIABLE} contains a space or a non-ASCII character; copy the key again"])

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flux_training.clients.captioning.captioner import KEY_VARIABLE, OPENAI_URL, URL_VARIABLE, host_and_port
+from flux_training.clients.captioning.captioner import (
+    KEY_VARIABLE,
+    OPENAI_URL,
+    SET_KEY,
+    URL_VARIABLE,
+    ApiKeyMissing,
+    host_and_port,
+)
 from flux_training.commands.cli import console, say, stack_option, typed_options
 from flux_training.commands.completion import complete_job
 from flux_training.commands.interrupts import EXIT_INTERRUPTED
@@ -195,7 +202,8 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
     given["instruction"] = given["instruction"] or _default_prompt(dataset.parent, bool(controls))
     options = CaptionOptions(price=price or (Price(*known) if known else None), controls=controls, **given)
     if review:
-        _review(dataset, options)
+        other = flux_command(f"caption {name} --review --base-url URL --model MODEL", stack)
+        _review(dataset, options, _review_command(name, stack), other)
         return
     with lock_for_flux_command(dataset):
         missing = uncaptioned(dataset)
@@ -215,15 +223,38 @@ def _review_command(name: str, stack: str) -> str:
     return flux_command(f"caption {name} --review{typed}", stack)
 
 
-def _review(dataset: Path, options: CaptionOptions) -> None:
-    """Serve the review page; it can ask the model for another caption."""
+def _review(dataset: Path, options: CaptionOptions, again: str, other: str) -> None:
+    """Serve the review page; it can ask the model for another caption.
+
+    `again`: the command that starts this review again. `other`: the one that starts it with another server.
+    """
     from flux_training.commands.jobs.review import CaptionService, serve
 
     trigger = _trigger_word(dataset.parent)
     if TRIGGER in options.trigger and not trigger:
         options = replace(options, position="none")
     service = f"{options.model} at {host_and_port(options.base_url)}"
-    serve(dataset, trigger, CaptionService(service, lambda image: _caption_again(image, options)))
+
+    def caption_again(image: Path) -> str:
+        try:
+            return _caption_again(image, options)
+        except FluxError as error:
+            raise _with_step_from_review(error, again, other) from error
+
+    serve(dataset, trigger, CaptionService(service, caption_again))
+
+
+def _with_step_from_review(error: FluxError, again: str, other: str) -> FluxError:
+    """The error with a next step that can be taken from the page: neither the key nor an option of a running review can be changed."""
+    end = "end this review with Ctrl-C in its terminal"
+    if isinstance(error, ApiKeyMissing):
+        step = f"{end}, set the key there with {SET_KEY}, and start it again with {again}; or name another server: {other}"
+        return FluxError(error.what, error.rule, step)
+    if "--" in str(error):
+        return FluxError(
+            str(error), "", f"to change an option, {end}, and start it again with that option: {again}"
+        )
+    return error
 
 
 def _caption_again(image: Path, options: CaptionOptions) -> str:
