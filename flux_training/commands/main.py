@@ -14,10 +14,10 @@ from typing import NoReturn
 import rich_click as click
 
 from flux_training.commands.interrupts import HANDLER, exit_interrupted
-from flux_training.commands.stack.project import project_root
+from flux_training.commands.stack.project import PROJECT_VARIABLE, project_around, project_root
 from flux_training.training.compiled_files import describe_damaged_bytecode
 from flux_training.training.environment import bypass_proxy_for_loopback
-from flux_training.training.errors import FluxError
+from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import explain_file_error
 from flux_training.training.words import nearest, wrapped
 
@@ -93,6 +93,10 @@ class LazyGroup(click.RichGroup):
 def main(context: click.Context, folder: Path | None) -> None:
     if folder is not None:
         os.chdir(folder)
+        # Without --cwd, a folder outside projects means the tool's own.
+        needs_project = context.invoked_subcommand not in ("init", "completion")
+        if needs_project and not os.environ.get(PROJECT_VARIABLE) and not project_around(Path.cwd()):
+            raise BadInput([f"--cwd {folder}: it is in no project; name a project's folder, or one in it"])
     context.obj = Path.cwd()
     os.chdir(project_root())
 

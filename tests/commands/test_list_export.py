@@ -202,6 +202,10 @@ def test_weights_that_the_bucket_lacks_are_not_to_be_fetched(
         BadInput, match=r"had not finished; `./flux fetch first --run a{12} --checkpoints` gets"
     ):
         run(export, "first", "--to", tmp_path / "x")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**record, "state": "canceled"}), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"it was canceled at step \d+; .* that it had saved, if any"):
+        run(export, "first", "--to", tmp_path / "x")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,8 @@ def test_an_unusable_name_is_reported(tmp_path: Path, name: str) -> None:
 def test_cwd_is_where_the_command_acts(own: Path, tmp_path: Path) -> None:
     listed = in_pipe(tmp_path, "--cwd", str(own / "jobs"), "list")
     assert (listed.code, "deep" in listed.output) == (0, True)
+    elsewhere = in_pipe(own, "--cwd", str(tmp_path), "list")
+    assert (elsewhere.code, f"--cwd {tmp_path}: it is in no project" in elsewhere.output) == (1, True)
 
 
 @pytest.mark.parametrize(

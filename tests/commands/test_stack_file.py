@@ -37,6 +37,22 @@ def test_a_link_inside_the_project_is_followed(tmp_path: Path) -> None:
     assert stack_config(tmp_path, "dev") == {"a:b": "c"}
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("config:\n  a:b: c\n  a:b: d\n", "Pulumi.dev.yaml:3: a:b occurs a second time; delete one"),
+        (
+            "config:\n  a:jobs:\n    cat: {}\n    dog: {}\n    cat: {skip: true}\n",
+            "Pulumi.dev.yaml:5: cat occurs",
+        ),
+        ("config: {}\nconfig: {}\n", "Pulumi.dev.yaml:2: config occurs"),
+    ],
+)
+def test_a_repeated_key_is_an_error(text: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.dev.yaml").write_text(text, encoding="utf-8")
+    assert line in finding(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["config: [a]", "config: a", "- config", "hello"])
 def test_a_file_of_another_shape_is_named_with_an_example(text: str, tmp_path: Path) -> None:
     (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")

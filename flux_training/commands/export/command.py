@@ -17,6 +17,7 @@ from flux_training.commands.results.download import sha256_of_file
 from flux_training.training.errors import BadInput
 from flux_training.training.files import add_file_name_to_errors
 from flux_training.training.runs.run import NOISE_STAGES
+from flux_training.training.runs.run_state import RunState
 from flux_training.training.values import count
 from flux_training.training.words import flux_command, one_line
 
@@ -103,6 +104,8 @@ def _in_place_of_weights(run: ReportedRun, stack: str) -> str:
     if steps := ", ".join(map(str, sorted(_checkpoints(run)))):
         return f"--step exports a checkpoint: {steps}"
     checkpoints = flux_command(f"fetch {run.job} --run {run.run_id} --checkpoints", stack)
+    if run.record.get("state") == RunState.CANCELED:
+        return f"it was canceled at step {run.progress.step or 0}; {checkpoints} gets the checkpoints that it had saved, if any"
     return f"when it was fetched, it had not finished; {checkpoints} gets what the bucket has now"
 
 

@@ -91,10 +91,10 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
             f"Moved here from {setup.root}: {', '.join(moved) or 'nothing, it had no state'}. Its stack files and jobs are copies: "
             "do not run `make up` there any more."
         )
-        say(f'Next:\n  cd {folder}\n  make plan\n  git commit -m "Moved from a clone"')
+        say(f'Next:\n  cd {shlex.quote(str(folder))}\n  make plan\n  git commit -m "Moved from a clone"')
         return
     say(
-        f"Next:\n  cd {folder}\n"
+        f"Next:\n  cd {shlex.quote(str(folder))}\n"
         '  ./flux new NAME --from PHOTOS --trigger "tr1gger word" --stack dev\n'
         "  ./flux caption NAME\n"
         "  make up\n"

@@ -197,6 +197,8 @@ class Engine:
     def _error(self, command: str, done: subprocess.CompletedProcess[str]) -> FluxError:
         """What the engine said. The CLI does not say which passphrase was wrong, and what to do."""
         message = (done.stderr or done.stdout).strip()
+        if self.command == EMBEDDED and message.startswith("error: ") and "\n" not in message:
+            return FluxError(message.removeprefix("error: "))
         variable = next((name for name in PASSPHRASE_VARIABLES if name in self.environment), None)
         if WRONG_PASSPHRASE not in message or self.command == EMBEDDED or variable is None:
             return FluxError(f"`{command}` failed for stack {self.stack}: {message}")

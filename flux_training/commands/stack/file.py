@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from flux_training.commands.stack.project import project_name
-from flux_training.commands.stack.yaml_file import load_yaml
+from flux_training.commands.stack.yaml_file import RepeatedKeyError, load_yaml
 from flux_training.training.errors import BadInput
 from flux_training.training.opening import outside_target, read_regular_file
 from flux_training.training.setting_errors import ignored_keys
@@ -73,6 +73,8 @@ def stack_config(root: Path, stack: str) -> dict[str, Any]:
         raise BadInput(
             [f"{path.name}: {describe_encoding(raw, error.start)}; save the file as UTF-8"]
         ) from error
+    except RepeatedKeyError as error:
+        raise BadInput([f"{path.name}:{error.line}: {error}"]) from error
     except yaml.YAMLError as error:
         message, line = describe_yaml_error(raw.decode(), error)
         place = path.name if line is None else f"{path.name}:{line}"

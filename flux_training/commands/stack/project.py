@@ -37,11 +37,15 @@ def project_root(environ: Mapping[str, str] = os.environ) -> Path:
                 [f"{root} is not a project: {_why(root)}; set {PROJECT_VARIABLE} to a project's folder"]
             )
         return root
-    here, tool = Path.cwd(), tool_root()
-    for folder in (here, *here.parents):
-        if is_project(folder):
-            return folder
+    if found := project_around(Path.cwd()):
+        return found
+    tool = tool_root()
     return tool.parent if is_project(tool.parent) and tool.name == TOOL_FOLDER else tool
+
+
+def project_around(folder: Path) -> Path | None:
+    """The project that the folder belongs to, as git finds a repository."""
+    return next((one for one in (folder, *folder.parents) if is_project(one)), None)
 
 
 def is_project(folder: Path) -> bool:
