@@ -85,7 +85,7 @@ def test_an_update_without_jobs_says_why(
 @pytest.mark.parametrize(
     ("jobs", "budget", "is_updated", "said"),
     [
-        ("{cat: {}, dog: {}}", "{maxUsdPerDay: 1}", True, "cat, dog wait for the budget. `make up STACK=two` queues what fits, for example tomorrow."),
+        ("{cat: {}, dog: {}}", "{maxUsdPerDay: 1}", True, "cat, dog wait for the budget; `./flux plan --stack two` says when they fit. `make up STACK=two` queues what fits then."),
         ("{cat: {}}", "{maxUsdPerMonth: 1}", False, "cat waits for the budget, or the last update was interrupted; `./flux plan --stack two` says which. `make up STACK=two` queues what fits."),
         ("{cat: {}}", "{maxUsd: 1}", False, "cat is declared, but not queued yet. `make up STACK=two` queues it; it also continues an update that was interrupted."),
         ("{cat: {}, dog: {}}", "{}", False, "cat, dog are declared, but not queued yet. `make up STACK=two` queues them; it also continues an update that was interrupted."),

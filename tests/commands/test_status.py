@@ -20,7 +20,7 @@ from flux_training.commands.watch.job_status import (
     find_problems,
     stack_jobs,
 )
-from flux_training.commands.watch.logs import log_lines_of_job
+from flux_training.commands.watch.logs import log_lines_of_job, print_summary
 from flux_training.commands.watch.status import undeployed_jobs_note
 from flux_training.commands.watch.sweeps import sweeps_among_jobs
 from flux_training.commands.watch.table import NOTHING, render_status_table
@@ -80,9 +80,11 @@ def test_a_job_that_was_canceled_on_purpose_is_no_problem() -> None:
     assert found == f"canceled: {CANCELED_IN_QUEUE}; `make up STACK=prod` queues it again"
 
 
-def test_a_failure_without_a_cause_says_where_to_look() -> None:
+def test_a_failure_without_a_cause_says_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
     lost = status("cat", "lost", reason=UNEXPLAINED[RunState.LOST])
     assert find_problems([lost], NOW)["cat"].endswith("; `./flux logs cat` shows its output")
+    print_summary(JobRow(lost, None, None, "", "", find_problems([lost], NOW)["cat"]), "dev")
+    assert "flux logs" not in capsys.readouterr().out
     known = status("cat", "failed", reason=f"{UNEXPLAINED[RunState.FAILED]}: out of memory")
     assert find_problems([known], NOW)["cat"].endswith(": out of memory")
 

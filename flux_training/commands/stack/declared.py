@@ -41,9 +41,9 @@ def _describe_unqueued_jobs(
     waits, are, them = ("waits", "is", "it") if is_one else ("wait", "are", "them")
     if not budget.has_spending_limits:
         return f"{named} {are} declared, but not queued yet. {up} queues {them}; it also continues an update that was interrupted."
-    if is_updated:
-        return f"{named} {waits} for the budget. {up} queues what fits, for example tomorrow."
     plan = flux_command("plan", stack)
+    if is_updated:
+        return f"{named} {waits} for the budget; {plan} says when {'it fits' if is_one else 'they fit'}. {up} queues what fits then."
     return f"{named} {waits} for the budget, or the last update was interrupted; {plan} says which. {up} queues what fits."
 
 

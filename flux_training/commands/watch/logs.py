@@ -20,7 +20,7 @@ from flux_training.commands.watch.follow import poll_seconds
 from flux_training.commands.watch.job_status import describe_status
 from flux_training.commands.watch.watcher import JobRow, Watcher
 from flux_training.training.errors import BadInput
-from flux_training.training.words import make_command, nearest, printable
+from flux_training.training.words import flux_command, make_command, nearest, printable
 
 LOCAL_NODE_LOGS = "log/node-*.log"
 # Nodes of the local cloud log this line when they start a job.
@@ -56,7 +56,7 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
     watcher = Watcher(connection, outputs, stack)
     wanted = [candidate for candidate in watcher.jobs if candidate.name == job]
     row = watcher.read(wanted).rows[0]
-    _print_summary(row)
+    print_summary(row, stack)
     reader = LogReader(connection)
     for line in reader.new_lines(row)[-lines:] if lines else []:
         say(line)
@@ -74,16 +74,19 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
         say(f"{job}: {describe_status(row.status)}")
 
 
-def _print_summary(row: JobRow) -> None:
+def print_summary(row: JobRow, stack: str) -> None:
     status, progress = row.status, row.status.progress
-    say(f"{row.name}, run {status.job.run_id}: {row.problem or describe_status(status)}")
+    # Not the advice to do what the user is doing.
+    problem = row.problem.removesuffix(f"; {flux_command(f'logs {row.name}', stack)} shows its output")
+    say(f"{row.name}, run {status.job.run_id}: {problem or describe_status(status)}")
     queue = status.queue_job
     if queue:
         events = ("created", "started", "completed", "failed", "canceled")
         times = [f"{event} {time:%Y-%m-%d %H:%M:%S}" for event in events if (time := getattr(queue, event))]
         say(f"queue: {', '.join(times)} UTC; failures {queue.num_failures} of {queue.max_failures}")
     if row.machine:
-        say(f"node: {row.instance or 'gone'} on machine {row.machine}, restarts {progress.restarts or 0}")
+        instance = f"instance {row.instance}" if row.instance else "the instance is gone"
+        say(f"node: {instance}, machine {row.machine}, restarts {progress.restarts or 0}")
     if progress.message and progress.message not in (row.problem or status.reason):
         say(f"launcher's last message: {progress.message}")
 
