@@ -44,6 +44,8 @@ def models(stack: str, as_json: bool) -> None:
         f"\nGB: of GPU memory, with the settings of `./flux new --model NAME`. Prices are for {USUAL_STEPS:,} steps at priority {priority}, "
         "with the download of weights that the image of the nodes lacks."
     )
+    if not trouble and not all(one.gpu for one in found):
+        say(f"{NOTHING}: no GPU class on offer has so much memory.")
     if settings.cloud == "local":
         say(FREE)
     if trouble:
