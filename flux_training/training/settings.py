@@ -39,7 +39,7 @@ from flux_training.training.gpu import is_gpu_name
 from flux_training.training.lint.rules import RULES
 from flux_training.training.setting_errors import describe_setting_error, find_misplaced_settings
 from flux_training.training.values import MAX_ATTEMPT
-from flux_training.training.words import nearest
+from flux_training.training.words import nearest, with_same_last_part
 
 BUCKET_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$")
 # A cluster's name becomes part of the names of container groups and Pulumi resources.
@@ -426,7 +426,9 @@ def _finding(project: str, details: ErrorDetails) -> str:
         return f"{project}: {details['msg'].removeprefix('Value error, ')}"
     if details["type"] == "extra_forbidden":
         known = sorted(_settings_at(location[:-1]))
-        return f"{where}: unknown key{nearest(location[-1], known)}; known keys: {', '.join(known)}"
+        homes = [f"{one}.{location[-1]}" for one in _settings_at([]) if location[-1] in _settings_at([one])]
+        near = with_same_last_part(location[-1], homes) or nearest(location[-1], known)
+        return f"{where}: unknown key{near}; known keys: {', '.join(known)}"
     if details["type"] == "missing":
         return f"{where}: is missing; set it in the stack's configuration"
     value = details["input"]

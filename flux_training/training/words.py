@@ -80,6 +80,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean `{found}`?)" if found else ""
 
 
+def with_same_last_part(key: str, known: Iterable[str]) -> str:
+    """` (did you mean `train.lr`?)` for `lr` or `network.lr`; nothing if no known key, or too many, have this last part."""
+    same = [one for one in known if one.rpartition(".")[2] == key.rpartition(".")[2]]
+    return (
+        f" (did you mean {' or '.join(f'`{one}`' for one in same)}?)" if 0 < len(same) <= MAX_PLACES else ""
+    )
+
+
 def most_similar(word: str, known: Iterable[str]) -> str:
     """The known word that is most similar, or nothing."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")

@@ -73,6 +73,7 @@ def test_misplaced_and_missing_settings_are_found_together() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"gpu": "RTX 5090"}, "p:gpu: unknown key (did you mean `cluster.gpu` or `dev.gpu`?)"),
         ({"clowd": "local"}, "p:clowd: unknown key (did you mean `cloud`?)"),
         ({"jobs": {"cat": {"atempt": 2}}}, "p:jobs.cat.atempt: unknown key (did you mean `attempt`?)"),
         (

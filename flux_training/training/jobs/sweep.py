@@ -13,7 +13,7 @@ from flux_training.training.names import JOB_NAME, MAX_JOB_NAME
 from flux_training.training.train_yml.templates import PROCESS, in_double_quotes
 from flux_training.training.train_yml.trainer_config import parse_train_yml
 from flux_training.training.train_yml.yaml_text import node_at, set_value
-from flux_training.training.words import nearest
+from flux_training.training.words import nearest, with_same_last_part
 
 # Short labels for some keys of train.yml. The label of any other key is its last part.
 SHORT = {
@@ -23,6 +23,8 @@ SHORT = {
     "datasets.0.caption_dropout_rate": "dropout",
     "datasets.0.resolution": "res",
 }
+# How the place of the keys may be typed before a key.
+PROCESS_PREFIX = re.compile(r"^config\.process(\.0|\[0\])\.")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def parse_axis(text: str) -> Axis:
     """
     keys, equals, values = text.partition("=")
     split = _split(values)
-    names = tuple(key.strip().removeprefix("config.process.0.") for key in keys.split("+"))
+    names = tuple(PROCESS_PREFIX.sub("", key.strip()) for key in keys.split("+"))
     if not equals or not all(names) or not all(split):
         raise BadInput([f"--set {text}: write KEY=VALUE,VALUE such as train.lr=1e-4,2e-4"])
     twice = sorted({value for value in split if split.count(value) > 1})
@@ -117,6 +119,11 @@ def _findings_about_wrong_values(
     text: str, key: str, values: Sequence[str], known: Sequence[str]
 ) -> list[str]:
     if key not in known:
+        labelled = [one for one in known if SHORT.get(one) == key]
+        if elsewhere := with_same_last_part(key, known) or (
+            f" (did you mean `{labelled[0]}`?)" if labelled else ""
+        ):
+            return [f"--set {key}: train.yml has no such value{elsewhere}"]
         return [f"--set {key}: train.yml has no such value{nearest(key, known)}; add the key there first"]
     problems = ((value, _problem(text, key, value)) for value in values)
     return [f"--set {key}={value}: {problem}" for value, problem in problems if problem]

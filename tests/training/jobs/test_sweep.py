@@ -95,6 +95,10 @@ def test_variant_names_have_the_last_key_and_the_value(axis: str, name: str) -> 
         ("train.learning_rate=1", "--set train.learning_rate: train.yml has no such value"),
         ("network.linaer=1", "(did you mean `network.linear`?)"),
         ("network.conv=4", "add the key there first"),
+        ("lr=1e-4", "--set lr: train.yml has no such value (did you mean `train.lr`?)"),
+        ("network.lr=1e-4", "no such value (did you mean `train.lr`?)"),
+        ("rank=8", "--set rank: train.yml has no such value (did you mean `network.linear`?)"),
+        ("resolution=512", "(did you mean `datasets.0.resolution`?)"),
         ("model=1", "--set model: train.yml has no such value"),
         ("train.lr=fast", "--set train.lr=fast: a text, but train.yml has a number (0.0001)"),
         ("train.steps=true", "true or false, but train.yml has a number"),
@@ -113,6 +117,11 @@ def test_variant_names_have_the_last_key_and_the_value(axis: str, name: str) -> 
 def test_unknown_keys_and_wrong_types_are_rejected(axis: str, words: str) -> None:
     (finding,) = findings(axis)
     assert words in finding
+
+
+def test_a_key_may_be_typed_with_its_whole_place() -> None:
+    assert parse_axis("config.process[0].train.lr=1").keys == ("train.lr",)
+    assert parse_axis("config.process.0.train.lr=1").keys == ("train.lr",)
 
 
 def test_a_key_missing_from_train_yml_is_rejected() -> None:

@@ -600,10 +600,10 @@ def test_every_unknown_key_is_reported_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     text = TRAIN_YML.format(name="cat")
     for old, new in (
-        ("        steps: 2000\n", "        stepps: 2000\n        lrr: 1\n"),
+        ("        steps: 2000\n", "        stepps: 2000\n        linear: 1\n        lrr: 1\n"),
         (
             "      train:\n",
-            "        - folder_path: dataset\n          zzz: 1\n      trian: {}\n      train:\n",
+            "        - folder_path: dataset\n          zzz: 1\n      lr: 1\n      trian: {}\n      train:\n",
         ),
         # Keyword arguments for the network may have any key.
         ("        linear: 16\n", "        linear: 16\n        network_kwargs: [{any: 1}, {thing: 2}]\n"),
@@ -616,8 +616,10 @@ def test_every_unknown_key_is_reported_with_its_line(tmp_path: Path) -> None:
     found = list(RULES["key-unknown"].check(job))
     assert [(problem.message, text.splitlines()[(problem.line or 0) - 1].strip()) for problem in found] == [
         ("unknown key datasets.1.zzz", "zzz: 1"),
+        ("unknown key lr (did you mean `train.lr`?)", "lr: 1"),
         ("unknown key trian (did you mean `train`?)", "trian: {}"),
         ("unknown key train.stepps (did you mean `steps`?)", "stepps: 2000"),
+        ("unknown key train.linear (did you mean `network.linear`?)", "linear: 1"),
         ("unknown key train.lrr (did you mean `lr`?)", "lrr: 1"),
         ("unknown key sample.samples.0.sneed (did you mean `seed`?)", "samples: [{prompt: a, sneed: 1}]"),
     ]

@@ -8,9 +8,10 @@ from flux_training.training.names import START_WORDS
 from flux_training.training.train_yml.key_values import FaultKind, value_fault
 from flux_training.training.train_yml.trainer_config import uses_variable
 from flux_training.training.train_yml.trainer_keys import COMMIT, TRAINER_KEYS, KeyEntry, entries
-from flux_training.training.words import nearest
+from flux_training.training.words import nearest, with_same_last_part
 
 AREA = Area("keys")
+USUAL_SECTIONS = ("network", "save", "datasets[]", "train", "model", "sample")
 DIFFUSION_TRAINER_SINCE = "2025-09-16"
 
 
@@ -30,9 +31,15 @@ def unknown_keys(job: Subject) -> Iterator[Problem]:
     for number, process in enumerate(processes if isinstance(processes, list) else []):
         for entry in entries(process):
             if entry.spec is None:
-                near = nearest(entry.place[-1], TRAINER_KEYS[entry.section_name])
-                message = f"unknown key {'.'.join(entry.place)}{near}"
+                message = f"unknown key {'.'.join(entry.place)}{_nearest_known_key(entry)}"
                 yield job.train_yml_problem(message, "config", "process", str(number), *entry.place)
+
+
+def _nearest_known_key(entry: KeyEntry) -> str:
+    """The same key in a section that most jobs have, or a similar one in the same section."""
+    key = entry.place[-1]
+    homes = [f"{section}.{key}" for section in USUAL_SECTIONS if key in TRAINER_KEYS[section]]
+    return with_same_last_part(key, homes) or nearest(key, TRAINER_KEYS[entry.section_name])
 
 
 @AREA.error("key-repeated", "if a key is repeated, YAML uses only the last one", "delete all but one")
