@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import sys
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from flux_training.commands.export.command import export
 from flux_training.commands.jobs.list import list_command
 from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.main import main
-from flux_training.commands.report.open import open_command
+from flux_training.commands.report.open import open_command, why_no_browser_opens
 from flux_training.training.errors import BadInput
 from flux_training.training.models.table import MODELS
 from tests.commands.runs_folder import HOSTILE, make_run, write_json
@@ -96,10 +98,34 @@ def test_open_makes_the_page_and_shows_it(checkout: Path, run: Run, monkeypatch:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: bool(opened.append(address)))
     page = finished_run(checkout) / "report.html"
-    assert "no browser on this machine" in run(open_command, "first")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert "this terminal has no display" in run(open_command, "first")
     assert (opened, page.is_file()) == ([page.as_uri()], True)
     with pytest.raises(BadInput, match="--run b: no such run"):
         run(open_command, "first", "--run", "b")
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "browsers", "words"),
+    [
+        ({}, "linux", ["chromium"], "No browser was opened: this terminal has no display"),
+        ({}, "linux", [], "No browser was opened: this terminal has no display"),
+        ({"DISPLAY": ":0"}, "linux", ["firefox"], "The browser could not be started."),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", [], "No browser was found on this machine."),
+        ({}, "darwin", ["firefox"], "The browser could not be started."),
+    ],
+)
+def test_open_says_why_no_browser_opens(
+    environ: dict[str, str],
+    platform: str,
+    browsers: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in browsers else None)
+    assert why_no_browser_opens(environ, platform).startswith(words)
 
 
 def test_an_export_has_weights_card_and_samples(checkout: Path, run: Run, tmp_path: Path) -> None:

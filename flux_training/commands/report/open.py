@@ -1,13 +1,22 @@
 """`flux open`: shows the page of a run in the browser."""
 
+import os
+import shutil
+import sys
 import webbrowser
+from collections.abc import Mapping
 
 import rich_click as click
 
-from flux_training.commands.cli import outputs_folder, say, stack_option
+from flux_training.commands.cli import outputs_folder, say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import PAGE, select_run
+
+GRAPHICAL_BROWSERS = (
+    "firefox", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "brave-browser",
+    "microsoft-edge", "opera", "konqueror", "epiphany",
+)  # fmt: skip
 
 
 @click.command(name="open")
@@ -24,4 +33,16 @@ def open_command(job: str, run_id: str | None, stack: str) -> None:
         write_report(run, outputs_folder(stack), images_folder(stack), stack)
     say(str(page))
     if not webbrowser.open(page.resolve().as_uri()):
-        say("There is no browser on this machine: copy the file to one that has.")
+        say_wrapped(why_no_browser_opens(os.environ, sys.platform))
+
+
+def why_no_browser_opens(environ: Mapping[str, str], platform: str) -> str:
+    has_browser = any(map(shutil.which, GRAPHICAL_BROWSERS))
+    has_display = environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY")
+    if platform.startswith("linux") and not has_display:
+        reason = "this terminal has no display, as over SSH or in a container"
+        where = "a browser on a desktop, here or on another machine after copying it"
+        return f"No browser was opened: {reason}. Open the file in {where}."
+    if has_browser or environ.get("BROWSER"):
+        return "The browser could not be started. Open the file in a browser yourself."
+    return "No browser was found on this machine. Copy the file to one that has a browser, and open it there."
