@@ -86,12 +86,29 @@ def test_steps_are_those_that_the_stack_would_train(checkout: Path, run: Run) ->
 
 
 def test_the_runs_of_a_job_are_listed(checkout: Path, run: Run) -> None:
-    assert "outputs/dev/ has no run of it" in run(list_command, "first")
+    assert run(list_command, "first") == (
+        "first: outputs/dev/ has no run of it; `./flux fetch first` gets it if the stack has trained it already; "
+        "otherwise `make up` trains it\n"
+    )
+    assert run(list_command, "other").endswith(
+        "`make up` does not train it: it is not declared, or has `skip: true`\n"
+    )
     finished_run(checkout)
     finished_run(checkout, "b" * 12, created="2026-11-24T00:00:00+00:00")
     rows = [line.split() for line in run(list_command, "first").splitlines()[1:3]]
     assert rows[0] == ["a" * 12, "2026-11-23", "00:00", "completed", "20/20", "0.0500", "$0.43"]
     assert rows[1][0] == "b" * 12
+
+
+def test_the_runs_of_a_job_whose_folder_was_deleted_are_listed(checkout: Path, run: Run) -> None:
+    finished_run(checkout)
+    shutil.rmtree(checkout / "jobs/first")
+    assert run(list_command).splitlines()[-1] == (
+        "outputs/dev/ also has runs of jobs without a folder: first; `./flux list first` lists them"
+    )
+    assert run(list_command, "first").splitlines()[1].split()[0] == "a" * 12
+    with pytest.raises(BadInput, match="fist: no folder"):
+        run(list_command, "fist")
 
 
 def test_open_makes_the_page_and_shows_it(checkout: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`flux list`: the job folders of a stack, and the runs in outputs/<stack>/."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.commands.cli import outputs_folder, say, screen, stack_option
+from flux_training.commands.cli import outputs_folder, say, say_wrapped, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, find_job_folder, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, fetched_runs
+from flux_training.commands.results.outputs import RECORD
 from flux_training.commands.stack.edit import declared_jobs, job_entry
 from flux_training.commands.stack.file import steps_limit
 from flux_training.training.bill import show_dollars
@@ -53,7 +55,8 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
     `flux status` shows what the deployed jobs are doing.
     """
     folder = jobs_folder(HERE, stack)
-    names = [find_job_folder(folder, job).name] if job else job_folder_names(folder)
+    former = _former_jobs(outputs_folder(stack), job_folder_names(folder))
+    names = [job if job in former else find_job_folder(folder, job).name] if job else job_folder_names(folder)
     entries = declared_jobs(HERE, stack)
     limit = steps_limit(HERE, stack)
     jobs = [_read(folder / name, job_entry(entries, name), stack, limit) for name in names]
@@ -61,7 +64,7 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
         click.echo(
             json.dumps({"version": 1, "stack": stack, "jobs": [_jobs_as_json(one) for one in jobs]}, indent=2)
         )
-    elif not jobs:
+    elif not jobs and not former:
         say(
             f"{folder} has no job folder: {flux_command('new NAME --from FOLDER', stack)} makes one from photos"
         )
@@ -70,7 +73,17 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
     else:
         _print_jobs(jobs)
         if limit is not None:
-            say(f"maxSteps in Pulumi.{stack}.yaml limits each training to {limit:,} steps")
+            say_wrapped(f"maxSteps in Pulumi.{stack}.yaml limits each training to {limit:,} steps")
+        if former:
+            runs = flux_command(f"list {former[0]}", stack)
+            say_wrapped(
+                f"{outputs_folder(stack)}/ also has runs of jobs without a folder: {', '.join(former)}; {runs} lists them"
+            )
+
+
+def _former_jobs(outputs: Path, folders: Sequence[str]) -> list[str]:
+    """The jobs that have fetched runs, but whose folder was deleted."""
+    return sorted({path.parent.parent.name for path in outputs.glob(f"*/*/{RECORD}")} - set(folders))
 
 
 def _read(path: Path, entry: dict[str, Any] | None, stack: str, limit: int | None) -> ListedJob:
@@ -109,13 +122,19 @@ def _print_jobs(jobs: list[ListedJob]) -> None:
     screen.print(table)
     for job in jobs:
         if job.changes:
-            say(f"{job.name}: {job.dataset} with {', '.join(job.changes)}")
+            say_wrapped(f"{job.name}: {job.dataset} with {', '.join(job.changes)}")
 
 
 def _print_runs(job: ListedJob, stack: str) -> None:
     if not job.runs:
-        say(
-            f"{job.name}: {outputs_folder(stack)}/ has no run of it; {make_command('up', stack)} trains it if it is declared"
+        fetch, up = flux_command(f"fetch {job.name}", stack), make_command("up", stack)
+        say_wrapped(
+            f"{job.name}: {outputs_folder(stack)}/ has no run of it; {fetch} gets it if the stack has trained it already; "
+            + (
+                f"otherwise {up} trains it"
+                if job.is_declared
+                else f"{up} does not train it: it is not declared, or has `skip: true`"
+            )
         )
         return
     table = _table("Run", "Queued", "State", "Steps", "Loss", "Cost")
@@ -131,7 +150,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
         )
     screen.print(table)
     if note := loss_note(run.progress for run in job.runs):
-        say(note)
+        say_wrapped(note)
     say(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")
 
 
