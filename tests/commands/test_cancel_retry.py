@@ -3,6 +3,7 @@
 import re
 import string
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,16 +13,19 @@ from pydantic import ValidationError
 
 from flux_training.clients.kelpie import Job
 from flux_training.commands.jobs import cancel_retry
-from flux_training.commands.jobs.cancel_retry import attempt_of, next_attempt, refuse_unless_failed
+from flux_training.commands.jobs.cancel_retry import LastRun, attempt_of, next_attempt, refuse_unless_failed
 from flux_training.commands.stack.edit import edit_job, unified_diff
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.jobs.declare import choose_jobs
+from flux_training.training.jobs.folder import read_config, read_images
 from flux_training.training.runs.changes import Inputs
 from flux_training.training.runs.run import RunKeys
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
 from flux_training.training.values import MAX_ATTEMPT
+from tests.support.flux import make_checkout
+from tests.training.job_folders import make_job
 
 JOBS = "flux-training:jobs"
 STACK = """\
@@ -125,6 +129,45 @@ def test_only_a_failed_run_is_retried_without_force(state: str | None, message: 
     assert "prod`" in caught.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("skip", "caption", "words"),
+    [
+        (
+            True,
+            "another caption",
+            "cat has finished, and was changed since: 1 caption changed: 00001.txt; remove `skip: true` from `cat` in Pulumi.dev.yaml, "
+            "which keeps the job from being trained, then `make up` trains it with that",
+        ),
+        (
+            False,
+            "another caption",
+            "cat has finished, and was changed since: 1 caption changed: 00001.txt; `make up` trains it with that",
+        ),
+        (
+            True,
+            "",
+            "change a caption or train.yml and remove `skip: true` from `cat` in Pulumi.dev.yaml, which",
+        ),
+        (False, "", "the same weights; change a caption or train.yml, or `./flux retry cat --force`"),
+    ],
+)
+def test_retry_of_a_finished_job_names_what_was_changed_and_what_skips_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip: bool, caption: str, words: str
+) -> None:
+    root = make_checkout(tmp_path / "checkout")
+    monkeypatch.setattr(cancel_retry, "project_root", lambda: root)
+    job = make_job(root / "jobs", "cat", images=2)
+    before = Inputs(read_images(job).manifest, read_config(job).raw_config, 1)
+    if caption:
+        (job / "dataset/00001.txt").write_text(caption, encoding="utf-8")
+    last = LastRun(1, JobStatus(JOB, RunState.COMPLETED), before)
+    monkeypatch.setattr(cancel_retry, "_declared_settings", lambda *_: JobSettings(skip=skip))
+    monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: last)
+    with pytest.raises(FluxError) as caught:
+        cancel_retry.retry.main(["cat"], standalone_mode=False)
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize("state", ["failed", "canceled", "lost", "stalled", "completed without weights"])
 def test_a_failed_run_may_be_retried(state: str) -> None:
     refuse_unless_failed("dev", "cat", JobStatus(JOB, RunState(state), "why"))
@@ -170,7 +213,9 @@ def test_retry_declares_an_attempt_once_and_says_what_it_removes(
 ) -> None:
     edits: list[int | None] = []
     monkeypatch.setattr(cancel_retry, "_declared_settings", lambda *_: declared)
-    monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: (1, JobStatus(JOB, RunState(state), "why")))
+    monkeypatch.setattr(
+        cancel_retry, "_last_run", lambda *_: LastRun(1, JobStatus(JOB, RunState(state), "why"))
+    )
     monkeypatch.setattr(
         cancel_retry, "_edit", lambda *_, attempt, skip: edits.append(attempt) if skip is None else None
     )
@@ -181,7 +226,7 @@ def test_retry_declares_an_attempt_once_and_says_what_it_removes(
 
 def test_a_job_that_was_never_queued_is_not_retried_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancel_retry, "_declared_settings", lambda *_: JobSettings())
-    monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: (None, None))
+    monkeypatch.setattr(cancel_retry, "_last_run", lambda *_: LastRun())
     with pytest.raises(FluxError, match="cat has not been queued yet"):
         cancel_retry.retry.main(["cat", "--force"], standalone_mode=False)
 

@@ -1,5 +1,8 @@
 """`flux cancel` and `flux retry`: edit the stack file and print the next step. They do not change anything else."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import rich_click as click
@@ -15,8 +18,10 @@ from flux_training.commands.stack.project import project_root
 from flux_training.commands.watch.job_status import JobStatus, describe_status, job_status, stack_jobs
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import write_atomically
+from flux_training.training.jobs.cap import cap_steps
 from flux_training.training.jobs.declare import choose_jobs, job_folder_names
-from flux_training.training.runs.changes import Inputs
+from flux_training.training.jobs.folder import read_config, read_images
+from flux_training.training.runs.changes import Inputs, find_changes
 from flux_training.training.runs.run import ATTEMPT_VARIABLE, Layout
 from flux_training.training.runs.run_state import RunState
 from flux_training.training.settings import JobSettings
@@ -24,6 +29,15 @@ from flux_training.training.values import MAX_ATTEMPT
 from flux_training.training.words import flux_command, make_command, nearest
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the change without writing it.")
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The attempt of a job that was last queued, its status, and what it was made from; each None if unknown."""
+
+    attempt: int | None = None
+    status: JobStatus | None = None
+    inputs: Inputs | None = None
 
 
 @click.command()
@@ -60,7 +74,8 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
     else. Refuses unless the job's last run failed.
     """
     declared = _declared_settings(stack, job)
-    attempted, status = _last_run(stack, job)
+    last = _last_run(stack, job)
+    attempted, status = last.attempt, last.status
     is_declared = attempted is not None and declared.attempt > attempted
     if is_declared and not declared.skip:
         say(
@@ -69,7 +84,8 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
         )
         return
     if not force or status is None:
-        refuse_unless_failed(stack, job, status)
+        changes = _changes_since(stack, job, declared, last.inputs)
+        refuse_unless_failed(stack, job, status, changes, is_skipped=declared.skip)
     attempt = (
         declared.attempt if is_declared else next_attempt(stack, job, max(declared.attempt, attempted or 0))
     )
@@ -92,8 +108,8 @@ def _declared_settings(stack: str, job: str) -> JobSettings:
     return settings.jobs.get(job, declared[job])
 
 
-def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
-    """The attempt that was last queued and its status; both None if there was none. Raises ServiceError."""
+def _last_run(stack: str, job: str) -> LastRun:
+    """Raises ServiceError."""
     engine = read_only_engine(stack)
     outputs = deployed_outputs(engine)
     connection = connect_to_services(engine, stack)
@@ -103,9 +119,23 @@ def _last_run(stack: str, job: str) -> tuple[int | None, JobStatus | None]:
     # A canceled job is no longer in the outputs, but its runs are in the bucket.
     last = last or newest_run(storage, Layout(prefix), job)
     if last is None:
-        return None, None
+        return LastRun()
     status = job_status(last, last.in_queue(connection.kelpie(), bucket), storage)
-    return attempt_of(status, inputs_of_run(storage, last.keys)), status
+    inputs = inputs_of_run(storage, last.keys)
+    return LastRun(attempt_of(status, inputs), status, inputs)
+
+
+def _changes_since(stack: str, job: str, declared: JobSettings, before: Inputs | None) -> Sequence[str]:
+    """What was changed in the job's folder since a run, in words; nothing if the folder has mistakes, which lint reports."""
+    if before is None:
+        return ()
+    with suppress(FluxError, OSError):
+        settings = stack_settings(project_root(), stack)
+        jobs = project_root() / settings.jobs_folder
+        manifest = read_images(jobs / (declared.dataset or job), jobs / job).manifest
+        config = cap_steps(read_config(jobs / job), settings.max_steps).raw_config
+        return find_changes(before, Inputs(manifest, config, before.attempt, before.parent)).details
+    return ()
 
 
 def attempt_of(status: JobStatus, inputs: Inputs | None) -> int | None:
@@ -127,8 +157,18 @@ def next_attempt(stack: str, job: str, last: int) -> int:
     return last + 1
 
 
-def refuse_unless_failed(stack: str, job: str, status: JobStatus | None) -> None:
-    """Raises FluxError unless the run failed: anything else would be paid for twice."""
+def refuse_unless_failed(
+    stack: str,
+    job: str,
+    status: JobStatus | None,
+    changes: Sequence[str] = (),
+    *,
+    is_skipped: bool = False,
+) -> None:
+    """Raises FluxError unless the run failed: anything else would be paid for twice.
+
+    `changes`: those in the job's folder since the run. `is_skipped`: whether the stack file has the job with `skip: true`.
+    """
     if status is None:
         raise FluxError(
             f"{job} has not been queued yet",
@@ -140,10 +180,18 @@ def refuse_unless_failed(stack: str, job: str, status: JobStatus | None) -> None
         rule = "another attempt would cancel it and start from the beginning"
         raise FluxError(f"{job} has not ended: {describe_status(status)}", rule, f"wait, or {force}")
     if status.state == RunState.COMPLETED:
-        rule = "another attempt would cost money and give the same weights"
-        raise FluxError(
-            f"{job} has finished, its weights are sound", rule, f"change a caption or train.yml, or {force}"
+        up = make_command("up", stack)
+        remove = (
+            f"remove `skip: true` from `{job}` in Pulumi.{stack}.yaml, which keeps the job from being trained"
         )
+        if changes:
+            step = f"{remove}, then {up} trains it with that" if is_skipped else f"{up} trains it with that"
+            raise FluxError(f"{job} has finished, and was changed since: {', '.join(changes)}", "", step)
+        rule = "another attempt would cost money and give the same weights"
+        change = (
+            f"change a caption or train.yml and {remove}" if is_skipped else "change a caption or train.yml"
+        )
+        raise FluxError(f"{job} has finished, its weights are sound", rule, f"{change}, or {force}")
 
 
 def _edit(stack: str, job: str, message: str, dry_run: bool, **settings: Any) -> None:
