@@ -4,6 +4,7 @@ FLUX_TEST_INTERRUPTIONS and FLUX_TEST_FUZZ set how many seeds and inputs are tri
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,18 +19,21 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def pythons() -> list[str]:
-    """Every Python 3.10 or newer of the PATH and of pyenv, one of each minor version."""
-    names = [f"python3.{minor}" for minor in range(10, 20)]
-    found = [path for name in names if (path := shutil.which(name))]
+    """Every Python 3.10 or newer of the PATH and of pyenv, one of each minor version.
+
+    Their names tell the version, because each worker asks for them. A shim of pyenv may stand for a Python that is not there.
+    """
+    found = {sys.version_info.minor: sys.executable}
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    found += map(str, sorted(pyenv.glob("versions/3.*/bin/python")))
-    ask = "import sys; print(sys.version_info >= (3, 10) and sys.version_info[:2])"
-    versions = {}
-    for path in [sys.executable, *found]:
-        answer = subprocess.run([path, "-I", "-S", "-c", ask], capture_output=True, text=True, check=False)
-        if answer.stdout.startswith("("):
-            versions.setdefault(answer.stdout.strip(), path)
-    return list(versions.values())
+    installed = {path.parts[-3]: str(path) for path in sorted(pyenv.glob("versions/3.*/bin/python"))}
+    for minor in range(10, 20):
+        on_path = shutil.which(f"python3.{minor}")
+        if on_path and "shims" not in Path(on_path).parts:
+            found.setdefault(minor, on_path)
+        for version, path in installed.items():
+            if re.match(rf"3\.{minor}\b", version):
+                found.setdefault(minor, path)
+    return list(found.values())
 
 
 def run_module(name: str, *arguments: str) -> str:
