@@ -1,5 +1,6 @@
 """Decisions of the providers that need no service: replacements, drift, requests, environments, and the owner of a job."""
 
+import asyncio
 import json
 import re
 from dataclasses import replace
@@ -31,7 +32,7 @@ from components.dataset import DatasetProvider
 from components.declared_runs import DeclaredRunsProvider, unfinished_jobs
 from components.dev_group import DevGroupProvider, tunnel_name
 from components.node_keys import NodeKeysArgs, NodeKeysProvider, token_name
-from components.pipeline import cluster_size, total_cost
+from components.pipeline import TrainingPipeline, cluster_size, total_cost
 from components.prepared_runs import PreparedRun
 from components.properties import from_props, property_names, to_props
 from components.provider import FluxProvider, home
@@ -152,6 +153,13 @@ def test_never_more_replicas_than_jobs_or_than_allowed(
     least: int, most: int, declared: int, size: tuple[int, int]
 ) -> None:
     assert cluster_size(ClusterSettings(minReplicas=least, maxReplicas=most), declared) == size
+
+
+def test_a_stack_without_jobs_costs_nothing() -> None:
+    async def cost() -> object:
+        return await TrainingPipeline.cost(cast(TrainingPipeline, SimpleNamespace(jobs={}))).future()
+
+    assert asyncio.run(cost()) == total_cost({})
 
 
 @pytest.mark.parametrize(
