@@ -40,3 +40,21 @@ def texts(path: Path) -> Iterator[str]:
 def test_commands_about_a_stack_name_it(path: Path) -> None:
     named = {command for text in texts(path) for command in COMMAND.findall(text)}
     assert named <= WITHOUT_STACK
+
+
+def test_sentences_are_wrapped_on_a_terminal() -> None:
+    """`say` prints lines as they are; a sentence needs `say_wrapped`, so that no word is cut at the terminal's width."""
+    unwrapped = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in FILES
+        if path.is_relative_to(ROOT / "flux_training/commands")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "say"
+        if max(map(len, _constant_text(call.args[0]).split("\n"))) > 40
+    ]
+    assert unwrapped == []
+
+
+def _constant_text(text: ast.expr) -> str:
+    parts = [part.value for part in ast.walk(text) if isinstance(part, ast.Constant)]
+    return "".join(part for part in parts if isinstance(part, str))

@@ -82,6 +82,7 @@ def typed_options(leave_out: Container[str] = ()) -> str:
 
 
 def say(text: str) -> None:
+    """Prints lines as they are: columns, and paths and commands to copy. Sentences go to `say_wrapped`."""
     console.print(text, highlight=False, markup=False)
 
 

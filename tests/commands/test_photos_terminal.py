@@ -87,6 +87,20 @@ def test_progress_bars_appear_only_on_a_terminal(code: Path, url: str, command: 
     assert not [part for part in (ESCAPE, BAR, "\r") if part in piped.output]
 
 
+def test_what_new_leaves_out_is_wrapped_at_the_width_of_the_terminal(code: Path) -> None:
+    folder = code / "photos-with-others"
+    folder.mkdir()
+    photo(9).save(folder / "good.png")
+    (folder / "a-name-that-takes-much-of-the-line.psd").write_bytes(b"8BPS")
+    (folder / "another-name-that-takes-much-of-it.jpg").write_bytes(b"not a photo")
+    narrow = environment(COLUMNS="60", NO_COLOR="1")
+    shown = in_terminal(code, "new", "wrapped", "--from", str(folder), "--trigger", "ohwx", env=narrow)
+    printed = shown.output.split("added (00001", 1)[1]
+    assert "Left out:" in printed
+    lines = printed.replace("\r", "").splitlines()[1:]
+    assert [line for line in lines if len(line) > 60 and "`" not in line] == []
+
+
 def test_paths_are_relative_to_the_working_directory(code: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     photo(7).save(tmp_path / "pictures/a.png")

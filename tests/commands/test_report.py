@@ -313,7 +313,10 @@ def test_a_comparison_is_summed_up_in_the_terminal_and_says_what_it_replaces(out
         ["dog", "learning", "rate", "2e-4", "-"],
     )
     assert (said, page) == ("Samples and losses side by side:", str(outputs / "compare.html"))
-    assert again.stdout.splitlines()[-2] == "Replaced by this comparison:"
+    assert (
+        again.stdout.splitlines()[-2]
+        == "Samples and losses side by side, in place of the earlier comparison:"
+    )
 
 
 def test_the_page_of_a_comparison_can_be_written_elsewhere(outputs: Path, tmp_path: Path) -> None:

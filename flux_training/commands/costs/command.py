@@ -77,7 +77,7 @@ def read_costs(stack: StackServices) -> list[RunCost]:
 
 def _print(runs: Sequence[RunCost], *, local: bool) -> None:
     if not runs:
-        say("No run in the bucket has started.")
+        say_wrapped("No run in the bucket has started.")
         return
     table = _table("Job", "Run", "Month", "Estimate", "Cost", "Error")
     for run in runs:
@@ -86,19 +86,21 @@ def _print(runs: Sequence[RunCost], *, local: bool) -> None:
         table.add_row(run.job, run.run_id, run.month, estimate, show_dollars(run.usd), _error(run))
     screen.print(table)
     if any(run.is_within_estimate is False for run in runs):
-        say("* outside the estimated range")
+        say_wrapped("* outside the estimated range")
     for title, found in (("Month", runs_by_month(runs)), ("GPU class", runs_by_gpu_class(runs))):
         _print_groups(title, found)
     if note := note_about_uncounted_runs(runs):
         say_wrapped(note)
     paid, waste = sum(run.paid_seconds for run in runs), total_waste(run.waste for run in runs)
-    say(f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid + waste.idle)}")
+    say_wrapped(
+        f"\nPaid time that trained nothing: {show_hours(waste.total)} of {show_hours(paid + waste.idle)}"
+    )
     for cause, words in WASTE_WORDS.items():
-        say(f"  {words}: {show_hours(getattr(waste, cause))}")
+        say_wrapped(f"  {words}: {show_hours(getattr(waste, cause))}")
     for line in advice(waste, paid):
         say_wrapped(f"- {line}")
     if local:
-        say(FREE)
+        say_wrapped(FREE)
 
 
 def _print_groups(title: str, groups: Sequence[CostGroup]) -> None:

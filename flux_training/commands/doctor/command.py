@@ -14,7 +14,7 @@ from rich.text import Text
 from flux_training.clients.connection import Connection
 from flux_training.clients.reachability import probe_services, service_addresses
 from flux_training.clients.stack.services import StackServices
-from flux_training.commands.cli import console, say, screen, stack_option
+from flux_training.commands.cli import console, say_wrapped, screen, stack_option
 from flux_training.commands.doctor import machine, services
 from flux_training.commands.doctor.result import CheckResult, check_cluster, ok, run_check
 from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
@@ -79,9 +79,9 @@ def doctor(stack: str, as_json: bool) -> None:
             json.dumps({"version": 1, "stack": stack, "well": not checkup.bad, "checks": checks}, indent=2)
         )
     elif checkup.bad:
-        say(f"\n{checkup.bad} to fix; then run {flux_command('doctor', stack)} again.")
+        say_wrapped(f"\n{checkup.bad} to fix; then run {flux_command('doctor', stack)} again.")
     else:
-        say(f"\nAll checks passed. Next: {make_command('up', stack)}.")
+        say_wrapped(f"\nAll checks passed. Next: {make_command('up', stack)}.")
     sys.exit(1 if checkup.bad else 0)
 
 

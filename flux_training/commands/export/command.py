@@ -9,7 +9,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import UserPath, outputs_folder, say, say_wrapped, stack_option
+from flux_training.commands.cli import UserPath, outputs_folder, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.export.card import Card, CardImage, card_text
 from flux_training.commands.report.runs import ReportedRun, select_run
@@ -71,7 +71,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
         with add_file_name_to_errors(folder):
             _write(run, weights, made)
         made.rename(folder)
-    say(f"{folder}: {weights.names} of run {run.run_id}, step {weights.step}, and {CARD}")
+    say_wrapped(f"{folder}: {weights.names} of run {run.run_id}, step {weights.step}, and {CARD}")
     if run.is_stand_in:
         say_wrapped(
             "The stand-in trainer of the local cloud made these weights: no image model can use them, so do not publish them."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import UserPath, say
+from flux_training.commands.cli import UserPath, say, say_wrapped
 from flux_training.commands.init.existing import existing_setup
 from flux_training.commands.stack.file import stack_path
 from flux_training.commands.stack.project import TOOL_FOLDER, tool_root
@@ -69,9 +69,9 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
         setup.check()
     commit = commit_of_tool(tool)
     if note := why_clones_lack_the_tool(tool, commit):
-        say(note)
+        say_wrapped(note)
     if _git(tool, "status", "--porcelain", "--", *TOOL_FILES):
-        say(f"note: the changes in {tool} that are not committed are not in the new project")
+        say_wrapped(f"note: the changes in {tool} that are not committed are not in the new project")
     folder.mkdir(parents=True, exist_ok=True)
     with add_file_name_to_errors(folder):
         write_project(folder, name, tool)
@@ -83,11 +83,11 @@ def init(folder: Path, name: str | None, clone: Path | None) -> None:
     # moved later.
     _git(folder, "add", "--all")
     moved = setup.move_to(folder) if setup else []
-    say(
+    say_wrapped(
         f"{folder}: the project {name}, a git repository with the tool at commit {commit[:12]} in {TOOL_FOLDER}/"
     )
     if setup:
-        say(
+        say_wrapped(
             f"Moved here from {setup.root}: {', '.join(moved) or 'nothing, it had no state'}. Its stack files and jobs are copies: "
             "do not run `make up` there any more."
         )

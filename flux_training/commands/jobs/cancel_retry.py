@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from flux_training.clients.results import inputs_of_run
-from flux_training.commands.cli import console, say, stack_option
+from flux_training.commands.cli import console, say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.fetch import newest_run, results_location
 from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
@@ -50,12 +50,12 @@ def cancel(job: str, dry_run: bool, stack: str) -> None:
     Adds `skip: true` to the job's entry in Pulumi.<stack>.yaml and shows the change. Changes nothing else.
     """
     if _declared_settings(stack, job).skip:
-        say(
+        say_wrapped(
             f"{job} has `skip: true` in Pulumi.{stack}.yaml already. Next: {make_command('up', stack)} cancels it."
         )
         return
     _edit(stack, job, f"Cancel {job}", dry_run, skip=True)
-    say("To train it again, remove `skip: true`. A run that has finished is not repeated by that.")
+    say_wrapped("To train it again, remove `skip: true`. A run that has finished is not repeated by that.")
 
 
 @click.command()
@@ -78,7 +78,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
     attempted, status = last.attempt, last.status
     is_declared = attempted is not None and declared.attempt > attempted
     if is_declared and not declared.skip:
-        say(
+        say_wrapped(
             f"{job}: attempt {declared.attempt} is declared already, attempt {attempted} was the last one queued. "
             f"Next: {make_command('up', stack)} queues it."
         )
@@ -90,7 +90,7 @@ def retry(job: str, force: bool, dry_run: bool, stack: str) -> None:
         declared.attempt if is_declared else next_attempt(stack, job, max(declared.attempt, attempted or 0))
     )
     if declared.skip:
-        say(
+        say_wrapped(
             f"{job} has `skip: true`, which keeps it canceled; this removes it, so that the job is trained again:\n"
         )
     _edit(stack, job, f"Train {job} again", dry_run, attempt=attempt, skip=None)
@@ -203,10 +203,10 @@ def _edit(stack: str, job: str, message: str, dry_run: bool, **settings: Any) ->
     for line in unified_diff(before, after, path.name).splitlines():
         console.print(line, style=colours.get(line[:1], ""), highlight=False, markup=False)
     if dry_run:
-        say("\nNothing was written (--dry-run).")
+        say_wrapped("\nNothing was written (--dry-run).")
         return
     write_atomically(path, after)
-    say(
+    say_wrapped(
         f"\nWritten. Next: {make_command('preview', stack)} shows the effect, {make_command('up', stack)} applies it. To share the change:"
     )
     say(f'  git commit -m "{message}" {path.name}')

@@ -23,7 +23,7 @@ from flux_training.clients.captioning.captioner import (
     ApiKeyMissing,
     host_and_port,
 )
-from flux_training.commands.cli import console, say, stack_option, typed_options
+from flux_training.commands.cli import console, say, say_wrapped, stack_option, typed_options
 from flux_training.commands.completion import complete_job
 from flux_training.commands.interrupts import EXIT_INTERRUPTED
 from flux_training.commands.jobs.folders import HERE, find_dataset_folder, jobs_folder, other_dataset_folders
@@ -210,7 +210,7 @@ def caption(name: str, stack: str, review: bool, dry_run: bool, price: Price | N
         _check_trigger(dataset.parent, options)
         _print_what_will_be_sent(dataset, missing, options)
         if others := other_dataset_folders(dataset.parent, trained=True):
-            say(
+            say_wrapped(
                 f"Not looked at: {', '.join(others)}, which train.yml trains on as well; write these captions yourself"
             )
         if missing and not dry_run:
@@ -300,28 +300,28 @@ def _print_what_will_be_sent(dataset: Path, missing: Sequence[Path], options: Ca
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and not has_caption(file)]
     if videos:
         text = f"{min(videos).stem}{CAPTION_SUFFIX}"
-        say(
+        say_wrapped(
             f"{dataset}: {counted(len(videos), 'video')} without a caption; only images are sent: write {text} yourself"
         )
     if not missing:
-        say(f"{dataset}: every image has a caption")
+        say_wrapped(f"{dataset}: every image has a caption")
         return
-    say(f"{dataset}: {counted(len(missing), 'image')} without a caption")
+    say_wrapped(f"{dataset}: {counted(len(missing), 'image')} without a caption")
     sizes = [fitted_size(*size, options.max_side) for image in missing if (size := read_image_size(image))]
     cost = estimate_caption_cost(sizes, options.model, options.instruction, options.price)
     service = f"{options.model} at {host_and_port(options.base_url)}"
     if options.price is None:
-        say(f"{service}: unknown cost (give the price with --price 0.10,0.40)")
+        say_wrapped(f"{service}: unknown cost (give the price with --price 0.10,0.40)")
         return
     price = (
         f"${options.price.tokens_in:.2f} and ${options.price.tokens_out:.2f} for a million tokens in and out"
     )
     if cost is None:
-        say(
+        say_wrapped(
             f"{service}: {price}; the tokens that {options.model} needs for an image are not known before it has answered"
         )
         return
-    say(f"{service}: about {show_dollars(cost)} at {price} (--price, if this has changed)")
+    say_wrapped(f"{service}: about {show_dollars(cost)} at {price} (--price, if this has changed)")
 
 
 def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) -> None:
@@ -348,7 +348,7 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
         captioner.close()
         _print_total(outcomes, options.price)
     _print_failed(outcomes, len(missing), review)
-    say(f"Next: {review} shows images and captions side by side.")
+    say_wrapped(f"Next: {review} shows images and captions side by side.")
 
 
 def _make_captioner(options: CaptionOptions, stop: threading.Event) -> Captioner:
@@ -356,7 +356,7 @@ def _make_captioner(options: CaptionOptions, stop: threading.Event) -> Captioner
 
     key = api_key_for(options.base_url, os.environ)
     if key is None and os.environ.get(KEY_VARIABLE):
-        say(f"{KEY_VARIABLE} is not sent: http to {host_and_port(options.base_url)} is not encrypted")
+        say_wrapped(f"{KEY_VARIABLE} is not sent: http to {host_and_port(options.base_url)} is not encrypted")
     return Captioner(
         options.model, options.base_url, key, options.instruction,
         max_tokens=options.max_tokens, per_minute=options.per_minute, stop=stop,
@@ -418,7 +418,7 @@ def _reject_equal_captions(probed: list[CaptionOutcome], options: CaptionOptions
     needed = EQUAL_PROBES if describes_a_scene(caption) else PROBES
     if not caption or len(probed) < needed:
         if caption and len(probed) > 1:
-            say(
+            say_wrapped(
                 f"The model says the same of all {len(probed)} images. See whether it describes them: {caption}"
             )
         return probed
@@ -501,7 +501,7 @@ def _run_parallel(
         except BaseException as error:
             stop.set()
             if isinstance(error, KeyboardInterrupt):
-                say("Waiting for the answers to requests already sent; Ctrl-C again discards them")
+                say_wrapped("Waiting for the answers to requests already sent; Ctrl-C again discards them")
             try:
                 pool.shutdown(cancel_futures=True)
             except KeyboardInterrupt:
@@ -518,21 +518,21 @@ def _print_total(outcomes: Sequence[CaptionOutcome], price: Price | None) -> Non
     tokens_out = sum(outcome.tokens_out for outcome in outcomes)
     cost = f": {show_dollars(price.of(tokens_in, tokens_out))}" if price else ""
     written = [outcome.caption for outcome in outcomes if outcome.caption]
-    say(f"{len(written)} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
+    say_wrapped(f"{len(written)} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
     removed = Counter(part for outcome in outcomes if outcome.caption for part in outcome.removed)
     if removed:
         parts = ", ".join(f"{part} ({count})" for part, count in removed.most_common())
-        say(f"Removed from around captions: {parts}")
+        say_wrapped(f"Removed from around captions: {parts}")
 
 
 def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -> None:
     """Raises FluxError if an image has no caption."""
     failed = sorted((outcome.image.name, outcome.problem) for outcome in outcomes if outcome.problem)
     if failed:
-        say("\nNo caption:")
+        say_wrapped("\nNo caption:")
         for problem in dict.fromkeys(problem for _, problem in failed):
             images = [image for image, why in failed if why == problem]
-            say(f"  {with_escapes(list_first(images))}: {problem}")
+            say_wrapped(f"  {with_escapes(list_first(images))}: {problem}")
         what = f"{len(failed)} of {count} images got no caption"
         raise FluxError(
             what,

@@ -12,7 +12,7 @@ import rich_click as click
 from rich.console import Console
 from rich.text import Text
 
-from flux_training.commands.cli import console, no_cache_option, say, say_wrapped, stack_option
+from flux_training.commands.cli import console, no_cache_option, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
@@ -213,7 +213,7 @@ def _print_summary(target: LintTarget, report: LintReport) -> None:
         counted(len(report.warnings), "warning"),
         *([f"{len(report.silenced)} silenced"] if report.silenced else []),
     ]
-    say(", ".join(counts))
+    say_wrapped(", ".join(counts))
     used = {*report.jobs, *(entry.dataset for entry in target.settings.jobs.values())}
     others = [name for name in target.folders if name not in used]
     if target.declared and others:

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from flux_training.commands.cli import outputs_folder, say, say_wrapped, screen, stack_option
+from flux_training.commands.cli import outputs_folder, say_wrapped, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, find_job_folder, jobs_folder
 from flux_training.commands.report.runs import ReportedRun, fetched_runs
@@ -65,7 +65,7 @@ def list_command(job: str | None, stack: str, as_json: bool) -> None:
             json.dumps({"version": 1, "stack": stack, "jobs": [_jobs_as_json(one) for one in jobs]}, indent=2)
         )
     elif not jobs and not former:
-        say(
+        say_wrapped(
             f"{folder} has no job folder: {flux_command('new NAME --from FOLDER', stack)} makes one from photos"
         )
     elif job:
@@ -151,7 +151,7 @@ def _print_runs(job: ListedJob, stack: str) -> None:
     screen.print(table)
     if note := loss_note(run.progress for run in job.runs):
         say_wrapped(note)
-    say(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")
+    say_wrapped(f"\n{flux_command(f'open {job.name}', stack)} opens the page of the newest run")
 
 
 def _table(*titles: str) -> Table:

@@ -8,7 +8,7 @@ import rich_click as click
 from rich.table import Table
 
 from flux_training.clients.stack.pricing import gpu_offer_of_class
-from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.cli import say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
@@ -40,16 +40,16 @@ def models(stack: str, as_json: bool) -> None:
         click.echo(json.dumps(_models_as_json(found, stack, priority, trouble), indent=2))
         return
     screen.print(_table(found))
-    say(
+    say_wrapped(
         f"\nGB: of GPU memory, with the settings of `./flux new --model NAME`. Prices are for {USUAL_STEPS:,} steps at priority {priority}, "
         "with the download of weights that the image of the nodes lacks."
     )
     if not trouble and not all(one.gpu for one in found):
-        say(f"{NOTHING}: no GPU class on offer has so much memory.")
+        say_wrapped(f"{NOTHING}: no GPU class on offer has so much memory.")
     if settings.cloud == "local":
-        say(FREE)
+        say_wrapped(FREE)
     if trouble:
-        say(f"No prices: {trouble}")
+        say_wrapped(f"No prices: {trouble}")
 
 
 def _offers(stack: str, priority: str) -> tuple[list[Offer], str]:

@@ -9,7 +9,7 @@ import rich_click as click
 from click.shell_completion import CompletionItem
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from flux_training.commands.cli import UserPath, console, say
+from flux_training.commands.cli import UserPath, console, say_wrapped
 from flux_training.commands.jobs.folders import HERE, find_dataset_folder, staging_folder
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, job_entry, jobs_key
 from flux_training.commands.stack.file import stack_settings
@@ -185,7 +185,7 @@ def new(
     _print_intake(job, intake, numbers)
     if stack is not None:
         added = declare_jobs_in_file(HERE, stack, {name: {}})
-        say(f"\nPulumi.{stack}.yaml: {name} {'is declared now' if added else 'was declared already'}")
+        say_wrapped(f"\nPulumi.{stack}.yaml: {name} {'is declared now' if added else 'was declared already'}")
     _print_next_steps(job, stack or DEFAULT_STACK)
 
 
@@ -314,7 +314,7 @@ def _print_intake(job: Path, intake: Intake, numbers: list[int]) -> None:
     captions = sum(bool(taken.caption) for taken in intake.taken)
     span = f" ({NUMBERED.format(numbers[0])} to {NUMBERED.format(numbers[-1])})" if numbers else ""
     reduced = f", {intake.reduced} reduced in size" if intake.reduced else ""
-    say(f"{job}: {counted(len(numbers), 'image')} added{span}, {captions} with a caption{reduced}")
+    say_wrapped(f"{job}: {counted(len(numbers), 'image')} added{span}, {captions} with a caption{reduced}")
     same = [f"{duplicate.source} shows the same as {duplicate.kept}" for duplicate in intake.duplicates]
     for title, lines in (
         ("Duplicates", same),
@@ -322,9 +322,9 @@ def _print_intake(job: Path, intake: Intake, numbers: list[int]) -> None:
         ("Left out", group_files_by_reason(intake.findings)),
     ):
         if lines:
-            say(f"\n{title}:")
+            say_wrapped(f"\n{title}:")
             for line in lines:
-                say(f"  {with_escapes(line)}")
+                say_wrapped(f"  {with_escapes(line)}")
 
 
 def _print_next_steps(job: Path, stack: str) -> None:
@@ -339,11 +339,13 @@ def _print_next_steps(job: Path, stack: str) -> None:
     steps[flux_command(f"caption {job.name} --review", stack)] = "is a page to write and correct captions"
     steps[make_command("preview", stack)] = "shows what would be trained"
     width = max(map(len, steps)) + 1
-    say("\nNext:")
+    say_wrapped("\nNext:")
     if job_entry(declared_jobs(HERE, stack), job.name) is None:
-        say(f"  declare it in Pulumi.{stack}.yaml, below {jobs_key(HERE)}, with the line `{job.name}: {{}}`")
+        say_wrapped(
+            f"  declare it in Pulumi.{stack}.yaml, below {jobs_key(HERE)}, with the line `{job.name}: {{}}`"
+        )
     for command, effect in steps.items():
-        say(f"  {command:<{width}}{effect}")
+        say_wrapped(f"  {command:<{width}}{effect}")
 
 
 def group_files_by_reason(findings: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flux_training.clients.stack.pricing import ClassOffer, gpu_class_offers
 from flux_training.clients.stack.services import StackServices
-from flux_training.commands.cli import say, screen, stack_option
+from flux_training.commands.cli import say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import connect_to_services, read_only_engine
 from flux_training.commands.stack.file import stack_settings
 from flux_training.commands.stack.project import project_root
@@ -40,12 +40,12 @@ def offers(stack: str, as_json: bool) -> None:
         return
     settings = stack_settings(project_root(), stack)
     for name, own in found.items():
-        say(offers_heading(settings, name))
+        say_wrapped(offers_heading(settings, name))
         screen.print(_table(own))
     if any(not offer.fits for own in found.values() for offer in own):
-        say(f"* {TOO_SMALL}")
+        say_wrapped(f"* {TOO_SMALL}")
     if settings.cloud == "local":
-        say(FREE)
+        say_wrapped(FREE)
 
 
 def read_offers(stack: str) -> dict[str, list[ClassOffer]]:

@@ -2,7 +2,7 @@
 
 import rich_click as click
 
-from flux_training.commands.cli import say, stack_option
+from flux_training.commands.cli import say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, find_dataset_folder, jobs_folder, other_dataset_folders
 from flux_training.training.dataset.renaming import (
@@ -41,25 +41,27 @@ def rename(name: str, stack: str, undo: bool, dry_run: bool) -> None:
     with lock_for_flux_command(dataset):
         if dry_run and (interrupted := interrupted_renaming(dataset)):
             _print(interrupted)
-            say(f"{dataset}: this renaming was interrupted; without --dry-run it is completed first")
+            say_wrapped(f"{dataset}: this renaming was interrupted; without --dry-run it is completed first")
             return
         completed = complete_interrupted(dataset)
         if completed is not None:
-            say(f"{dataset}: completed the interrupted renaming of {counted(len(completed.moves), 'file')}")
+            say_wrapped(
+                f"{dataset}: completed the interrupted renaming of {counted(len(completed.moves), 'file')}"
+            )
         if undo and completed is not None and completed.undo:
             return
         renaming = plan_undo(dataset) if undo else plan_numbering(dataset)
         files = counted(len(renaming.moves), "file")
         if not renaming.moves:
-            say(f"{dataset}: the images are numbered already")
+            say_wrapped(f"{dataset}: the images are numbered already")
         elif dry_run:
             _print(renaming)
-            say(f"{dataset}: {files} would be renamed")
+            say_wrapped(f"{dataset}: {files} would be renamed")
         else:
             rename_files(dataset, renaming)
             undone = "have their old names back"
             done = f"renamed; {flux_command(f'rename {name} --undo', stack)} reverts this"
-            say(f"{dataset}: {files} {undone if undo else done}")
+            say_wrapped(f"{dataset}: {files} {undone if undo else done}")
 
 
 def _print(renaming: Renaming) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from flux_training.commands.cli import say
+from flux_training.commands.cli import say, say_wrapped
 from flux_training.commands.design.private_server import PrivateHandler, PrivateServer
 from flux_training.commands.design.style import shared_style_with
 from flux_training.commands.jobs.folders import HERE
@@ -86,11 +86,12 @@ class ReviewServer(PrivateServer):
 def serve(dataset: Path, trigger: str, captioning: CaptionService) -> None:
     """Serve the page until Ctrl-C."""
     with ReviewServer(dataset, trigger, captioning) as server:
-        say(f"Open {server.address}\nEvery change is saved. Ctrl-C ends the review.")
+        say(f"Open {server.address}")
+        say_wrapped("Every change is saved. Ctrl-C ends the review.")
         try:
             server.serve_forever(poll_interval=0.1)
         except KeyboardInterrupt:
-            say(f"\n{counted(len(server.changed), 'caption')} changed")
+            say_wrapped(f"\n{counted(len(server.changed), 'caption')} changed")
 
 
 def read_caption_or_empty(image: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from flux_training.commands.cli import say, stack_option
+from flux_training.commands.cli import say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, find_job_folder, jobs_folder, staging_folder
 from flux_training.commands.stack.edit import (
@@ -64,9 +64,9 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         limit = steps_limit(HERE, stack)
         _print(variants, existing, _total_steps(folder, variants, limit))
         if limit is not None:
-            say(f"maxSteps in Pulumi.{stack}.yaml limits each of these trainings to {limit:,} steps")
+            say_wrapped(f"maxSteps in Pulumi.{stack}.yaml limits each of these trainings to {limit:,} steps")
         if dry_run:
-            say(f"\n{counted(len(new), 'job')} would be made")
+            say_wrapped(f"\n{counted(len(new), 'job')} would be made")
             return
         for variant in new:
             with staging_folder(folder, variant.name) as staging:
@@ -78,9 +78,9 @@ def sweep(job: str, axes: tuple[str, ...], stack: str, repeat: bool, dry_run: bo
         entry = {"dataset": job} | {key: own[key] for key in SHARED_SETTINGS if key in own}
         added = declare_jobs_in_file(HERE, stack, {variant.name: entry for variant in variants})
     made_jobs = f"{counted(len(new), 'job')} made below {folder}"
-    say(f"\n{made_jobs}, {len(added)} declared in Pulumi.{stack}.yaml below {jobs_key(HERE)}")
-    say(f"Next: {make_command('preview', stack)} shows what would be trained")
-    say("The same command with --undo deletes these jobs again")
+    say_wrapped(f"\n{made_jobs}, {len(added)} declared in Pulumi.{stack}.yaml below {jobs_key(HERE)}")
+    say_wrapped(f"Next: {make_command('preview', stack)} shows what would be trained")
+    say_wrapped("The same command with --undo deletes these jobs again")
 
 
 def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) -> None:
@@ -104,15 +104,15 @@ def _undo(variants: Sequence[Variant], folder: Path, stack: str, dry_run: bool) 
         for name in existing:
             say(f"  {folder / name}")
         if dry_run:
-            say(
+            say_wrapped(
                 f"{counted(len(existing), 'job')} would be deleted, {len(entries)} removed from Pulumi.{stack}.yaml"
             )
             return
         remove_declarations(HERE, stack, entries)
         for name in existing:
             shutil.rmtree(folder / name)
-    say(f"{counted(len(existing), 'job')} deleted, {len(entries)} removed from Pulumi.{stack}.yaml")
-    say(f"Next: {make_command('plan', stack)} shows which queued runs that cancels. Results stay.")
+    say_wrapped(f"{counted(len(existing), 'job')} deleted, {len(entries)} removed from Pulumi.{stack}.yaml")
+    say_wrapped(f"Next: {make_command('plan', stack)} shows which queued runs that cancels. Results stay.")
 
 
 def _parse(axes: Sequence[str]) -> list[Axis]:
@@ -139,7 +139,7 @@ def _without_repeated_runs(job: str, variants: Sequence[Variant], folder: Path, 
         what = f"every variant trains the same as {job} itself"
         raise BadInput([f"{what}; give other values, or --repeat to train it again"])
     for variant in repeats:
-        say(f"  {variant.name} is left out: {job} itself trains that (--repeat makes it anyway)")
+        say_wrapped(f"  {variant.name} is left out: {job} itself trains that (--repeat makes it anyway)")
     return kept
 
 
@@ -189,10 +189,10 @@ def _print(variants: Sequence[Variant], existing: set[str], steps: int) -> None:
         if variant.repeats:
             words.append("trains the same as the job itself")
         say(f"  {variant.name:<{width}}   {'; '.join(words)}")
-    say(f"{counted(len(variants), 'job')}, {steps:,} steps in total")
+    say_wrapped(f"{counted(len(variants), 'job')}, {steps:,} steps in total")
     keys = {key for variant in variants for key, _ in variant.values}
     if "network.linear" in keys and "network.linear_alpha" not in keys:
-        say(
+        say_wrapped(
             "network.linear_alpha stays the same: with twice the rank, the LoRA is half as strong. "
             "--set network.linear+network.linear_alpha=… changes both"
         )

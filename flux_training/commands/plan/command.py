@@ -26,7 +26,7 @@ from flux_training.clients.stack.survey import (
     price_warnings,
     read_survey,
 )
-from flux_training.commands.cli import UserPath, no_cache_option, say, say_wrapped, stack_option
+from flux_training.commands.cli import UserPath, no_cache_option, say_wrapped, stack_option
 from flux_training.commands.plan.document import plan_as_json
 from flux_training.commands.plan.markdown import plan_as_comment
 from flux_training.commands.plan.page import plan_as_page
@@ -137,7 +137,7 @@ def plan(
     else:
         say_wrapped(plan_as_text(found, explain))
         if page:
-            say(f"\nThe same with pictures: {page}")
+            say_wrapped(f"\nThe same with pictures: {page}")
     if found.problems or found.alarms:
         sys.exit(1)
 

@@ -6,7 +6,7 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
-from flux_training.commands.cli import UserPath, outputs_folder, say, screen, stack_option
+from flux_training.commands.cli import UserPath, outputs_folder, say, say_wrapped, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.jobs.folders import HERE, jobs_folder
 from flux_training.commands.report.runs import PAGE, ReportedRun, fetched_runs, newest_runs, run_label
@@ -70,8 +70,11 @@ def report(
         write_comparison(runs, page)
         screen.print(_comparison_table(runs))
         if note := _different_images(runs):
-            say(note)
-        say(f"{'Replaced by this comparison' if is_replaced else 'Samples and losses side by side'}:\n{page}")
+            say_wrapped(note)
+        say_wrapped(
+            f"Samples and losses side by side{', in place of the earlier comparison' if is_replaced else ''}:"
+        )
+        say(str(page))
         return
     for newest in newest_runs(outputs, jobs, stack):
         for run in fetched_runs(outputs, newest.job) if all_runs else [newest]:

@@ -14,7 +14,7 @@ from flux_training.clients.queue.recorded_runs import recorded_runs
 from flux_training.clients.records import listed, read_record
 from flux_training.clients.results import list_past_runs, posted_job_id
 from flux_training.clients.storage import Storage
-from flux_training.commands.cli import OUTPUTS, UserPath, outputs_folder, say, screen, stack_option
+from flux_training.commands.cli import OUTPUTS, UserPath, outputs_folder, say_wrapped, screen, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.results.outputs import FetchOptions, FetchResult, fetch_results
 from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
@@ -96,7 +96,7 @@ def fetch_command(
             result = fetch_results(
                 status, storage, folder or outputs_folder(stack), prices.get(run.cluster), options
             )
-        say(
+        say_wrapped(
             f"{run.name}: {result.folder} ({status.state}; files fetched: {result.new}, up to date: {result.kept})"
         )
         print_fetch_problems(result)
@@ -115,13 +115,15 @@ def print_fetch_problems(result: FetchResult) -> None:
     """Print which files were not fetched, and why; and which were already here."""
     if result.adopted:
         old = Path(OUTPUTS) / result.folder.parent.name / result.folder.name
-        say(f"  taken from {old}, where earlier versions put results: {counted(result.adopted, 'file')}")
+        say_wrapped(
+            f"  taken from {old}, where earlier versions put results: {counted(result.adopted, 'file')}"
+        )
     for name in result.differing:
-        say(
+        say_wrapped(
             f"  kept: {result.folder / name} differs from the file in the bucket; move it away, or fetch with --force"
         )
     for error in result.failed:
-        say(f"  failed: {error}")
+        say_wrapped(f"  failed: {error}")
 
 
 def results_location(outputs: Mapping[str, Any], stack: str) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import rich_click as click
 from flux_training.clients import local_cloud
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import no_cache_option, outputs_folder, say, say_wrapped, stack_option
+from flux_training.commands.cli import no_cache_option, outputs_folder, say_wrapped, stack_option
 from flux_training.commands.report.command import images_folder, write_report
 from flux_training.commands.report.runs import PAGE, ReportedRun
 from flux_training.commands.results.fetch import default_fetch_options, print_fetch_problems
@@ -74,9 +74,11 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
         )
     )
     if fixed := describe_fixed_clusters(engine.outputs()):
-        say(f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:")
+        say_wrapped(
+            f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:"
+        )
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
-    say("\nRefreshing, to store in the state how each run ended:")
+    say_wrapped("\nRefreshing, to store in the state how each run ended:")
     _refresh(engine, "--suppress-outputs")
     # Another update may have canceled or replaced runs while this one waited, so read the outputs again.
     withdrawn = describe_withdrawn_runs(stack, collected.statuses, engine.outputs())
@@ -156,7 +158,7 @@ def _preview_and_confirm(engine: Engine, stack: str) -> None:
     if has_changes:
         _ask_to_confirm(f"Update stack {stack} as shown above?")
     else:
-        say("Nothing changes, so there is nothing to confirm.")
+        say_wrapped("Nothing changes, so there is nothing to confirm.")
 
 
 def _refuse_unwatched_replicas(stack: str) -> None:
@@ -225,7 +227,7 @@ def _wait_and_fetch(engine: Engine, stack: str) -> CollectedResults:
         "\nWaiting for the jobs to end. Ctrl-C stops the waiting, not the training; run the same command to continue."
     )
     rows = follow_until_ended(watcher).rows
-    say("\nResults of the local cloud's stand-in trainer:" if watcher.local else "\nResults:")
+    say_wrapped("\nResults of the local cloud's stand-in trainer:" if watcher.local else "\nResults:")
     costs, images = {}, images_folder(stack)
     collected = CollectedResults([row.status for row in rows])
     folder, options = outputs_folder(stack), default_fetch_options(stack, local=watcher.local)
@@ -236,11 +238,11 @@ def _wait_and_fetch(engine: Engine, stack: str) -> CollectedResults:
             continue
         record = read_record(watcher.storage, status.job.keys.record, RunRecord).value or RunRecord()
         costs[row.name] = cost_record_of_run(record.estimate, status.progress.gpu_seconds)
-        say(f"  {row.name}: {_result_line(status, result.folder)}")
+        say_wrapped(f"  {row.name}: {_result_line(status, result.folder)}")
         print_fetch_problems(result)
         collected.unfetched += [row.name] if result.failed else []
         page = write_report(ReportedRun(row.name, result.folder.name, result.folder), folder, images, stack)
-        say(f"    {page}: samples, loss and dataset on one page")
+        say_wrapped(f"    {page}: samples, loss and dataset on one page")
         collected.new.append(status)
     if before := len(rows) - len(collected.new):
         what = "The results of " + (
@@ -248,7 +250,7 @@ def _wait_and_fetch(engine: Engine, stack: str) -> CollectedResults:
         )
         say_wrapped(f"  {what} fetched before; {flux_command('list', stack)} names them")
     if table := cost_table(costs, local=watcher.local):
-        say(table)
+        say_wrapped(table)
     return collected
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rich.live import Live
 
 from flux_training.clients.errors import ServiceError
-from flux_training.commands.cli import say, screen
+from flux_training.commands.cli import say_wrapped, screen
 from flux_training.commands.watch.job_status import describe_status
 from flux_training.commands.watch.table import render_status_table
 from flux_training.commands.watch.watcher import JobRow, StackStatus, Watcher
@@ -36,7 +36,7 @@ def follow_until_ended(watcher: Watcher) -> StackStatus:
         for row in stack.rows:
             if printed.get(row.name) != _progress_milestone(row):
                 printed[row.name] = _progress_milestone(row)
-                say(f"{row.name}: {row.problem or describe_status(row.status)}")
+                say_wrapped(f"{row.name}: {row.problem or describe_status(row.status)}")
 
     return _wait(watcher, print_changes)
 

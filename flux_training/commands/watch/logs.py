@@ -12,7 +12,7 @@ import rich_click as click
 from flux_training.clients.connection import LOCAL_FILE, LOCAL_FILE_VARIABLE, Connection
 from flux_training.clients.errors import NotFound, ServiceError
 from flux_training.clients.kelpie import Job
-from flux_training.commands.cli import say, stack_option
+from flux_training.commands.cli import say, say_wrapped, stack_option
 from flux_training.commands.completion import complete_job
 from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
 from flux_training.commands.stack.declared import why_job_is_not_deployed
@@ -61,7 +61,7 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
     for line in reader.new_lines(row)[-lines:] if lines else []:
         say(line)
     if reader.missing:
-        say(reader.missing)
+        say_wrapped(reader.missing)
     while follow and not row.status.has_ended:
         time.sleep(poll_seconds(watcher))
         try:
@@ -71,24 +71,24 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
         for line in reader.new_lines(row):
             say(line)
     if follow:
-        say(f"{job}: {describe_status(row.status)}")
+        say_wrapped(f"{job}: {describe_status(row.status)}")
 
 
 def print_summary(row: JobRow, stack: str) -> None:
     status, progress = row.status, row.status.progress
     # Not the advice to do what the user is doing.
     problem = row.problem.removesuffix(f"; {flux_command(f'logs {row.name}', stack)} shows its output")
-    say(f"{row.name}, run {status.job.run_id}: {problem or describe_status(status)}")
+    say_wrapped(f"{row.name}, run {status.job.run_id}: {problem or describe_status(status)}")
     queue = status.queue_job
     if queue:
         events = ("created", "started", "completed", "failed", "canceled")
         times = [f"{event} {time:%Y-%m-%d %H:%M:%S}" for event in events if (time := getattr(queue, event))]
-        say(f"queue: {', '.join(times)} UTC; failures {queue.num_failures} of {queue.max_failures}")
+        say_wrapped(f"queue: {', '.join(times)} UTC; failures {queue.num_failures} of {queue.max_failures}")
     if row.machine:
         instance = f"instance {row.instance}" if row.instance else "the instance is gone"
-        say(f"node: {instance}, machine {row.machine}, restarts {progress.restarts or 0}")
+        say_wrapped(f"node: {instance}, machine {row.machine}, restarts {progress.restarts or 0}")
     if progress.message and progress.message not in (row.problem or status.reason):
-        say(f"launcher's last message: {progress.message}")
+        say_wrapped(f"launcher's last message: {progress.message}")
 
 
 class LogReader:

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 
-from flux_training.commands.cli import say, say_wrapped, screen, stack_option
+from flux_training.commands.cli import say_wrapped, screen, stack_option
 from flux_training.commands.stack.access import deployed_outputs, read_only_engine
 from flux_training.commands.stack.declared import undeployed_jobs, why_nothing_is_deployed
 from flux_training.commands.stack.file import stack_settings
@@ -87,7 +87,7 @@ def _print_no_jobs(stack: str, outputs: dict[str, Any], as_json: bool) -> None:
     elif outputs:
         say_wrapped(_why_no_job(stack))
     else:
-        say(
+        say_wrapped(
             f"Nothing is deployed in stack {stack}: {make_command('up', stack)} trains the jobs that it declares."
         )
 

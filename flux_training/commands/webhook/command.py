@@ -16,7 +16,7 @@ from flux_training.clients.errors import NotFound
 from flux_training.clients.http import RateLimiter
 from flux_training.clients.kelpie import Job
 from flux_training.clients.records import read_record
-from flux_training.commands.cli import OUTPUTS, UserPath, say, stack_option
+from flux_training.commands.cli import OUTPUTS, UserPath, say_wrapped, stack_option
 from flux_training.commands.stack.access import connect_to_services, deployed_outputs, read_only_engine
 from flux_training.commands.stack.engine import Engine
 from flux_training.commands.watch.groups import prices_by_cluster, stack_groups
@@ -102,7 +102,9 @@ def serve(
         raise FluxError(what, "", "choose another --port or --host") from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
-    say(f"Listening at http://{host}:{receiver.server_address[1]}/ for stack {stack}. Ctrl-C stops it.")
+    say_wrapped(
+        f"Listening at http://{host}:{receiver.server_address[1]}/ for stack {stack}. Ctrl-C stops it."
+    )
     try:
         monitor.run(inbox)
     finally:
@@ -179,12 +181,12 @@ class JobMonitor:
         if notice is None or not is_unreported(notice, self._history.statuses):
             return
         self._history.add(notice.kelpie_id, notice.status)
-        say(notice.text())
+        say_wrapped(notice.text())
         for notify in self._notifiers:
             try:
                 notify(notice)
             except FluxError as error:
-                say(f"notice not sent: {error}")
+                say_wrapped(f"notice not sent: {error}")
 
     def _read_outputs(self) -> None:
         self._outputs = deployed_outputs(self._engine)
@@ -196,6 +198,8 @@ class JobMonitor:
         try:
             check(*arguments)
         except FluxError as error:
-            say(f"{error}; trying again later")
+            say_wrapped(f"{error}; trying again later")
         except OSError as error:
-            say(f"the history cannot be written ({error.strerror}), so no notice is sent; trying again later")
+            say_wrapped(
+                f"the history cannot be written ({error.strerror}), so no notice is sent; trying again later"
+            )
