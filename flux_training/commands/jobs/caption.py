@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +25,24 @@ from flux_training.clients.captioning.captioner import (
 from flux_training.commands.cli import console, say, say_wrapped, stack_option, typed_options
 from flux_training.commands.completion import complete_job
 from flux_training.commands.interrupts import EXIT_INTERRUPTED
+from flux_training.commands.jobs.caption_outcomes import (
+    EQUAL_PROBES,
+    PROBES,
+    CaptionOptions,
+    CaptionOutcome,
+    needs_more_probes,
+    print_failed,
+    print_total,
+    reject_equal_captions,
+)
 from flux_training.commands.jobs.folders import HERE, find_dataset_folder, jobs_folder, other_dataset_folders
 from flux_training.training.bill import show_dollars
-from flux_training.training.dataset.answer_words import describes_a_scene
 from flux_training.training.dataset.captions import (
     MAX_SIDE,
     MAX_TOKENS,
     MODEL,
     POSITIONS,
     PRICES,
-    PROMPTS,
     TRIGGER,
     Price,
     caption_from,
@@ -60,49 +67,12 @@ from flux_training.training.models.choice import choose_model
 from flux_training.training.names import CAPTION_SUFFIX, DATASET_FOLDER, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from flux_training.training.train_yml.dataset_folders import FolderKind, folder_uses
 from flux_training.training.train_yml.trainer_config import read_trainer_file
-from flux_training.training.words import counted, flux_command, list_first, with_escapes
+from flux_training.training.words import counted, flux_command, with_escapes
 
 if TYPE_CHECKING:
     from flux_training.clients.captioning.captioner import Captioner
 
 JPEG_QUALITY = 85
-# The first images are sent one by one, up to this number, to find out whether the model reads images at all.
-PROBES = 3
-# A model may describe similar photos of one subject alike. If it describes this many alike, it does not see the images.
-EQUAL_PROBES = 6
-
-
-@dataclass(frozen=True)
-class CaptionOptions:
-    """The options of the command. `controls`: the folders of the job's control images, which are sent beside each image."""
-
-    model: str
-    base_url: str
-    trigger: str
-    position: str
-    instruction: str
-    threads: int
-    per_minute: int
-    max_side: int
-    max_tokens: int
-    price: Price | None
-    controls: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class CaptionOutcome:
-    """The caption of an image, or why there is none; and the tokens that the service counted.
-
-    `removed`: what the model wrote around the caption. `hopeless`: other images would fail in the same way.
-    """
-
-    image: Path
-    caption: str = ""
-    problem: str = ""
-    tokens_in: int = 0
-    tokens_out: int = 0
-    removed: tuple[str, ...] = ()
-    hopeless: bool = False
 
 
 class PriceType(click.ParamType):  # type: ignore[type-arg]  # generic only in click's stubs
@@ -346,8 +316,8 @@ def _caption_all(missing: Sequence[Path], options: CaptionOptions, review: str) 
         _run_parallel(caption_image, missing[probed:], options.threads, stop)
     finally:
         captioner.close()
-        _print_total(outcomes, options.price)
-    _print_failed(outcomes, len(missing), review)
+        print_total(outcomes, options.price)
+    print_failed(outcomes, len(missing), review)
     say_wrapped(f"Next: {review} shows images and captions side by side.")
 
 
@@ -383,9 +353,9 @@ def _probe(
     try:
         for image in images:
             _run_parallel(hold, [image], 1, stop)
-            if not _needs_more_probes(held, options):
+            if not needs_more_probes(held, options):
                 break
-        held = _reject_equal_captions(held, options)
+        held = reject_equal_captions(held, options)
     finally:
         for outcome in held:
             keep(outcome)
@@ -394,44 +364,6 @@ def _probe(
         step = "choose a model that reads images with --model, and see the address in --base-url"
         raise FluxError(f"{what}: {held[-1].problem}", "no other image was sent", step)
     return len(held)
-
-
-def _needs_more_probes(probed: list[CaptionOutcome], options: CaptionOptions) -> bool:
-    """Whether more images must be sent to know if the model reads them."""
-    captions = {outcome.caption for outcome in probed if outcome.caption}
-    if len(captions) > 1:
-        return False
-    return len(probed) < PROBES or (
-        bool(_caption_of_all_probes(probed, options)) and describes_a_scene(*captions)
-    )
-
-
-def _caption_of_all_probes(probed: list[CaptionOutcome], options: CaptionOptions) -> str:
-    """The caption that all probed images got. Empty if they differ, or if the user wrote the prompt, which may ask for equal captions."""
-    captions = {outcome.caption for outcome in probed}
-    return captions.pop() if len(captions) == 1 and options.instruction in PROMPTS else ""
-
-
-def _reject_equal_captions(probed: list[CaptionOutcome], options: CaptionOptions) -> list[CaptionOutcome]:
-    """The outcomes of the first images; as failures, if the same answer to all of them shows that the model sees none."""
-    caption = _caption_of_all_probes(probed, options)
-    needed = EQUAL_PROBES if describes_a_scene(caption) else PROBES
-    if not caption or len(probed) < needed:
-        if caption and len(probed) > 1:
-            say_wrapped(
-                f"The model says the same of all {len(probed)} images. See whether it describes them: {caption}"
-            )
-        return probed
-    problem = f"the model says the same of different images: {caption}"
-    return [replace(outcome, caption="", problem=problem, hopeless=True) for outcome in probed]
-
-
-def _save_outcome(outcome: CaptionOutcome) -> CaptionOutcome:
-    """The outcome after its caption has been saved."""
-    if outcome.caption and not _write(outcome.image, outcome.caption):
-        problem = "another program has written a caption meanwhile; it is kept"
-        return replace(outcome, caption="", problem=problem)
-    return outcome
 
 
 def _ask(captioner: Captioner, image: Path, options: CaptionOptions) -> CaptionOutcome | None:
@@ -474,6 +406,14 @@ def _find_control_image(image: Path, folder: Path) -> list[Path]:
     return [file for file in named if is_image(file)][:1]
 
 
+def _save_outcome(outcome: CaptionOutcome) -> CaptionOutcome:
+    """The outcome after its caption has been saved."""
+    if outcome.caption and not _write(outcome.image, outcome.caption):
+        problem = "another program has written a caption meanwhile; it is kept"
+        return replace(outcome, caption="", problem=problem)
+    return outcome
+
+
 def _write(image: Path, text: str) -> bool:
     """False if there is a caption; a file of white space does not count."""
     file = image.with_suffix(CAPTION_SUFFIX)
@@ -509,33 +449,3 @@ def _run_parallel(
                 os._exit(EXIT_INTERRUPTED)
             raise
     pool.shutdown()
-
-
-def _print_total(outcomes: Sequence[CaptionOutcome], price: Price | None) -> None:
-    if not outcomes:
-        return
-    tokens_in = sum(outcome.tokens_in for outcome in outcomes)
-    tokens_out = sum(outcome.tokens_out for outcome in outcomes)
-    cost = f": {show_dollars(price.of(tokens_in, tokens_out))}" if price else ""
-    written = [outcome.caption for outcome in outcomes if outcome.caption]
-    say_wrapped(f"{len(written)} captions written; {tokens_in:,} tokens in, {tokens_out:,} out{cost}")
-    removed = Counter(part for outcome in outcomes if outcome.caption for part in outcome.removed)
-    if removed:
-        parts = ", ".join(f"{part} ({count})" for part, count in removed.most_common())
-        say_wrapped(f"Removed from around captions: {parts}")
-
-
-def _print_failed(outcomes: Sequence[CaptionOutcome], count: int, review: str) -> None:
-    """Raises FluxError if an image has no caption."""
-    failed = sorted((outcome.image.name, outcome.problem) for outcome in outcomes if outcome.problem)
-    if failed:
-        say_wrapped("\nNo caption:")
-        for problem in dict.fromkeys(problem for _, problem in failed):
-            images = [image for image, why in failed if why == problem]
-            say_wrapped(f"  {with_escapes(list_first(images))}: {problem}")
-        what = f"{len(failed)} of {count} images got no caption"
-        raise FluxError(
-            what,
-            "",
-            f"run the same command again for these images, or write their captions by hand: {review}",
-        )
