@@ -13,6 +13,8 @@ from flux_training.training.environment import pulumi_command
 MAX_LINE_LENGTH = 400
 # If several places have the same finding, at most this many are listed.
 MAX_PLACES = 3
+# Shorter words begin too many others.
+MIN_BEGINNING = 4
 DEFAULT_STACK = "dev"
 # Cyrillic and Greek letters that look like Latin ones.
 LOOK_ALIKES = dict(
@@ -89,8 +91,11 @@ def with_same_last_part(key: str, known: Iterable[str]) -> str:
 
 
 def most_similar(word: str, known: Iterable[str]) -> str:
-    """The known word that is most similar, or nothing."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
+    """The known word that is most similar, or nothing. One that begins with the word comes first."""
+    words = list(known)
+    if len(word) >= MIN_BEGINNING and (begins := [one for one in words if one.startswith(word)]):
+        return min(begins, key=len)
+    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.5)), "")
 
 
 def same_letters(word: str, known: Iterable[str]) -> str:

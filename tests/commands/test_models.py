@@ -138,10 +138,16 @@ def test_the_number_of_control_folders_has_to_suit_the_model(
         run(new, "edit", "--from", after, *controls, "--model", model, "--trigger", "clay")
 
 
-def test_an_unknown_model_names_the_nearest(checkout: Path, tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("typed", "nearest"),
+    [("qwen-imag", "qwen-image"), ("flux1", "flux1-dev"), ("fluxx1-dev", "flux1-dev"), ("sdxll", "sdxl")],
+)
+def test_an_unknown_model_names_the_nearest(
+    checkout: Path, tmp_path: Path, run: Run, typed: str, nearest: str
+) -> None:
     del checkout
-    with pytest.raises(click.BadParameter, match=r"no model 'qwen-imag' \(did you mean `qwen-image`\?\)"):
-        run(new, "cat", "--from", tmp_path, "--model", "qwen-imag", "--trigger", "x")
+    with pytest.raises(click.BadParameter, match=rf"no model '{typed}' \(did you mean `{nearest}`\?\)"):
+        run(new, "cat", "--from", tmp_path, "--model", typed, "--trigger", "x")
 
 
 def test_an_architecture_without_a_row_is_told_from_an_unknown_model(

@@ -328,6 +328,8 @@ def test_the_page_of_a_comparison_can_be_written_elsewhere(outputs: Path, tmp_pa
     assert "2 runs side by side" in page.read_text(encoding="utf-8")
     refused = CliRunner().invoke(report, ["--from", str(outputs), "--to", str(page)])
     assert (refused.exit_code, "--to FILE needs --compare" in refused.output) == (2, True)
+    refused = CliRunner().invoke(report, ["--from", str(outputs), "--compare", "--all-runs"])
+    assert (refused.exit_code, "compares all its runs" in refused.output) == (2, True)
 
 
 @NEEDS_CHROMIUM

@@ -122,7 +122,7 @@ def test_problems_end_with_commands_for_their_job_and_stack() -> None:
     unreadable = status("cat", "failed", reason=f"the job failed: {NO_REPORT}")
     stalled = status("dog", "stalled", reason="no node has reported it")
     found = find_problems([unreadable, stalled], NOW, "prod")
-    assert found["cat"].endswith("cannot be read; `./flux logs cat --stack prod` shows its output")
+    assert found["cat"].endswith("is full; `./flux logs cat --stack prod` shows its output")
     assert found["dog"].endswith(
         "`./flux doctor --stack prod` checks the nodes' keys, `./flux logs dog --stack prod` shows the node's output; "
         "`./flux cancel dog --stack prod` and `make up STACK=prod` cancel the job and replace a node that hangs, which may "

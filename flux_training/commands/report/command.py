@@ -63,6 +63,8 @@ def report(
         raise click.UsageError(
             "--to FILE needs --compare, because it names the page of a comparison; a run's own page stays in the run's folder"
         )
+    if compare and all_runs:
+        raise click.UsageError("--compare of one job compares all its runs; it has no --all-runs")
     if compare:
         runs = _runs_to_compare(outputs, jobs, stack)
         page = to or outputs / COMPARISON

@@ -15,8 +15,8 @@ STALL_PERIODS = 2
 # Shown for a failed run without a readable progress.json. If that file cannot be read, the launcher does
 # not write it, because that would reset the used hours.
 NO_REPORT = (
-    "there is no readable progress.json from its launcher, which refuses to start if files in config/ were changed, or if "
-    "progress.json or the bucket cannot be read"
+    "there is no readable progress.json from its launcher, which refuses to start if files in config/ were changed, if "
+    "progress.json or the bucket cannot be read, or if the node's disk is full"
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from localcloud import lifecycle
 from localcloud.chaos import command as chaos
-from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeError
+from localcloud.home import DEFAULT_PORT, EXIT_FAILED, EXIT_PORT, Home, HomeError, start_command
 
 EXIT_NOT_RUNNING = 3
 
@@ -119,7 +119,7 @@ def show(status: dict[str, Any], as_json: bool) -> int:
         print(f"running: {status['page']} (pid {status['pid']})")
         print(f"s3 {status['s3']['url']}\nsalad {status['salad']['url']}\nkelpie {status['kelpie']['url']}")
     else:
-        print(f"not running; start it with `python -m localcloud --home {status['home']} start`")
+        print(f"not running; start it with {start_command(status['home'])}")
     return 0 if status["running"] else EXIT_NOT_RUNNING
 
 

@@ -15,6 +15,9 @@ HOME/connection-faulty.json   like connection.json, through `chaos proxy`, while
 import json
 import os
 import secrets
+import shlex
+import shutil
+import sys
 import tempfile
 import uuid
 from dataclasses import asdict, dataclass, field, fields
@@ -31,6 +34,14 @@ EXIT_REALLOCATE = 75
 # any new local cloud.
 ORGANIZATION = "org"
 PROJECT = "proj"
+
+
+def start_command(home: str | Path) -> str:
+    """The command that starts the local cloud of this folder, as a user can type it here."""
+    python, here = Path(sys.executable), Path.cwd()
+    found = shutil.which("python")
+    program = python.relative_to(here) if python.is_relative_to(here) else python
+    return f"`{'python' if found and Path(found) == python else program} -m localcloud --home {shlex.quote(str(home))} start`"
 
 
 class HomeError(Exception):

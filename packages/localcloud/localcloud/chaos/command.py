@@ -23,7 +23,7 @@ from localcloud.chaos.plan import Faults
 from localcloud.chaos.proxy import Proxy, api_service, connection_through_proxy, s3_service
 from localcloud.chaos.settings import CONDITIONS, INTERRUPT, REQUESTS
 from localcloud.database import open_database
-from localcloud.home import Home, read_json, write_json
+from localcloud.home import Home, read_json, start_command, write_json
 
 WHATS = (*REQUESTS, *CONDITIONS, INTERRUPT)
 
@@ -119,8 +119,9 @@ def _run_proxy(home: Home, rate: float, seed: int) -> str:
     """Serve until SIGINT or SIGTERM."""
     connection = home.load_connection()
     if not connection:
-        command = f"python -m localcloud --home {home.path} start"
-        raise ChaosError(f"the local cloud of {home.path} does not run; start it with `{command}`")
+        raise ChaosError(
+            f"the local cloud of {home.path} does not run; start it with {start_command(home.path)}"
+        )
     faults = Faults(rate, seed, delays=rate / 4)
     page = str(connection["page"]).rstrip("/")
     stop = threading.Event()
