@@ -13,6 +13,7 @@ import rich_click as click
 
 from flux_training.commands.jobs.new import group_files_by_reason, new
 from flux_training.commands.jobs.rename import rename
+from flux_training.commands.jobs.set_aside import set_image_aside
 from flux_training.commands.jobs.sweep import sweep
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs
 from flux_training.commands.stack.file import stack_settings
@@ -96,6 +97,32 @@ def test_photos_are_added_once(checkout: Path, tmp_path: Path, run: Run) -> None
     before = tree(checkout)
     assert "0 images added" in run(new, "cat", "--from", tmp_path / "two", "--add")
     assert tree(checkout) == before
+
+
+def test_photos_that_were_set_aside_are_not_added_again(checkout: Path, tmp_path: Path, run: Run) -> None:
+    source = photos(tmp_path / "from", 3)
+    run(new, "cat", "--from", source, "--trigger", "ohwx")
+    dataset = checkout / "jobs/cat/dataset"
+    set_image_aside(dataset / "00003.jpg")
+    photo(9).save(source / "p9.png")
+    printed = run(new, "cat", "--from", source, "--add")
+    # The number of the image that was set aside stays free, so that it can be put back.
+    assert "1 image added (00004 to 00004)" in printed
+    assert "p3.png shows the same as set-aside/dataset/00003.jpg" in printed
+
+
+def test_only_added_images_count_as_reduced(checkout: Path, tmp_path: Path, run: Run) -> None:  # noqa: ARG001 - it is where it runs
+    source = photos(tmp_path / "from", 2)
+    assert "2 reduced in size" in run(new, "cat", "--from", source, "--trigger", "ohwx", "--max-side", "100")
+    assert "reduced" not in run(new, "cat", "--from", source, "--add", "--max-side", "100")
+
+
+def test_a_model_is_suggested_by_the_beginning_of_its_name(tmp_path: Path, run: Run) -> None:
+    source = photos(tmp_path / "from", 1)
+    with pytest.raises(
+        click.UsageError, match="did you mean `flux1-dev` or `flux1-schnell` or `flux1-kontext`"
+    ):
+        run(new, "cat", "--from", source, "--trigger", "ohwx", "--model", "flux1")
 
 
 def test_a_later_caption_is_copied_to_its_image(checkout: Path, tmp_path: Path, run: Run) -> None:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from flux_training.commands.cli import UserPath, console, say_wrapped
 from flux_training.commands.jobs.folders import HERE, find_dataset_folder, staging_folder
+from flux_training.commands.jobs.set_aside import images_set_aside
 from flux_training.commands.stack.edit import declare_jobs_in_file, declared_jobs, job_entry, jobs_key
 from flux_training.commands.stack.file import stack_settings
 from flux_training.training.dataset.captions import is_image
@@ -73,8 +74,12 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
                 ctx,
             )
         if found is None:
+            longer = [f"`{name}`" for name in MODELS if name.startswith(str(value))]
+            meant = (
+                f" (did you mean {' or '.join(longer)}?)" if longer and value else nearest(str(value), MODELS)
+            )
             self.fail(
-                f"there is no model {value!r}{nearest(str(value), MODELS)}; `./flux models` lists them",
+                f"there is no model {value!r}{meant}; `./flux models` lists them",
                 param,
                 ctx,
             )
@@ -119,7 +124,11 @@ class ModelType(click.ParamType):  # type: ignore[type-arg]  # generic only in c
     type=UserPath(exists=True, file_okay=False, path_type=Path),
     help="For an edit model: the folder with the images before the edit, named like the photos. Can be given up to three times.",
 )
-@click.option("--add", is_flag=True, help="Add photos to an existing job; those that it has are skipped.")
+@click.option(
+    "--add",
+    is_flag=True,
+    help="Add photos to an existing job; those that it has, or has set aside, are skipped.",
+)
 @click.option(
     "--max-side",
     default=MAX_SIDE,
@@ -269,9 +278,12 @@ def _add(dataset: Path, photos: PhotoSource) -> tuple[Intake, list[int]]:
     ):
         present = [file for file in dataset.iterdir() if is_image(file)]
         known = fingerprints_in(dataset, sorted(present, key=lambda file: natural_key(file.name)))
+        # An image that was set aside would otherwise come back with its folder of photos.
+        aside = images_set_aside(dataset)
+        known += fingerprints_in(dataset.parent, aside)
         intake = _convert_photos(photos, staging, known)
         _copy_captions(dataset, intake)
-        return intake, _move(photos, intake, dataset, next_number(dataset))
+        return intake, _move(photos, intake, dataset, next_number(dataset, aside))
 
 
 def _convert_photos(photos: PhotoSource, staging: Path, known: list[tuple[str, Fingerprint]]) -> Intake:

@@ -5,7 +5,7 @@ A file that cannot be used becomes a finding and does not stop the import. The s
 
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flux_training.training.dataset.facts import read_caption
@@ -42,6 +42,7 @@ class ImportedImage:
     file: Path
     caption: str
     fingerprint: Fingerprint
+    is_reduced: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ class Intake:
     duplicates: list[Duplicate] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    reduced: int = 0
+
+    @property
+    def reduced(self) -> int:
+        return sum(image.is_reduced for image in self.taken)
 
 
 @dataclass(frozen=True)
@@ -141,33 +145,32 @@ def import_images(
             intake.notes += picture.notes
             fingerprint = fingerprint_of(picture.image)
             image = reduce_image(picture.image, max_side)
-            intake.reduced += image.size != picture.image.size
             file = staging / f"{index}{IMPORTED_SUFFIX}"
             with add_file_name_to_errors(file):
                 file.write_bytes(encode_jpeg(image))
-            kept.append(
-                ImportedImage(source.name, file, _caption(sources, source, intake.findings), fingerprint)
-            )
+            caption = _caption(sources, source, intake.findings)
+            is_reduced = image.size != picture.image.size
+            kept.append(ImportedImage(source.name, file, caption, fingerprint, is_reduced))
         on_image()
     _remove_duplicates(kept, known, intake)
     return intake
 
 
-def fingerprints_in(dataset: Path, files: Iterable[Path]) -> list[tuple[str, Fingerprint]]:
-    """The fingerprints of a job's present images, except unreadable ones."""
+def fingerprints_in(folder: Path, files: Iterable[Path]) -> list[tuple[str, Fingerprint]]:
+    """The fingerprints of images in a folder, except unreadable ones, with their paths in the folder."""
     found = []
     for file in files:
         try:
-            found.append((str(file.relative_to(dataset)), fingerprint_of(read_image(file).image)))
+            found.append((str(file.relative_to(folder)), fingerprint_of(read_image(file).image)))
         except BadInput:
             continue
     return found
 
 
-def next_number(dataset: Path) -> int:
-    """One more than the highest number that is the name of an image or caption in the dataset."""
+def next_number(dataset: Path, aside: Iterable[Path] = ()) -> int:
+    """One more than the highest number that is the name of an image or caption in the dataset, or of an image set aside from it."""
     suffixes = (*IMAGE_SUFFIXES, CAPTION_SUFFIX)
-    stems = [file.stem for file in dataset.iterdir() if file.suffix.lower() in suffixes]
+    stems = [file.stem for file in (*dataset.iterdir(), *aside) if file.suffix.lower() in suffixes]
     return 1 + max((int(stem) for stem in stems if stem.isascii() and stem.isdigit()), default=0)
 
 
@@ -211,7 +214,7 @@ def _caption_from_duplicates(
     if lent is None:
         return best
     intake.notes.append(f"{best.source}: its caption is taken from its duplicate {lent.source}")
-    return ImportedImage(best.source, best.file, lent.caption, best.fingerprint)
+    return replace(best, caption=lent.caption)
 
 
 def _caption(sources: Sources, image: Path, findings: list[str]) -> str:
