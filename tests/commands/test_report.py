@@ -487,6 +487,17 @@ def test_the_page_is_accessible_and_makes_no_requests(
 
 
 @NEEDS_CHROMIUM
+def test_changes_fit_a_phone_and_wider_tables_show_that_they_scroll(pages: dict[str, Path]) -> None:
+    with page_in_chromium(pages["run"].as_uri(), phone=True) as seen:
+        tables = seen.page.locator(".scroll:has(.changes)")
+        assert tables.count() == 2
+        hidden = "boxes => boxes.map(box => box.scrollWidth - box.clientWidth)"
+        assert tables.evaluate_all(hidden) == [0, 0]
+        background = tables.first.evaluate("box => getComputedStyle(box).backgroundAttachment")
+        assert background.startswith("local, local, scroll, scroll")
+
+
+@NEEDS_CHROMIUM
 def test_the_page_opens_at_the_last_step_beside_the_first(pages: dict[str, Path]) -> None:
     with page_in_chromium(pages["run"].as_uri()) as seen:
         first_row = seen.page.locator(".row").first

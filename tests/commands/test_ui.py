@@ -237,6 +237,12 @@ def test_a_run_is_read_from_the_bucket() -> None:
     assert (len(found["curve"]["points"]), found["findings"]) == (2, [])
 
 
+def test_a_small_estimate_is_not_shown_as_zero() -> None:
+    record = {KEYS.record: b'{"created_at": "2026-11-23T00:00:00Z", "estimate": {"usd": 0.004}}'}
+    found = read_run(as_storage(sound_run() | record), KEYS, "dev")
+    assert dict(found["times"])["Cost estimated before"] == "$0.0040"
+
+
 def test_the_losses_of_all_jobs_are_read_once_each() -> None:
     """Of spoiled losses, only the readable lines count."""
     dog = LAYOUT.run("dog", KEYS.run)

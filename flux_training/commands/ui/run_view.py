@@ -15,6 +15,7 @@ from flux_training.commands.report.inline_images import MAX_SAMPLE_PIXELS, encod
 from flux_training.commands.report.run_commands import run_commands
 from flux_training.commands.report.runs import fetched_runs
 from flux_training.commands.report.times import cost_parts, describe_restarts
+from flux_training.training.bill import show_dollars
 from flux_training.training.runs.loss_curve import Point, parse_losses
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.records import RunRecord
@@ -101,7 +102,10 @@ def _times(progress: RunProgress, record: RunRecord) -> list[tuple[str, str]]:
         ("Last report", f"{progress.updated_at:%Y-%m-%d %H:%M:%S} UTC" if progress.updated_at else ""),
         ("Launcher", progress.state),
         ("Time per step", f"{progress.seconds_per_step:.2f} s" if progress.seconds_per_step else ""),
-        ("Cost estimated before", f"${estimate.usd:.2f}" if estimate and estimate.usd is not None else ""),
+        (
+            "Cost estimated before",
+            show_dollars(estimate.usd) if estimate and estimate.usd is not None else "",
+        ),
         ("Faulty steps", progress.faults),
         ("Went on after restarts", describe_restarts(progress)),
         ("Continues run", record.parent or ""),
