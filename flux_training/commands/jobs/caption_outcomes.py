@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flux_training.commands.cli import say_wrapped
 from flux_training.training.bill import show_dollars
-from flux_training.training.dataset.answer_words import describes_a_scene
+from flux_training.training.dataset.answers.words import describes_a_scene
 from flux_training.training.dataset.captions import PROMPTS, Price
 from flux_training.training.errors import FluxError
 from flux_training.training.words import list_first, with_escapes

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_training.training.dataset.answer_documents import has_whole_caption
-from flux_training.training.dataset.answer_loops import is_loop
+from flux_training.training.dataset.answers.documents import has_whole_caption
+from flux_training.training.dataset.answers.loops import is_loop
 from flux_training.training.dataset.caption_language import is_in_another_language
 from flux_training.training.dataset.facts import UNREADABLE, read_caption
 from flux_training.training.dataset.model_answers import (

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from flux_training.training.dataset import answer_patterns as patterns
-from flux_training.training.dataset.answer_documents import from_json, parsed
-from flux_training.training.dataset.answer_loops import is_loop
-from flux_training.training.dataset.answer_openings import without_opening
-from flux_training.training.dataset.answer_parts import (
+from flux_training.training.dataset.answers import patterns
+from flux_training.training.dataset.answers.documents import from_json, parsed
+from flux_training.training.dataset.answers.loops import is_loop
+from flux_training.training.dataset.answers.openings import without_opening
+from flux_training.training.dataset.answers.parts import (
     from_transcript,
     in_english,
     repeats_prompt,
     without_prompt,
 )
-from flux_training.training.dataset.answer_words import (
+from flux_training.training.dataset.answers.words import (
     begins_with_a_thing,
     count_words,
     describes_a_scene,

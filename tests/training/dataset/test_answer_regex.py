@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from flux_training.training.dataset import answer_openings, answer_parts, answer_patterns
-from flux_training.training.dataset.answer_regex import compile_later
+from flux_training.training.dataset.answers import openings, parts, patterns
+from flux_training.training.dataset.answers.regex import compile_later
 from tests.support import fresh_answers, odd_answers, reviewed_answers, unseen_answers
 from tests.support.model_answers import AROUND_A_CAPTION, GOOD_CAPTIONS, NO_CAPTION
 
@@ -18,7 +18,7 @@ ANSWERS = [
 ]
 NEEDING = {
     f"{module.__name__.rsplit('.')[-1]}.{name}": pattern
-    for module in (answer_openings, answer_parts, answer_patterns)
+    for module in (openings, parts, patterns)
     for name, pattern in vars(module).items()
     if getattr(pattern, "_needs", ())
 }

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_training.training.dataset.answer_loops import is_loop
+from flux_training.training.dataset.answers.loops import is_loop
 from flux_training.training.dataset.captions import EDIT_INSTRUCTION, INSTRUCTION, ModelResponse, caption_from
 from flux_training.training.dataset.model_answers import clean_answer, find_fault
 from tests.support import fresh_answers, odd_answers, reviewed_answers, unseen_answers

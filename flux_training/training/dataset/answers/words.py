@@ -4,7 +4,7 @@
 
 import re
 
-from flux_training.training.dataset.answer_regex import compile_later
+from flux_training.training.dataset.answers.regex import compile_later
 
 _I = re.IGNORECASE
 # Limits in words. A longer text with such words also describes something, so it is not judged by them.

@@ -5,9 +5,9 @@ from functools import cache
 from itertools import chain, pairwise
 from typing import NamedTuple
 
-from flux_training.training.dataset import answer_patterns as patterns
-from flux_training.training.dataset.answer_regex import compile_later
-from flux_training.training.dataset.answer_words import begins_with_a_thing, describes_a_scene, is_remark
+from flux_training.training.dataset.answers import patterns
+from flux_training.training.dataset.answers.regex import compile_later
+from flux_training.training.dataset.answers.words import begins_with_a_thing, describes_a_scene, is_remark
 from flux_training.training.dataset.caption_language import is_in_another_language, is_in_english
 
 # ruff: noqa: RUF001 - other scripts have letters that look like Latin ones

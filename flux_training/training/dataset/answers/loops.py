@@ -1,8 +1,8 @@
-"""Answers of vision models that repeat themselves. Pure."""
+"""Answers that repeat themselves."""
 
 from collections import Counter
 
-from flux_training.training.dataset import answer_patterns as patterns
+from flux_training.training.dataset.answers import patterns
 
 MAX_REPEATED_WORDS = 40
 # A numbered list such as `panel 1, panel 2` counts as a loop only if it has at least this many words.

@@ -1,4 +1,4 @@
-"""What models say instead of a caption, or after one, in languages other than English: parts of the patterns in `answer_patterns`."""
+"""What models say instead of a caption, or after one, in languages other than English: parts of the patterns in `patterns.py`."""
 
 # ruff: noqa: RUF001 - other scripts have letters that look like Latin ones
 

@@ -2,8 +2,8 @@
 
 import re
 
-from flux_training.training.dataset.answer_regex import compile_later
-from flux_training.training.dataset.answer_words import count_words, describes_a_scene, negates
+from flux_training.training.dataset.answers.regex import compile_later
+from flux_training.training.dataset.answers.words import count_words, describes_a_scene, negates
 
 # ruff: noqa: RUF001 - models write dashes
 

@@ -4,7 +4,7 @@ import ast
 import json
 from typing import Any
 
-from flux_training.training.dataset import answer_patterns as patterns
+from flux_training.training.dataset.answers import patterns
 
 CAPTION_KEYS = (
     # Of several languages, English.

@@ -2,8 +2,8 @@
 
 import re
 
-from flux_training.training.dataset import answer_languages as languages
-from flux_training.training.dataset.answer_regex import compile_later
+from flux_training.training.dataset.answers import languages as languages
+from flux_training.training.dataset.answers.regex import compile_later
 
 # ruff: noqa: RUF001 - some models' tokens have full-width characters
 _I = re.IGNORECASE

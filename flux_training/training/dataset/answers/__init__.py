@@ -1,0 +1,1 @@
+"""Answers of captioning models: what in them is a caption. Pure."""
