@@ -134,11 +134,13 @@ def test_results_of_another_stack_are_not_replaced(
         (place / INDEX).unlink()  # versions before this rule wrote the owner only to run.json
     before = {name: (place / name).read_bytes() for name in names(place)}
     bucket.put_bytes(f"{status.job.keys.output}loss.csv", b"step,loss\n9,0.1\n")
-    result = fetch_results(status, bucket, tmp_path, options=FetchOptions(owner="mine/dev", force=True))
+    options = FetchOptions(owner="mine/dev", force=True, checkpoints=True)
+    result = fetch_results(status, bucket, tmp_path, options=options)
     assert {name: (place / name).read_bytes() for name in names(place)} == before
     (refusal,) = result.failed
     assert "holds results of mine/prod, and this is mine/dev" in refusal
-    assert "`./flux fetch cat --to OTHER_FOLDER`" in refusal
+    again = f"`./flux fetch cat --run {status.job.run_id} --checkpoints --to OTHER_FOLDER`"
+    assert again in refusal
 
 
 def test_valid_files_of_the_old_folder_are_not_downloaded_again(

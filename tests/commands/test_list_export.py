@@ -147,9 +147,9 @@ def test_open_says_why_no_browser_opens(
 
 def test_an_export_has_weights_card_and_samples(checkout: Path, run: Run, tmp_path: Path) -> None:
     finished_run(checkout)
-    target = tmp_path / "published"
+    target = tmp_path / "published by me"
     printed = run(export, "first", "--to", target)
-    assert f"`hf upload first {target}`" in printed
+    assert f"`hf upload first '{target}'`" in printed
     files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
     samples = ["images/01.jpg", "images/02.jpg"]
     assert files == ["README.md", "first.preview.jpg", "first.safetensors", *samples]

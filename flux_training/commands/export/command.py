@@ -1,6 +1,7 @@
 """`flux export`: makes a folder with weights, model card and samples, ready for Hugging Face, Civitai and ComfyUI."""
 
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -78,7 +79,7 @@ def export(job: str, folder: Path, run_id: str | None, step: int | None, stack: 
         )
         return
     say_wrapped(
-        f"Next: `hf upload {job} {folder}` publishes it on Hugging Face (add --private to keep it to yourself). "
+        f"Next: `hf upload {job} {shlex.quote(str(folder))}` publishes it on Hugging Face (add --private to keep it to yourself). "
         "`pip install huggingface_hub` installs `hf`; `hf auth login` is needed once."
     )
 

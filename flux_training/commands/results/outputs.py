@@ -221,7 +221,8 @@ def _refuse_other_owner(folder: Path, options: FetchOptions) -> str:
     owner = read_mapping(folder / INDEX).get("owner") or read_mapping(folder / RECORD).get("owner")
     if not options.owner or not owner or owner == options.owner:
         return ""
-    fix = flux_command(f"fetch {folder.parent.name} --to OTHER_FOLDER", options.stack)
+    which = f"{folder.parent.name} --run {folder.name}{' --checkpoints' if options.checkpoints else ''}"
+    fix = flux_command(f"fetch {which} --to OTHER_FOLDER", options.stack)
     return (
         f"{folder} holds results of {one_line(str(owner))}, and this is {options.owner}; "
         f"results of two stacks are not mixed; move the folder away, or {fix}"
