@@ -109,6 +109,8 @@ def run_command() -> None:
         _require_working_directory()
         main(standalone_mode=False, prog_name="flux")
     except click.ClickException as wrong_usage:
+        if sys.stderr.isatty():
+            _wrap(wrong_usage)
         wrong_usage.show()
         sys.exit(wrong_usage.exit_code)
     except FluxError as error:
@@ -122,6 +124,14 @@ def run_command() -> None:
         if damage := describe_damaged_bytecode(stopped.__context__):
             sys.exit(f"error: {damage}")
         exit_interrupted()
+
+
+def _wrap(error: click.ClickException) -> None:
+    """Break the message at words. What Click writes before it on the same line counts as well."""
+    before, message, _ = f"Error: {error.format_message()}".partition(error.message or "\n")
+    if message:
+        width = shutil.get_terminal_size().columns
+        error.message = wrapped(before + message, width)[len(before) :]  # type: ignore[misc]  # Click has no other way
 
 
 def _prepare_output() -> None:

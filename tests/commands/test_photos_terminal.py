@@ -101,6 +101,17 @@ def test_what_new_leaves_out_is_wrapped_at_the_width_of_the_terminal(code: Path)
     assert [line for line in lines if len(line) > 60 and "`" not in line] == []
 
 
+def test_a_message_about_wrong_options_is_wrapped_at_the_width_of_the_terminal(code: Path) -> None:
+    narrow = environment(COLUMNS="60", NO_COLOR="1")
+    arguments = ("new", "dog", "--from", "photos", "--trigger", "x", "--model", "flix1")
+    shown = in_terminal(code, *arguments, env=narrow)
+    assert shown.output.replace("\r", "").rstrip().splitlines()[-3:] == [
+        "Error: Invalid value for '--model': there is no model",
+        "  'flix1' (did you mean `flex1`?); `./flux models` lists",
+        "  them",
+    ]
+
+
 def test_paths_are_relative_to_the_working_directory(code: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     photo(7).save(tmp_path / "pictures/a.png")
