@@ -28,6 +28,7 @@ from flux_training.commands.ui.run_view import MAX_PROMPTS, MAX_STEPS, read_curv
 from flux_training.commands.ui.server import MAX_STREAMS, UiServer
 from flux_training.commands.watch.job_status import JobStatus, StackJob
 from flux_training.commands.watch.watcher import ClusterInfo, JobRow, StackStatus, Watcher
+from flux_training.training.bill import show_dollars
 from flux_training.training.runs.progress import RunProgress
 from flux_training.training.runs.run import Layout, run_id
 from flux_training.training.runs.run_state import RunState
@@ -105,7 +106,7 @@ def offers_of(watcher: CountedWatcher) -> dict[str, Any]:
         raise ServiceError("SaladCloud does not answer")
     rows = [("RTX 5090", "0.450", "3", "2.0 h", "$0.90"), (HOSTILE, "-", "-", "-", "unknown")]
     clusters = [{"heading": "RTX 5090 at priority high", "rows": rows}]
-    return {"columns": ("GPU class", "$/hour", "Free", "Hours", "Dollars"), "clusters": clusters, "note": "*"}
+    return {"columns": ("GPU class", "$/hour", "Free", "Time", "Dollars"), "clusters": clusters, "note": "*"}
 
 
 def live_with(watcher: CountedWatcher) -> LiveStack:
@@ -409,6 +410,27 @@ def test_the_pages_are_accessible_and_inert(dark: bool, phone: bool) -> None:
         assert page.locator("script").count() == 2
     assert seen.console_errors == []
     assert seen.hosts == {f"127.0.0.1:{server.server_port}"}
+
+
+@NEEDS_CHROMIUM
+def test_the_page_is_live_only_after_the_first_answer(watcher: CountedWatcher) -> None:
+    from playwright.sync_api import expect
+
+    with serving(watcher) as server, page_in_chromium(server.address, wait_until="load") as seen:
+        page = seen.page
+        # Not wait_for_function, which the page's Content-Security-Policy refuses.
+        page.evaluate(
+            "new Promise((done) => { const look = () => (received.isConnected ? done() : setTimeout(look, 20)); look(); })"
+        )
+        expect(page.locator("#connection")).to_have_text("loading …")
+        expect(page.locator("#main")).to_have_text("Loading …")
+        watcher.permits.release()
+        expect(page.locator("#job-cat")).to_be_visible()
+        expect(page.locator("#connection")).to_have_text("live")
+        expect(page.locator("#main")).not_to_contain_text("Loading …")
+        amounts = page.evaluate("[null, 0, 0.004, 0.0949, 0.095, 1.5].map(dollars)")
+        assert amounts == ["", *map(show_dollars, (0, 0.004, 0.0949, 0.095, 1.5))]
+    assert seen.console_errors == []
 
 
 @pytest.mark.long

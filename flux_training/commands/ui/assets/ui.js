@@ -14,7 +14,8 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const SVG = new Set(["line", "text", "polyline"]);
-const dollars = (amount) => (amount === null ? "" : `$${amount.toFixed(amount < 0.1 ? 3 : 2)}`);
+// As show_dollars of bill.py, whose amounts stand beside these.
+const dollars = (amount) => (amount === null ? "" : `$${amount.toFixed(amount >= 0.095 || amount === 0 ? 2 : 4)}`);
 const setText = (id, text) => {
   const element = document.getElementById(id);
   if (element.textContent !== text) element.textContent = text;
@@ -350,7 +351,7 @@ async function openOffers() {
     return;
   }
   main.replaceChildren(
-    make("p", { class: "soft" }, "Hours and dollars are for all declared jobs from the start."),
+    make("p", { class: "soft" }, "Time and dollars are for all declared jobs from the start."),
     ...found.clusters.map((cluster) => make("section", {}, make("h2", {}, cluster.heading), offersTable(found.columns, cluster))),
     make("p", { class: "soft" }, found.note));
 }
@@ -384,7 +385,7 @@ function show() {
   const isNew = wanted !== shown;
   shown = wanted;
   if (isNew && kind === "run") openRun(job, run);
-  else if (isNew) main.replaceChildren();
+  else if (isNew) main.replaceChildren(make("p", { class: "soft" }, "Loading …"));
   if (kind === "run") updateRun(job, run);
   else if (kind === "losses") isNew ? openLosses() : updateLosses();
   else if (kind === "past" || kind === "offers") {
@@ -422,7 +423,7 @@ let received = {};
 function receive(message) {
   const isNew = message.data !== received.data;
   received = message;
-  if (message.isConnected) connection("live", "good");
+  if (message.isConnected) connection(message.data ? "live" : "loading …", message.data ? "good" : "other");
   else connection(`not connected: start \`./flux ui${onStack()}\` again`, "bad");
   if (!message.data || !isNew) return;
   stack = JSON.parse(message.data);
