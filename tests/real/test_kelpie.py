@@ -171,6 +171,7 @@ def test_a_node_that_hangs_is_replaced_when_its_stalled_run_is_canceled(services
         )
 
 
+@pytest.mark.long  # the checkpoint's test kills a node, too
 def test_a_killed_node_is_replaced_and_the_run_resumed(
     services: NodeServices, say_lost: Callable[[str, float], None]
 ) -> None:
