@@ -55,7 +55,7 @@ def test_other_clouds_have_no_cap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "note"), [(300, ""), (2000, "takes 3 min to 15 min for cat. For a quick try: FIX")]
+    ("steps", "note"), [(300, ""), (2000, "takes 80 s to 15 min for cat. For a quick try: FIX")]
 )
 def test_trainings_of_minutes_are_announced(steps: int, note: str, tmp_path: Path) -> None:
     job = read_config(make_job(tmp_path / "jobs", "cat", images=1, steps=steps))
