@@ -11,6 +11,7 @@ import pytest
 from group_body import group_body, job_body
 from localcloud.testing import kelpie_client, run_localcloud, running_cloud, s3_client, salad_client
 from localcloud.web.job_outputs import read_outputs
+from localcloud.web.page import describe_progress
 from PIL import Image
 
 HOSTILE = "<script>alert(1)</script>"
@@ -103,6 +104,21 @@ def test_the_page_escapes_values_and_serves_no_other_files(shown: Shown) -> None
     for name in ("note.txt", "..%2F..%2Floss.csv", "..%2fprogress.json", "none.jpg"):
         assert httpx.get(f"{shown.page}samples/{shown.job}/{name}").status_code == 404
     assert httpx.get(f"{shown.page}samples/none/1.jpg").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ("running", "training, step 189 of 300, 40 s left"),
+        ("canceled", "step 189 of 300"),
+        ("pending", "step 189 of 300"),
+    ],
+)
+def test_a_card_says_what_the_trainer_does_only_while_the_job_runs(status: str, text: str) -> None:
+    progress = {"state": "training", "step": 189, "steps": 300, "eta_seconds": 40}
+    found = describe_progress(progress, status)
+    assert found is not None
+    assert found["text"] == text
 
 
 @pytest.mark.parametrize(

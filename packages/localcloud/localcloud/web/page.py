@@ -119,17 +119,20 @@ def _job(row: sqlite3.Row, objects: Path) -> dict[str, Any]:
         "status": row["status"],
         "name": environment.get("FLUX_JOB") or body["command"],
         "details": ", ".join(details),
-        "progress": _progress(outputs.progress, row["status"]),
+        "progress": describe_progress(outputs.progress, row["status"]),
         "curve": _curve(outputs.losses),
         "samples": outputs.samples,
     }
 
 
-def _progress(progress: dict[str, Any], status: str) -> dict[str, Any] | None:
+def describe_progress(progress: dict[str, Any], status: str) -> dict[str, Any] | None:
+    """The bar and the words of a job's card; None before its first step is known."""
     step, steps = progress.get("step"), progress.get("steps")
     if not isinstance(step, int) or not isinstance(steps, int) or not steps:
         return None
-    parts = [str(progress.get("state", "")), f"step {step} of {steps}"]
+    # A node that was stopped leaves its last report: the state in it is of no use then.
+    parts = [str(progress["state"])] if status == "running" and progress.get("state") else []
+    parts.append(f"step {step} of {steps}")
     loss, mean_of, eta = (progress.get(key) for key in ("loss_smoothed", "loss_steps", "eta_seconds"))
     if isinstance(loss, int | float):
         name = f"loss (mean of {mean_of} steps)" if isinstance(mean_of, int) else "loss"
