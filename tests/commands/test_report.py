@@ -540,11 +540,11 @@ def test_a_command_is_copied_with_the_keyboard(pages: dict[str, Path], has_clipb
 def test_the_loss_can_be_read_smoothed_and_shown_on_a_logarithmic_axis(pages: dict[str, Path]) -> None:
     with page_in_chromium(pages["run"].as_uri()) as seen:
         chart, reading = seen.page.locator("svg.chart"), seen.page.locator(".reading")
-        assert reading.inner_text().startswith("Step 20: loss 0.05, mean 0.0")
+        assert reading.inner_text().startswith("Step 20: loss (mean of 2 steps) 0.0500;")
         assert reading.inner_text().endswith("; checkpoint of step 20")
         chart.focus()
         seen.page.keyboard.press("Home")
-        assert reading.inner_text().startswith("Step 1: loss 1, mean 0.75")
+        assert reading.inner_text().startswith("Step 1: loss 1, smoothed 0.75")
         chart.hover()
         assert reading.inner_text().startswith("Step 10: loss 0.1, ")
         assert reading.inner_text().endswith("; checkpoint of step 10; restarted from step 10")
@@ -552,11 +552,33 @@ def test_the_loss_can_be_read_smoothed_and_shown_on_a_logarithmic_axis(pages: di
         linear = chart.locator("polyline.smooth").get_attribute("points")
         smoothing = seen.page.get_by_label("Smoothing")
         smoothing.fill("0")
-        assert reading.inner_text().startswith("Step 10: loss 0.1, mean 0.1;")
+        assert reading.inner_text().startswith("Step 10: loss 0.1, smoothed 0.1;")
         smoothing.fill("10")
         seen.page.get_by_label("Log scale").check()
         assert chart.locator("polyline.smooth").get_attribute("points") != linear
         assert chart.locator("text").all_text_contents()[:3] == ["0.05", "0.1", "0.2"]
+        assert seen.console_errors == []
+
+
+@NEEDS_CHROMIUM
+def test_a_canceled_run_has_no_loss_after_its_last_step(outputs: Path) -> None:
+    make_run(outputs)
+    canceled = make_run(outputs, run_id="b" * 12, created="2026-11-24T00:00:00+00:00", state="canceled")
+    losses = (canceled / "loss.csv").read_text().splitlines(keepends=True)
+    (canceled / "loss.csv").write_text("".join(losses[:13]))
+    progress = json.loads((canceled / "progress.json").read_text())
+    write_json(canceled / "progress.json", {**progress, "step": 12, "loss_smoothed": 0.087})
+    page = write_comparison(fetched_runs(outputs, "cat"), outputs / "compare.html")
+    with page_in_chromium(page.as_uri()) as seen:
+        chart, reading = seen.page.locator("svg.chart"), seen.page.locator(".reading")
+        assert reading.inner_text() == (
+            "Last steps: cat aaaaaa at step 20: loss (mean of 2 steps) 0.0500; "
+            "cat bbbbbb at step 12: loss (mean of 2 steps) 0.0870"
+        )
+        chart.focus()
+        seen.page.keyboard.press("Home")
+        seen.page.keyboard.press("End")
+        assert reading.inner_text().endswith("; cat bbbbbb ended at step 12")
         assert seen.console_errors == []
 
 

@@ -1,6 +1,6 @@
 // The loss by step of one or more runs, as SVG: smoothing, a logarithmic axis, and the values below the pointer or at the arrow keys.
 // `curves` has a label, points (pairs of step and loss, by increasing step) and marks: the steps of checkpoints and restarts, which are
-// drawn for a single curve. Each curve has the colour with the number `color`, or that of its position.
+// drawn for a single curve. `last` is the run's loss in words, as other commands show it; it is shown until a step is chosen. Each curve has the colour with the number `color`, or that of its position.
 // The element's function `show` replaces the curves and keeps what was chosen.
 function lossChart(curves) {
   const FIRST_SMOOTHING = 10;
@@ -78,16 +78,23 @@ function lossChart(curves) {
     svg.setAttribute("aria-valuemax", steps.at(-1));
     svg.setAttribute("aria-valuenow", chosen ?? steps.at(-1));
     const step = chosen ?? steps.at(-1);
+    const ends = curves.map((curve) => curve.points.at(-1)[0]);
+    const isSameEnd = ends.every((end) => end === ends[0]);
     const values = curves.map((curve, number) => {
+      const name = curves.length > 1 ? `${curve.label} ` : "";
+      // A run has no loss after its last step.
+      if (chosen !== null && step > ends[number]) return `${name}ended at step ${ends[number]}`;
       const at = nearest(curve.points, step);
-      const name = curves.length > 1 ? `${curve.label} ` : "loss ";
-      const raw = curves.length > 3 ? "" : `${short(curve.points[at][1])}, `;
-      return `${name}${raw}mean ${short(smoothed[number][at][1])}`;
+      const end = chosen === null && !isSameEnd ? `at step ${ends[number]}: ` : "";
+      if (chosen === null && curve.last) return `${name}${end}${curve.last}`;
+      const raw = curves.length > 3 ? "" : `loss ${short(curve.points[at][1])}, `;
+      return `${name}${end}${raw}smoothed ${short(smoothed[number][at][1])}`;
     });
     // A long curve has no point for each step.
     const here = marksOf(curves).filter(([, marked]) => nearest(curves[0].points, marked) === nearest(curves[0].points, step));
     const events = here.map(([kind, marked]) => (kind === "restart" ? `restarted from step ${marked}` : `checkpoint of step ${marked}`));
-    reading.textContent = `Step ${step}: ${[...values, ...events].join("; ")}`;
+    const place = chosen === null && !isSameEnd ? "Last steps" : `Step ${step}`;
+    reading.textContent = `${place}: ${[...values, ...events].join("; ")}`;
     svg.setAttribute("aria-valuetext", reading.textContent);
     const cursor = svg.querySelector(".cursor");
     if (chosen === null || !cursor) return;

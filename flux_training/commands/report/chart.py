@@ -18,9 +18,15 @@ MAX_MARKS = 60
 
 
 def chart_curve(
-    label: str, points: Sequence[Point], marks: Mapping[str, Sequence[int]] | None = None
+    label: str,
+    points: Sequence[Point],
+    progress: RunProgress | None = None,
+    marks: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, object]:
-    """`label` and `points`, pairs of step and loss; of a long run, each is the mean of several steps. `marks`: steps by what happened."""
+    """`label` and `points`, pairs of step and loss; of a long run, each is the mean of several steps. `marks`: steps by what happened.
+
+    `last`: the run's loss under the name and with the digits that all commands show it with; empty if `progress` has none.
+    """
     size = max(1, math.ceil(len(points) / MAX_POINTS))
     stretches = [points[start : start + size] for start in range(0, len(points), size)]
     return {
@@ -29,6 +35,7 @@ def chart_curve(
             (stretch[-1].step, float(f"{fmean(point.loss for point in stretch):.6g}"))
             for stretch in stretches
         ],
+        "last": f"{progress.loss_name} {progress.loss:.4f}" if progress and progress.loss is not None else "",
         "marks": dict(marks or {}),
     }
 

@@ -118,7 +118,7 @@ def run_page(run: ReportedRun, outputs: Path, jobs_folder: Path, stack: str = DE
         differs=_distinguishing_settings(run, outputs),
         figures=_key_figures(run),
         strips=_sample_strips(run),
-        curves=[chart_curve(run.job, run.losses, chart_marks(run.config, run.progress))]
+        curves=[chart_curve(run.job, run.losses, run.progress, chart_marks(run.config, run.progress))]
         if run.losses
         else [],
         dataset=[
@@ -180,7 +180,9 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
         images=dict(list(different.items())[:MAX_IMAGES]),
         more_images=max(0, len(different) - MAX_IMAGES),
         curves=[
-            chart_curve(label, run.losses) for label, run in zip(labels, runs, strict=True) if run.losses
+            chart_curve(label, run.losses, run.progress)
+            for label, run in zip(labels, runs, strict=True)
+            if run.losses
         ],
         prompts=_prompts_of_all_runs(runs, labels),
     )

@@ -59,7 +59,7 @@ def read_run(storage: Storage, keys: RunKeys, stack: str) -> dict[str, Any]:
         ),
         "findings": [*progress.faults, *record.faults, *([] if is_own or not inputs else [CHANGED_CONFIG])],
         "message": reported.message,
-        "curve": chart_curve(keys.job, _losses(storage, keys), chart_marks(config, reported)),
+        "curve": chart_curve(keys.job, _losses(storage, keys), reported, chart_marks(config, reported)),
         "prompts": _samples_by_prompt(storage, keys, prompts_of(config)),
     }
 

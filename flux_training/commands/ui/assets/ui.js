@@ -177,7 +177,7 @@ function shot(sample, prompt, folder) {
 
 function showLoss(curve) {
   const place = document.getElementById("loss");
-  const last = String(curve.points.at(-1));
+  const last = `${curve.points.at(-1)} ${curve.last}`;
   if (place.dataset.last === last) return;
   place.dataset.last = last;
   const chart = place.querySelector(".loss-chart");
@@ -273,6 +273,10 @@ async function readLosses() {
   const found = await ask("losses");
   if (shown !== "losses") return;
   chooseColors(found.curves || []);
+  for (const curve of found.curves || []) {
+    const job = stack?.jobs.find((one) => one.name === curve.label);
+    curve.last = job && job.loss !== null ? `${job.loss_name} ${job.loss.toFixed(4)}` : "";
+  }
   const chart = main.querySelector(".loss-chart");
   if (found.failure) main.replaceChildren(make("p", { class: "alarm" }, found.failure));
   else if (!found.curves.length) main.replaceChildren(make("p", { class: "soft" }, "No job has recorded a loss yet."));
