@@ -248,6 +248,9 @@ def test_the_page_fits_every_screen(tmp_path: Path, dark: bool, phone: bool) -> 
     page.write_text(plan_as_page(PLAN, GITHUB), encoding="utf-8")
     with page_in_chromium(page.as_uri(), dark, phone) as seen:
         assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+        cost = seen.page.locator("td[data-label=cost]").first
+        assert cost.evaluate("cell => cell.getBoundingClientRect().right <= innerWidth")
+        assert cost.is_visible()
         refused = replace(PLAN, problems=("jobs/cat/train.yml:7: " + "the folder is `cat` " * 20,))
         page.write_text(plan_as_page(refused, GITHUB), encoding="utf-8")
         seen.page.reload()

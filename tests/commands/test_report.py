@@ -498,6 +498,33 @@ def test_changes_fit_a_phone_and_wider_tables_show_that_they_scroll(pages: dict[
 
 
 @NEEDS_CHROMIUM
+def test_a_phone_shows_all_columns_below_each_other(pages: dict[str, Path]) -> None:
+    for name in ("run", "compare"):
+        with page_in_chromium(pages[name].as_uri(), phone=True) as seen:
+            hidden = "boxes => boxes.map(box => box.scrollWidth - box.clientWidth)"
+            found = seen.page.locator(".scroll").evaluate_all(hidden)
+            assert found
+            assert set(found) == {0}
+            label = seen.page.locator("tbody td[data-label]").last
+            assert label.evaluate("cell => getComputedStyle(cell, '::before').content") != "none"
+
+
+@NEEDS_CHROMIUM
+def test_keys_break_only_after_a_dot_or_an_underscore(outputs: Path) -> None:
+    folders = [make_run(outputs, run_id=name * 12) for name in "abcdefgh"]
+    for number, folder in enumerate(folders, 1):
+        config = (folder / "train.yml").read_text().replace("save_every: 10", f"save_every: {number}")
+        (folder / "train.yml").write_text(config)
+    page = write_comparison(fetched_runs(outputs, "cat"), outputs / "compare.html")
+    with page_in_chromium(page.as_uri()) as seen:
+        key = seen.page.get_by_role("rowheader", name="save_every")
+        assert key.inner_html() == "save.<wbr>save_<wbr>every"
+        assert key.evaluate("cell => cell.scrollWidth <= cell.clientWidth")
+        style = "cell => getComputedStyle(cell).overflowWrap"
+        assert key.evaluate(style) == "break-word"
+
+
+@NEEDS_CHROMIUM
 def test_the_page_opens_at_the_last_step_beside_the_first(pages: dict[str, Path]) -> None:
     with page_in_chromium(pages["run"].as_uri()) as seen:
         first_row = seen.page.locator(".row").first

@@ -433,6 +433,26 @@ def test_the_page_is_live_only_after_the_first_answer(watcher: CountedWatcher) -
     assert seen.console_errors == []
 
 
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("name", ["offers", "past"])
+def test_a_phone_shows_all_columns(
+    watcher: CountedWatcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    from playwright.sync_api import expect
+
+    monkeypatch.chdir(tmp_path)
+    watcher.permits.release()
+    with (
+        serving(watcher) as server,
+        page_in_chromium(f"{server.address}#{name}", phone=True, wait_until="load") as seen,
+    ):
+        box = seen.page.locator(".scroll")
+        expect(box).to_be_visible()
+        assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0
+        assert (seen.accessibility_violations(), seen.overflows()) == ([], False)
+    assert seen.console_errors == []
+
+
 @pytest.mark.long
 @NEEDS_CHROMIUM
 def test_many_tabs_share_one_stream(watcher: CountedWatcher) -> None:

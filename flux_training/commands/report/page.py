@@ -1,10 +1,11 @@
 """Renders runs as HTML. Jinja2 escapes everything that nodes and users wrote."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flux_training.commands.design.style import content_security_policy_hash, shared_script, shared_style_with
@@ -41,6 +42,9 @@ from flux_training.training.train_yml.diff import (
 )
 from flux_training.training.values import mapping, number
 from flux_training.training.words import DEFAULT_STACK, one_line, printable
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 # The sizes of samples. The first and last are shown side by side; those between are smaller to keep the file small.
@@ -200,6 +204,7 @@ def _render(template: str, **facts: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value, MAX_TEXT) if type(value) is str else value,
     )
+    environment.filters["breakable"] = _breakable
     style = shared_style_with(TEMPLATES / "report.css")
     script = shared_script() + (TEMPLATES / "report.js").read_text(encoding="utf-8")
     policy = (
@@ -212,6 +217,14 @@ def _render(template: str, **facts: Any) -> str:
         policy=policy,
         **facts,
     )
+
+
+def _breakable(name: str) -> "Markup":
+    """A setting or a file name as HTML that browsers break only after a dot or an underscore."""
+    from markupsafe import Markup, escape
+
+    pieces = re.split(r"(?<=[._])(?=.)", printable(name, MAX_TEXT))
+    return Markup("<wbr>").join(map(escape, pieces))
 
 
 def _state(run: ReportedRun) -> tuple[str, str]:

@@ -186,13 +186,18 @@ function showLoss(curve) {
   else place.replaceChildren(make("div", { class: "card" }, lossChart([curve])));
 }
 
+/** A cell that names its column where a narrow screen shows the cells below each other. */
+function cell(column, value, attributes = {}) {
+  return make("td", { "data-label": column, ...attributes }, value);
+}
+
 function showCost(parts) {
-  const cells = (part) => [make("th", { scope: "row" }, part.name), make("td", {}, part.time), make("td", {}, part.cost)];
+  const cells = (part) => [make("th", { scope: "row" }, part.name), cell("Time", part.time), cell("Cost", part.cost)];
   const row = (part) => make("tr", part.is_total ? { class: "total" } : {}, ...cells(part));
   const head = make("tr", {}, ...["Component", "Time", "Cost"].map((title) => make("th", { scope: "col" }, title)));
   showWhenChanged("cost", parts, () => (parts.length
     ? make("div", { class: "scroll", role: "group", "aria-label": "Cost by component", tabindex: "0" },
-      make("table", {}, make("thead", {}, head), make("tbody", {}, ...parts.map(row))))
+      make("table", { class: "stacked" }, make("thead", {}, head), make("tbody", {}, ...parts.map(row))))
     : make("p", { class: "soft" }, "The trainer has not reported its time yet.")));
 }
 
@@ -328,7 +333,7 @@ async function openPast() {
   });
   fill();
   const head = ["Run", "Job", "Queued", "State", "Loss", "Cost"].map((title) => make("th", { scope: "col" }, title));
-  const table = make("table", { class: "past" }, make("thead", {}, make("tr", {}, ...head)), body);
+  const table = make("table", { class: "past stacked" }, make("thead", {}, make("tr", {}, ...head)), body);
   main.replaceChildren(
     make("p", { class: "filter" }, make("label", { for: "filter" }, "Job, run or state"), field, count),
     make("div", { class: "scroll", role: "group", "aria-label": "Past runs", tabindex: "0" }, table), more);
@@ -339,9 +344,9 @@ async function openPast() {
 
 function pastRow(run) {
   const loss = run.loss === null ? "" : run.loss.toFixed(4);
-  const cells = [run.job, run.created, run.state].map((text) => make("td", {}, text));
-  cells.push(make("td", { title: run.loss_name }, loss), make("td", {}, dollars(run.spent_usd)));
-  return make("tr", {}, make("td", {}, make("a", { href: `#run/${run.job}/${run.run_id}` }, run.run_id)), ...cells);
+  const cells = [cell("Job", run.job), cell("Queued", run.created), cell("State", run.state)];
+  cells.push(cell("Loss", loss, { title: run.loss_name }), cell("Cost", dollars(run.spent_usd)));
+  return make("tr", {}, cell("Run", make("a", { href: `#run/${run.job}/${run.run_id}` }, run.run_id)), ...cells);
 }
 
 // GPU classes.
@@ -361,10 +366,10 @@ async function openOffers() {
 }
 
 function offersTable(columns, cluster) {
-  const row = ([name, ...values]) => make("tr", {}, make("th", { scope: "row" }, name), ...values.map((value) => make("td", {}, value)));
+  const row = ([name, ...values]) => make("tr", {}, make("th", { scope: "row" }, name), ...values.map((value, index) => cell(columns[index + 1], value)));
   const head = make("tr", {}, ...columns.map((title) => make("th", { scope: "col" }, title)));
   return make("div", { class: "scroll", role: "group", "aria-label": cluster.heading, tabindex: "0" },
-    make("table", {}, make("thead", {}, head), make("tbody", {}, ...cluster.rows.map(row))));
+    make("table", { class: "stacked" }, make("thead", {}, head), make("tbody", {}, ...cluster.rows.map(row))));
 }
 
 // Requests, and what is shown.
