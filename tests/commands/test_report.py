@@ -138,6 +138,7 @@ def test_a_page_shows_paid_time_without_training_by_cause(outputs: Path, stand_i
     text = ParsedPage(page_of(folder, outputs)).text
     assert "idle after the last job (estimated), not included above" in text
     assert ("13% of the paid time is idle after the last job" in text) is not stand_in
+    assert ", of which 8 min idle afterwards" in text
 
 
 def test_a_page_counts_the_steps_that_taught_nothing(outputs: Path) -> None:
@@ -392,6 +393,16 @@ def test_a_comparison_shows_captions_that_differ(outputs: Path) -> None:
     assert "Different images or captions: 00001.jpg" in shown
 
 
+def test_a_comparison_shows_all_losses_together(outputs: Path) -> None:
+    make_run(outputs)
+    other = make_run(outputs, run_id="b" * 12)
+    progress = json.loads((other / "progress.json").read_text())
+    write_json(other / "progress.json", {**progress, "loss_steps": 5, "nan_losses": 1})
+    elements = ParsedPage(compare_page(fetched_runs(outputs, "cat"))).text
+    first, second = (elements.index(f"Loss (mean of {steps} steps)") for steps in (2, 5))
+    assert first < second < elements.index("20 of 20")
+
+
 @pytest.mark.parametrize(
     ("save_every", "progress", "checkpoints", "restarts"),
     [
@@ -429,6 +440,8 @@ def test_the_cost_is_shown_by_component() -> None:
         ("downloads of the last start, not included above", "2 min", "$0.0113"),
     ]
     assert [part.cost for part in cost_parts(RunProgress(gpu_seconds=60), None)] == ["", ""]
+    short = cost_parts(RunProgress(gpu_seconds=34.4, start_seconds=2.7), None)
+    assert [part.time for part in short] == ["31 s", "3 s", "34 s"]
     assert [describe_restarts(RunProgress(resumed=steps)) for steps in ([], [1250], [0, 500])] == [
         "",
         "from step 1,250",

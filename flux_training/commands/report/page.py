@@ -169,7 +169,10 @@ def compare_page(runs: Sequence[ReportedRun]) -> str:
     """The page of two or more runs."""
     labels = [run_label(run, runs) for run in runs]
     figures = [dict(_key_figures(run)) for run in runs]
-    names = list(dict.fromkeys(name for one in figures for name in one))
+    # The loss has another name where it is the mean of another number of steps; all losses stand together.
+    names = sorted(
+        dict.fromkeys(name for one in figures for name in one), key=lambda name: not name.startswith("Loss")
+    )
     different = differing_images([run.images for run in runs])
     return _render(
         "compare.html.j2",
@@ -257,7 +260,10 @@ def _key_figures(run: ReportedRun) -> Facts:
         found.append(("Faulty steps", progress.faults))
     if progress.gpu_seconds is not None:
         found.append(("GPU time", show_duration(progress.gpu_seconds)))
-        found.append(("Paid without training", show_duration(waste_of_run(run.record, progress).total)))
+        waste = waste_of_run(run.record, progress)
+        # Downloads and idle time are paid too, but are no part of the GPU time beside them.
+        after = f", of which {show_duration(waste.idle)} idle afterwards" if waste.idle else ""
+        found.append(("Paid without training", f"{show_duration(waste.total)}{after}"))
     if cost is not None:
         found.append(("Cost", show_dollars(cost) + (" at example prices" if run.is_stand_in else "")))
     found.append(("Images", str(len(run.images))))

@@ -22,6 +22,8 @@ TIMES = {
     "canceled": "Canceled",
 }
 MAX_RESTARTS_SHOWN = 20
+# `show_duration` shows less than this in seconds.
+MAX_SHOWN_AS_SECONDS = 90
 # The labels of paid times that `gpu_seconds` does not include, by the field of Waste.
 NOT_INCLUDED = {
     "downloads": "downloads of the last start, not included above",
@@ -51,14 +53,19 @@ def cost_parts(
         return []
     seconds = asdict(waste_of(progress, idle_seconds))
     others = {words: seconds.pop(cause) for cause, words in NOT_INCLUDED.items()}
-    parts = {"training": max(0.0, total - sum(seconds.values()))}
-    parts |= {WASTE_WORDS[cause]: spent for cause, spent in seconds.items() if spent}
+    parts = {WASTE_WORDS[cause]: spent for cause, spent in seconds.items() if spent}
+    training = max(0.0, total - sum(parts.values()))
+    # Rounded parts need not add up to the rounded total. Where seconds are shown, the training's are what the others leave.
+    rest = round(total) - sum(map(round, parts.values()))
+    training_shown = rest if total < MAX_SHOWN_AS_SECONDS and rest >= 0 else training
 
-    def part(name: str, spent: float, *, is_total: bool = False) -> CostPart:
+    def part(name: str, spent: float, time: float | None = None, *, is_total: bool = False) -> CostPart:
         cost = usd_of(spent, usd_an_hour)
-        return CostPart(name, show_duration(spent), "" if cost is None else show_dollars(cost), is_total)
+        shown = show_duration(spent if time is None else time)
+        return CostPart(name, shown, "" if cost is None else show_dollars(cost), is_total)
 
     return [
+        part("training", training, training_shown),
         *(part(name, spent) for name, spent in parts.items()),
         part("GPU time", total, is_total=True),
         *(part(words, spent) for words, spent in others.items() if spent),
