@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from flux_training.training.dataset.answers import patterns
+from flux_training.training.dataset.answers.absence import (
+    is_beside_the_scene,
+    is_of_the_scene,
+    precedes_absence,
+    without_absences,
+)
 from flux_training.training.dataset.answers.documents import from_json, parsed
 from flux_training.training.dataset.answers.loops import is_loop
 from flux_training.training.dataset.answers.openings import without_opening
@@ -153,6 +159,7 @@ def no_description(text: str, is_edit: bool = False) -> NotACaption | None:
 
 def _discusses(text: str) -> bool:
     """Whether a text discusses something, as a whole or with its first or last sentence."""
+    text = without_absences(text)
     first, *others = patterns.SENTENCE_BREAK.split(text)
     return any(map(discusses_rather_than_describes, (text, first))) or is_remark(
         others[-1] if others else text
@@ -354,8 +361,12 @@ def _without_last_remarks(text: str) -> str:
         last = patterns.QUOTED.sub(" ", text[found.end() :]).strip()
         is_part = "\n" in found[0] and patterns.LABELS.match(last) is not None
         before = text[: found.start()]
+        is_described = precedes_absence(before)
+        if is_described and is_of_the_scene(last):
+            break
         may_deny = describes_well(before) and not patterns.NO_IMAGE.search(last)
         is_rest = is_part or says_what_is_absent(last) or (is_remark(last) and not negates(last))
+        is_rest = is_rest or (is_described and is_beside_the_scene(last))
         is_rest = is_rest or (may_deny and (is_remark(last) or (negates(last) and _speaks(last))))
         if not is_rest or not before.strip(QUOTES):
             break
