@@ -25,6 +25,7 @@ from flux_training.training.dataset.answers.parts import (
     repeats_prompt,
     without_prompt,
 )
+from flux_training.training.dataset.answers.quotes import without_escaped_quotes, without_quotes
 from flux_training.training.dataset.answers.words import (
     begins_with_a_thing,
     count_words,
@@ -96,7 +97,7 @@ def clean_answer(answer: str, requests: tuple[str, ...] = (), prefers_english: b
         if cleaned != text:
             removed.append(name)
             text = cleaned
-    return CleanedAnswer(_without_quotes(one_line(text)), tuple(dict.fromkeys(removed)))
+    return CleanedAnswer(without_quotes(one_line(text)), tuple(dict.fromkeys(removed)))
 
 
 def _steps_for(requests: tuple[str, ...], prefers_english: bool) -> Steps:
@@ -260,6 +261,7 @@ def _without_escapes(text: str) -> str:
     """With the characters that HTML's entities and written line breaks stand for."""
     if patterns.ENTITY.search(text):
         text = html.unescape(text)
+    text = without_escaped_quotes(text)
     if text[:1] == text[-1:] == '"' and "\\" in text and isinstance(document := parsed(text), str):
         return document
     return text if text[:1] in PARSED else patterns.WRITTEN_BREAK.sub("\n", text)
@@ -397,18 +399,6 @@ def without_unfinished_sentence(text: str) -> str:
     match = patterns.UNFINISHED.search(text)
     before = text[: match.start()] if match else text
     return before if len(patterns.SENTENCE_BREAK.split(before)) >= MIN_SENTENCES else text
-
-
-def _without_quotes(text: str) -> str:
-    """Without quotes around the whole text. A quote that only ends or begins it belongs to a part of it."""
-    stripped = text.strip("`* ")
-    for left, right in ('""', "“”", "„“", "«»", "「」", "''"):
-        inner = stripped[1:-1]
-        if len(stripped) > 1 and stripped[0] == left and stripped[-1] == right and left not in inner:
-            return inner.strip()
-    if stripped.count('"') == 1:
-        return stripped.strip('" ')
-    return stripped
 
 
 def _has_no_words(text: str) -> bool:
