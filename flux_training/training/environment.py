@@ -33,12 +33,10 @@ def find_shadowing_packages(root: Path) -> list[str]:
 
     Providers run in the project's folder and would import from there instead.
     """
-    if root.resolve() == TOOL:
-        return []
     return [
         f"{root / name}: flux-training has a package with this name; rename the file or folder"
         for name in PACKAGES
-        if (root / name).exists()
+        if (root / name).exists() and (root / name).resolve() != TOOL / name
     ]
 
 

@@ -66,6 +66,9 @@ def test_folders_named_like_the_tools_packages_are_refused(tmp_path: Path) -> No
     """Only in a project of one's own: the tool's checkout has these folders."""
     assert find_shadowing_packages(ROOT) == []
     assert find_shadowing_packages(tmp_path) == []
+    (tmp_path / "components").symlink_to(ROOT / "components")  # the tool's own
+    assert find_shadowing_packages(tmp_path) == []
+    (tmp_path / "components").unlink()
     (tmp_path / "components").mkdir()
     (tmp_path / "flux_training").touch()
     said = "flux-training has a package with this name; rename the file or folder"
