@@ -296,6 +296,8 @@ def _from_labelled_parts(text: str) -> str:
 
 def _without_introduction(text: str) -> str:
     """Introductions may come one after another: `Sure! Here is a caption:`."""
+    if patterns.LABELLED_ALTERNATIVES.search(text):
+        return text
     text = _without_first_paragraphs(text)
     for _ in range(4):
         end = _end_of_introduction(text)
@@ -453,6 +455,7 @@ TEXT_STEPS: Steps = (
 )
 ERROR_MESSAGE = "the answer is an error message"
 SEVERAL = "the answer has several alternatives"
+LABELLED = f"{SEVERAL}, each with a label"
 INTRODUCTION = "the answer is an introduction without a caption"
 NO_DESCRIPTION = "the answer does not describe an image"
 # These checks are skipped for captions that quote text in the picture.
@@ -471,6 +474,7 @@ NO_EDITS = (_discusses, only_judges, states_a_fact)
 FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (_is_markup, "the answer is JSON or markup, not a caption"),
     (patterns.ERROR_TEXT.match, ERROR_MESSAGE),
+    (patterns.LABELLED_ALTERNATIVES.search, LABELLED),
     (_is_placeholder, "the answer is a placeholder"),
     (patterns.TEMPLATE.search, "the answer is a placeholder"),
     (patterns.DETECTIONS.search, "the answer is a list of objects"),

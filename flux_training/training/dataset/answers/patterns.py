@@ -102,6 +102,9 @@ _ADJECTIVES = (
 FIRST_SYMBOLS = compile_later(r"\A[\u2190-\u2bff\ufe0f\U0001f300-\U0001faff]+\s*")
 # A title: a short first paragraph without punctuation.
 TITLE = compile_later(r"\A(?:[^\s.!?,:;]+[ \t]+){0,7}[^\s.!?,:;]+\n\s*\n(?=(?:\S+\s+){8})")
+# What some models add to the label of an alternative: `Option 1 (short):`.
+_KIND = r"(?:\s*[\[(][^()\[\]\n]{1,60}[\])])?"
+_ALTERNATIVE = r"(?:option|caption|alternative|version|variant|variation|description|suggestion|idea|take)"
 INTRODUCTIONS = (
     # A first line that ends with a colon, in any language.
     compile_later(
@@ -131,6 +134,8 @@ INTRODUCTIONS = (
     ),
     compile_later(r"as (?:requested|instructed|asked)\s*[,:]\s*", _I),
     FIRST_SYMBOLS,
+    # The label of the only alternative.
+    compile_later(rf"\W*{_ALTERNATIVE} #?(?:1|one|a){_KIND}[*_]*\s*:[\s*_]*(?![\s\S]*\b[2b]\W*:)", _I),
     # `Caption 1:` if there is no `2:`.
     compile_later(rf"{_NAME} #?1\s*:\s*(?![\s\S]*\b2\s*:)", _I),
     TITLE,
@@ -285,12 +290,19 @@ REASONING = compile_later(
     r"|^first(?:ly)?[,:].*[.;]\s+second(?:ly)?[,:]|^(?:step 1\s*[:.]|first, i (?:look|need|see|will|should)|(?:analysis|thoughts?|reasoning|thinking)\b[^.:]{0,20}:)",
     _I,
 )
+# Two labels, each at the beginning of a sentence or line. Writing in a picture has no such labels.
+LABELLED_ALTERNATIVES = compile_later(
+    rf"(?:\A|(?<=[:.!?\n\"”*])\s*)\W*({_ALTERNATIVE}) #?(?:1|one|a|i){_KIND}[*_]*\s*[:—–-].+(?:\n|[.!?\"”*]\s+)\W*\1 #?(?:2|two|b|ii){_KIND}[*_]*\s*[:—–-]"
+    rf"|\A\W*(?:short|brief|simple)(?: version| caption)?{_KIND}[*_]*:.+(?:\n|[.!?\"”*]\s+)\W*(?:medium|long|detailed|descriptive)(?: version| caption)?{_KIND}[*_]*:",
+    _I | re.DOTALL,
+)
 ALTERNATIVES = compile_later(
-    r"^\W*1[.)]\s.+\s2[.)]\s|\b(?:option|caption|alternative|version|variant) (?:1|one|a)[*_]*\s*[:.)—–-].+\b(?:option|caption|alternative|version|variant)"
+    rf"^\W*1(?:[.)]\s|{_KIND}:).+\s2(?:[.)]\s|{_KIND}:)|\b(?:option|caption|alternative|version|variant) (?:1|one|a){_KIND}[*_]*\s*[:.)—–-].+\b(?:option|caption|alternative|version|variant)"
     r" (?:2|two|b)\b|(?:^|[.!?\"”]\s+)(?:alternatively|alternative|another option|variation|variant)\b\s*[,:]|[?] or\b|[.!\"”] or (?-i:[\"“A-Z])"
     # Two labels with the same word, or a ruled line between two texts.
-    r"|\b([a-z]+) ?#?[1a]\s*:.{1,600}\b\1 ?#?[2b]\s*:|\s(?:-{3,}|\*{3,}|_{3,}|={3,})\s|[.!\"”] or,"
-    r"|^\W*a[.:)] .+\s\(?b[.:)] \S|\bshort: .+\b(?:medium|long): |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
+    rf"|\b([a-z]+) ?#?[1a]{_KIND}\s*:.{{1,600}}\b\1 ?#?[2b]{_KIND}\s*:"
+    r"|\s(?:-{3,}|\*{3,}|_{3,}|={3,})\s|[.!\"”] or,"
+    r"|^\W*a[.:)] .+\s\(?b[.:)] \S|\bshort(?: \([^()]{1,40}\))?: .+\b(?:medium|long)(?: \([^()]{1,40}\))?: |^\W*[-*•] .+\s[-*•] \S|\bhere are (?:\w+ ){0,3}(?:captions|options|descriptions|alternatives|suggestions|versions)\b",
     _I | re.DOTALL,
 )
 QUESTION = compile_later(

@@ -5,7 +5,7 @@ import re
 from flux_training.training.dataset.answers.documents import parsed
 from flux_training.training.dataset.answers.regex import compile_later
 
-PAIRS = ('""', "“”", "„“", "«»", "「」", "''")
+PAIRS = (('"', '"'), ("“", "”"), ("„", "“"), ("«", "»"), ("「", "」"), ("'", "'"))
 MAX_LAYERS = 3
 _SIGNS = "`* "
 # Documents begin with these.
@@ -20,7 +20,7 @@ def without_quotes(text: str) -> str:
     """Without quotes around the whole text. A quote that only ends or begins it belongs to a part of it."""
     for _ in range(MAX_LAYERS):
         stripped = text.strip() if _is_list(text) else text.strip(_SIGNS)
-        text = next((stripped[1:-1] for pair in PAIRS if _encloses(pair, stripped)), stripped)
+        text = next((stripped[1:-1] for pair in PAIRS if _enclose(*pair, stripped)), stripped)
         if text == stripped:
             break
     return text.strip('" ') if text.count('"') == 1 else text.strip()
@@ -43,9 +43,8 @@ def _is_list(text: str) -> bool:
     return re.match(r"\s*\* .* \* ", text) is not None
 
 
-def _encloses(pair: str, text: str) -> bool:
+def _enclose(left: str, right: str, text: str) -> bool:
     """Whether the first and the last character of a text are a pair of quotes that belong together."""
-    left, right = pair
     if len(text) < 3 or text[0] != left or text[-1] != right:
         return False
     inner = text[1:-1]
