@@ -21,7 +21,7 @@ from uuid import uuid4
 import httpx
 from pydantic import SecretStr
 
-from flux_training.clients.errors import NotFound, Service, ServiceError, WrongContent
+from flux_training.clients.errors import Conflict, NotFound, Service, ServiceError, WrongContent
 from flux_training.clients.http import LOOPBACK
 from flux_training.clients.s3_errors import UNREADABLE, error_from_obstore
 from flux_training.training.errors import BadInput
@@ -222,8 +222,10 @@ class Bulk:
         answer = obstore.get(self._store(), wanted.key)
         if wanted.size not in (None, answer.meta["size"]):
             # The object may have been replaced by one that would fill the disk, so check its size first.
-            raise OSError(
-                f"the object had {wanted.size} bytes when it was listed and has {answer.meta['size']} now"
+            raise Conflict(
+                f"{wanted.key} in bucket {self._access.bucket} changed: it had {wanted.size} bytes when it was listed and has {answer.meta['size']} now",
+                "",
+                "run the same command again",
             )
         # A small object is fetched in one piece: streaming it would take twice as long.
         small = answer.meta["size"] <= CHUNK_BYTES

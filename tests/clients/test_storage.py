@@ -129,7 +129,7 @@ def test_a_wrong_download_keeps_the_old_file(server: Server, tmp_path: Path) -> 
 
 def test_an_object_that_grew_since_it_was_listed_is_not_downloaded(server: Server, tmp_path: Path) -> None:
     server.reply = lambda *_: (200, b"x" * 1000)
-    with pytest.raises(ServiceError, match="the object had 4 bytes when it was listed and has 1000"):
+    with pytest.raises(ServiceError, match="changed: it had 4 bytes when it was listed and has 1000"):
         storage(server.url).download("a", tmp_path / "a", size=4)
     assert list(tmp_path.iterdir()) == []
 

@@ -289,6 +289,20 @@ def test_an_interrupted_download_of_a_changed_object_starts_again(
     assert (path.read_bytes(), names(tmp_path)) == (WEIGHTS[::-1], {"w"})
 
 
+def test_a_small_object_that_changes_meanwhile_is_fetched_as_it_is_now(
+    bucket: Storage, tmp_path: Path
+) -> None:
+    """A running node writes its report every few seconds."""
+    bucket.put_bytes("progress.json", b"old")
+    (listed,) = bucket.list("progress.json")
+    bucket.put_bytes("progress.json", b"newer")
+    download(bucket, listed, tmp_path / "progress.json", None, lambda _: None)
+    assert (tmp_path / "progress.json").read_bytes() == b"newer"
+    bucket.put_bytes("progress.json", b"x" * (downloading.CHUNK_BYTES + 1))
+    with pytest.raises(ServiceError, match=r"progress.json .* changed: it had 3 bytes"):
+        download(bucket, listed, tmp_path / "progress.json", None, lambda _: None)
+
+
 def test_only_one_process_downloads_a_file(bucket: Storage, status: JobStatus, tmp_path: Path) -> None:
     info = bucket.head(status.job.keys.weights)
     assert info is not None

@@ -24,6 +24,10 @@ ENTRY = {"runId": "0123456789ab", "steps": 300, "folder": "runs/cat/0123456789ab
 Up = Callable[..., list[str]]
 
 
+# The exit code of a refresh in this test while another update runs.
+LOCKED = 255
+
+
 def row(name: str, state: str) -> JobRow:
     """`state` is one of RunState, or one and a reason: `failed: out of memory`."""
     job = StackJob(name, "0123456789ab", "", 300, RunKeys("r/", name))
@@ -43,6 +47,7 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         stack_name: str = "dev",
         fetched: tuple[str, ...] = (),
         declared_later: dict[str, str] | None = None,
+        refresh_codes: tuple[int, ...] = (),
         **states: str,
     ) -> list[str]:
         def fetch(status: JobStatus, *_rest: object) -> FetchResult:
@@ -57,8 +62,12 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
             jobs if declared_later is None else {n: ENTRY | {"runId": i} for n, i in declared_later.items()}
         )
         outputs = iter([{"jobs": jobs}, {"jobs": jobs}, {"jobs": later}])
+        codes = iter(refresh_codes)
         engine = SimpleNamespace(
-            outputs=lambda: next(outputs), run=lambda *_: 0, wait_for_other_updates=lambda _on_wait: None
+            outputs=lambda: next(outputs),
+            run=lambda command, *_: next(codes, 0) if command == "refresh" else 0,
+            wait_for_other_updates=lambda _on_wait: None,
+            is_updated_by_others=refresh_codes[:1] == (LOCKED,),
         )
         monkeypatch.setattr(stack, "prepare_engine", lambda *_: engine)
         monkeypatch.setattr(stack, "uses_local_cloud", lambda _root, name: name == "dev")
@@ -76,6 +85,12 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Up:
         return []
 
     return run
+
+
+def test_an_update_that_begins_before_the_last_refresh_is_waited_for(up: Up) -> None:
+    assert up(refresh_codes=(LOCKED, LOCKED), cat="completed") == []
+    with pytest.raises(SystemExit, match=r"^1$"):
+        up(refresh_codes=(1,), cat="completed")
 
 
 def test_up_succeeds_when_all_jobs_completed(up: Up) -> None:

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from flux_training.clients.errors import ServiceError, WrongContent
+from flux_training.clients.errors import Conflict, ServiceError, WrongContent
 from flux_training.clients.storage import ObjectInfo, Storage
 from flux_training.training.errors import FluxError
 from flux_training.training.files import try_lock
 
 # The bytes per request. A smaller file is downloaded with one request, so its download cannot be continued.
 CHUNK_BYTES = 8 * 1024 * 1024
+# How often a small object may change while it is downloaded.
+MAX_CHANGES = 5
 
 OnBytes = Callable[[int], None]
 
@@ -24,7 +26,7 @@ def download(storage: Storage, info: ObjectInfo, path: Path, sha256: str | None,
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if info.size <= CHUNK_BYTES:
-        storage.download(info.key, path, sha256, size=info.size)
+        _download_small(storage, info, path, sha256)
         on_bytes(info.size)
         return
     part = part_path(path, info)
@@ -35,6 +37,20 @@ def download(storage: Storage, info: ObjectInfo, path: Path, sha256: str | None,
     _verify(storage, info, part, sha256)
     part.chmod(0o644)
     part.replace(path)
+
+
+def _download_small(storage: Storage, info: ObjectInfo, path: Path, sha256: str | None) -> None:
+    """In one request, and again if it has changed since it was listed: a running node writes its report every few seconds."""
+    for _ in range(MAX_CHANGES):
+        try:
+            storage.download(info.key, path, sha256, size=info.size)
+            return
+        except Conflict:
+            current = storage.head(info.key)
+            if current is None or current.size > CHUNK_BYTES:
+                raise
+            info = current
+    raise ServiceError(f"{info.key} changes again and again", "", "run the same command later")
 
 
 def part_path(path: Path, info: ObjectInfo) -> Path:

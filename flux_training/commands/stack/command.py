@@ -41,6 +41,9 @@ yes_option = click.option(
     is_flag=True,
     help="Do not ask. Stacks on the local cloud, where nothing costs money, never ask.",
 )
+# --run-program: otherwise Pulumi updates the resources but not the stack's outputs. --clear-pending-creates: after a killed
+# `up`, the CLI would keep warning about resources that the next `up` has adopted.
+REFRESH = ("refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview")
 
 
 @click.command()
@@ -67,19 +70,18 @@ def up(stack: str, yes: bool, no_wait: bool) -> None:
     # Hide the stack outputs, about forty lines; the end of `up` summarises them.
     run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     collected = _wait_and_fetch(engine, stack)
-    engine.wait_for_other_updates(
-        lambda process: say_wrapped(
-            f"\nAnother update of stack {stack} is running (process {process}). Waiting for it, to refresh the state afterwards. "
-            "The results are complete: Ctrl-C leaves the state to the next update."
-        )
-    )
+    _wait_for_other_updates(engine, stack)
     if fixed := describe_fixed_clusters(engine.outputs()):
         say_wrapped(
             f"\n{fixed} (autoscale: false). Updating again to stop its replicas, which now have no work:"
         )
         run_or_exit(engine, "up", "--yes", "--skip-preview", "--suppress-outputs")
     say_wrapped("\nRefreshing, to store in the state how each run ended:")
-    _refresh(engine, "--suppress-outputs")
+    while code := engine.run(*REFRESH, "--suppress-outputs"):
+        # Another update may have begun since the last look.
+        if not engine.is_updated_by_others:
+            sys.exit(code)
+        _wait_for_other_updates(engine, stack)
     # Another update may have canceled or replaced runs while this one waited, so read the outputs again.
     withdrawn = describe_withdrawn_runs(stack, collected.statuses, engine.outputs())
     for line in withdrawn.values():
@@ -105,7 +107,7 @@ def preview(stack: str) -> None:
 @stack_option
 def refresh(stack: str) -> None:
     """Update the state to match what exists."""
-    _refresh(prepare_engine(stack))
+    run_or_exit(prepare_engine(stack), *REFRESH)
 
 
 @click.command()
@@ -199,11 +201,12 @@ def _status_now(engine: Engine, stack: str, outputs: Mapping[str, Any]) -> Stack
     return None
 
 
-def _refresh(engine: Engine, *options: str) -> None:
-    # --run-program: otherwise Pulumi updates the resources but not the stack's outputs. --clear-pending-creates: after a killed
-    # `up`, the CLI would keep warning about resources that the next `up` has adopted.
-    run_or_exit(
-        engine, "refresh", "--run-program", "--clear-pending-creates", "--yes", "--skip-preview", *options
+def _wait_for_other_updates(engine: Engine, stack: str) -> None:
+    engine.wait_for_other_updates(
+        lambda process: say_wrapped(
+            f"\nAnother update of stack {stack} is running (process {process}). Waiting for it, to refresh the state afterwards. "
+            "The results are complete: Ctrl-C leaves the state to the next update."
+        )
     )
 
 

@@ -88,6 +88,11 @@ class Engine:
             )
         self._capture("cancel", "--yes")
 
+    @property
+    def is_updated_by_others(self) -> bool:
+        """Whether a process of this machine updates the stack."""
+        return bool(processes_that_update(self.root, self.stack))
+
     def wait_for_other_updates(self, on_wait: Callable[[int], None]) -> None:
         """Return once no process of this machine updates the stack. `on_wait` is called once, with the id of one that does."""
         said = False
