@@ -18,6 +18,12 @@ from flux_training.training.dataset.answers.absence import (
 )
 from flux_training.training.dataset.answers.documents import from_json, parsed
 from flux_training.training.dataset.answers.loops import is_loop
+from flux_training.training.dataset.answers.noise import (
+    has_few_letters,
+    has_no_words,
+    has_random_words,
+    is_garbled,
+)
 from flux_training.training.dataset.answers.openings import without_opening
 from flux_training.training.dataset.answers.parts import (
     from_transcript,
@@ -50,10 +56,6 @@ PARSED = ("{", "[", '"', "`")
 MAX_CHARACTERS = 10_000
 # The maximum length of an answer, including reasoning, in characters.
 MAX_ANSWER = 30_000
-# A text with a smaller share of letters, among all but white space, is noise.
-MIN_LETTERS = 0.4
-# A text with a larger share of accented letters is noise.
-MAX_ACCENTED = 0.7
 # The first Thai letter. Most scripts from here on have no spaces between words.
 FIRST_WITHOUT_SPACES = "\u0e00"
 MIN_LABELS = 2
@@ -114,10 +116,10 @@ def find_fault(text: str, *requests: str) -> NotACaption | None:
     unquoted = patterns.QUOTED.sub(" ", plain)
     if not plain.strip():
         return NotACaption("the answer is empty")
-    if _has_no_words(plain):
+    if has_no_words(plain):
         return NotACaption(f"the answer has no words: {_start(plain)}")
-    if _is_garbled(plain):
-        return NotACaption(f"the answer is noise, not language: {_start(plain)}", hopeless=True)
+    if is_garbled(plain):
+        return NotACaption(f"{NOISE}: {_start(plain)}", hopeless=True)
     if patterns.NO_IMAGE.search(unquoted):
         return NotACaption(f"the model says that it sees no image: {_start(plain)}", hopeless=True)
     if patterns.REFUSAL.match(unquoted.lstrip()):
@@ -403,23 +405,6 @@ def without_unfinished_sentence(text: str) -> str:
     return before if len(patterns.SENTENCE_BREAK.split(before)) >= MIN_SENTENCES else text
 
 
-def _has_no_words(text: str) -> bool:
-    return sum(letter.isalpha() for letter in text) < 2
-
-
-def _is_garbled(text: str) -> bool:
-    """Whether a text has broken characters or pieces of tokens, which no model writes that works as it should."""
-    if "\ufffd" in text or patterns.RAW_TOKENS.search(text):
-        return True
-    accented = sum("\u00c0" <= letter < "\u0250" for letter in text)
-    return accented > MAX_ACCENTED * sum(letter.isalpha() for letter in text)
-
-
-def _has_few_letters(text: str) -> bool:
-    dense = "".join(text.split())
-    return sum(letter.isalpha() for letter in dense) < MIN_LETTERS * len(dense)
-
-
 def _is_markup(text: str) -> bool:
     return patterns.MARKUP.match(text) is not None
 
@@ -453,6 +438,7 @@ TEXT_STEPS: Steps = (
     ("an introduction", _without_introduction),
     ("a repetition", _without_repetition),
 )
+NOISE = "the answer is noise, not language"
 ERROR_MESSAGE = "the answer is an error message"
 SEVERAL = "the answer has several alternatives"
 LABELLED = f"{SEVERAL}, each with a label"
@@ -479,7 +465,8 @@ FAULTS: tuple[tuple[Callable[[str], object], str], ...] = (
     (patterns.TEMPLATE.search, "the answer is a placeholder"),
     (patterns.DETECTIONS.search, "the answer is a list of objects"),
     (is_loop, "the answer repeats itself"),
-    (_has_few_letters, "the answer is mostly characters that are no letters"),
+    (has_few_letters, "the answer is mostly characters that are no letters"),
+    (has_random_words, NOISE),
     (patterns.REASONING.search, "the answer is reasoning, not a caption"),
     (patterns.ALTERNATIVES.search, SEVERAL),
     (_is_introduction, INTRODUCTION),
