@@ -224,7 +224,7 @@ def check_node_keys(stack: StackServices) -> list[CheckResult]:
         return []
     if stack.nodes_reach_records:
         return [note("Nodes' keys", *shared_keys_warning(stack.settings.storage.kind).split("; ", 1))]
-    return [ok("Nodes' keys", "cannot change the records in .flux/")]
+    return [ok("Nodes' keys", "give no access to the records in .flux/, as intended")]
 
 
 def _delete(storage: Storage, key: str) -> bool:

@@ -329,7 +329,7 @@ def _print_intake(job: Path, intake: Intake, numbers: list[int]) -> None:
     say_wrapped(f"{job}: {counted(len(numbers), 'image')} added{span}, {captions} with a caption{reduced}")
     same = [f"{duplicate.source} shows the same as {duplicate.kept}" for duplicate in intake.duplicates]
     for title, lines in (
-        ("Duplicates", same),
+        ("Duplicates, left out", same),
         ("Notes", intake.notes),
         ("Left out", group_files_by_reason(intake.findings)),
     ):

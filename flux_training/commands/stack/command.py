@@ -245,7 +245,7 @@ def _wait_and_fetch(engine: Engine, stack: str) -> CollectedResults:
         print_fetch_problems(result)
         collected.unfetched += [row.name] if result.failed else []
         page = write_report(ReportedRun(row.name, result.folder.name, result.folder), folder, images, stack)
-        say_wrapped(f"    {page}: samples, loss and dataset on one page")
+        say_wrapped(f"    {page}: the run on one page")
         collected.new.append(status)
     if before := len(rows) - len(collected.new):
         what = "The results of " + (
