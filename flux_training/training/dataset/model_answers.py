@@ -16,6 +16,7 @@ from flux_training.training.dataset.answers.absence import (
     precedes_absence,
     without_absences,
 )
+from flux_training.training.dataset.answers.bullets import joined_bullets
 from flux_training.training.dataset.answers.documents import from_json, parsed
 from flux_training.training.dataset.answers.loops import is_loop
 from flux_training.training.dataset.answers.noise import (
@@ -433,6 +434,7 @@ TEXT_STEPS: Steps = (
     ("an introduction", without_opening),
     ("an introduction", _without_introduction),
     ("an introduction", without_opening),
+    ("bullets", joined_bullets),
     ("a closing remark", _without_closing),
     ("Markdown", _without_markdown),
     ("an introduction", _without_introduction),
