@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from localcloud.home import EXIT_REALLOCATE
+from localcloud.node.transfers import Transfers
 from localcloud.node.worker import IdleLimits, KelpieWorker, run_worker
 from localcloud.testing import kelpie_client, running_cloud, wait_until
 from node_jobs import BUCKET, NodeBucket, ended, job_of, running_group, submit
@@ -54,6 +55,24 @@ def sync(
     prefix: str, local_path: str, direction: str, bucket: str = BUCKET, **more: str
 ) -> list[dict[str, str]]:
     return [{"bucket": bucket, "prefix": prefix, "local_path": local_path, "direction": direction, **more}]
+
+
+@pytest.mark.timeout(30)
+def test_a_file_that_becomes_shorter_during_its_upload_is_uploaded_as_it_is_then(
+    cloud: dict[str, Any], bucket: NodeBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher replaces progress.json every few seconds."""
+    access = cloud["s3"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", access["url"])
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access["access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", access["secret_access_key"])
+    monkeypatch.setenv("AWS_REGION", "auto")
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    (tmp_path / "progress.json").write_text("{}")
+    # What boto3 asks before it opens the file.
+    monkeypatch.setattr("s3transfer.utils.OSUtils.get_file_size", lambda *_: 4)
+    Transfers(tmp_path).upload(tmp_path / "progress.json", BUCKET, "shorter.json", compressed=False)
+    assert bucket.get("shorter.json") == b"{}"
 
 
 def test_during_uploads_changes_and_deletes_deleted_files(run: Run, bucket: NodeBucket) -> None:

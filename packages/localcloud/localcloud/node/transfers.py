@@ -134,6 +134,11 @@ class Transfers:
                 data = io.BytesIO(gzip.compress(path.read_bytes()))
                 extra["ContentEncoding"] = "gzip"
                 self._s3.upload_fileobj(data, bucket, f"{key}.gz", ExtraArgs=extra, Config=PARTS)
+            elif path.stat().st_size < PARTS.multipart_threshold:
+                # The real worker reads a part before it sends its length. boto3 would send the length first, and if the file is
+                # replaced by a shorter one then, the storage would wait for the rest for ever.
+                data = io.BytesIO(path.read_bytes())
+                self._s3.upload_fileobj(data, bucket, key, ExtraArgs=extra, Config=PARTS)
             else:
                 self._s3.upload_file(str(path), bucket, key, ExtraArgs=extra, Config=PARTS)
             log.info("uploaded %s", key)
