@@ -31,7 +31,7 @@ from flux_training.clients.stack.survey import (
 )
 from flux_training.training.cost import StackBill
 from flux_training.training.dataset.facts import report_each_thousand_images
-from flux_training.training.environment import REFRESH_VARIABLE, find_shadowing_packages, pulumi_command
+from flux_training.training.environment import REFRESH_VARIABLE, find_shadowing_packages
 from flux_training.training.errors import BadInput, FluxError
 from flux_training.training.files import explain_file_error
 from flux_training.training.finding import LintReport, group_findings
@@ -145,7 +145,8 @@ def survey_declared_jobs(
 def note_long_trainings(survey: Survey) -> None:
     """Warn of long trainings. Printed before anything is queued."""
     unfinished = [job.folder for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
-    fix = pulumi_command(f"config set maxSteps {SUGGESTED_STEPS}", pulumi.get_stack())
+    # A command would need the stack, which a preview may be the first to ask for.
+    fix = f"`{pulumi.get_project()}:maxSteps: {SUGGESTED_STEPS}` below `config:` in Pulumi.{pulumi.get_stack()}.yaml"
     if note := describe_long_trainings(unfinished, fix):
         print(note, file=sys.stderr, flush=True)
 

@@ -34,7 +34,7 @@ def cap_steps(folder: JobFolder, max_steps: int | None) -> JobFolder:
 
 
 def describe_long_trainings(folders: Iterable[JobFolder], fix: str) -> str:
-    """A note about trainings that take minutes with the stand-in trainer; empty if there are none. `fix`: the command that caps them."""
+    """A note about trainings that take minutes with the stand-in trainer; empty if there are none. `fix`: what caps them."""
     long = [
         f"{show_duration(folder.steps * STAND_IN_STEP_SECONDS.low)} to {show_duration(folder.steps * STAND_IN_STEP_SECONDS.high)} for {folder.name}"
         for folder in folders
