@@ -12,6 +12,7 @@ from flux_training.training.dataset.model_answers import (
     CleanedAnswer,
     clean_answer,
     find_fault,
+    is_ended,
     no_description,
     one_line,
     without_unfinished_sentence,
@@ -151,7 +152,8 @@ def caption_from(response: ModelResponse, instruction: str = INSTRUCTION) -> Gen
         return GeneratedCaption(problem="blocked by the service's content filter", final=True)
     requests = (instruction, stricter(instruction))
     answer = clean_answer(response.text or "", requests, prefers_english=instruction in PROMPTS)
-    if finish in CUT_OFF and not has_whole_caption(response.text or ""):
+    text = response.text or ""
+    if finish in CUT_OFF and not has_whole_caption(text) and not is_ended(text, answer, requests):
         return _cut_off(response, answer)
     if finish not in (*FINISHED, *CUT_OFF):
         return GeneratedCaption(problem=f"the response ended with `{one_line(finish)}` instead of a caption")

@@ -103,6 +103,16 @@ def clean_answer(answer: str, requests: tuple[str, ...] = (), prefers_english: b
     return CleanedAnswer(without_quotes(one_line(text)), tuple(dict.fromkeys(removed)))
 
 
+def is_ended(text: str, answer: CleanedAnswer, requests: tuple[str, ...] = ()) -> bool:
+    """Whether a model ended its answer with a token although the server took more, such as the same token again."""
+    stops = list(patterns.STOP_TOKENS.finditer(text))
+    is_whole = bool(stops) and (
+        stops[-1].end() == len(text.rstrip())
+        or clean_answer(text[: stops[0].start()], requests).text == answer.text
+    )
+    return is_whole and bool(answer.text)
+
+
 def _steps_for(requests: tuple[str, ...], prefers_english: bool) -> Steps:
     """The steps of cleaning an answer to one of these requests."""
     prompt: Steps = (("the repeated prompt", partial(without_prompt, requests=requests)),) if requests else ()

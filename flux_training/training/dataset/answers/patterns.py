@@ -30,6 +30,12 @@ END_TOKEN = compile_later(
     r"|<｜end▁of▁sentence｜>|<\|im_start\|>\s*user|\n\s*(?:#{2,} *)?(?:user|human|instruction|q|question):|(?-i:\sUSER:|\sHUMAN:)|(?<=[.!?])\s+#{2,}\s*\Z|(?<=[.!?])\s*(?:\[INST\]|<\|user\|>)|\[end of text\]|(?<=[.!?])assistant\b",
     _I,
 )
+# The tokens with which a model ends its answer. Some servers go on after one, up to the limit.
+STOP_TOKENS = compile_later(
+    r"(?:\s*(?:<\|(?:im_end|endoftext|eot_id|end_of_text|end|eom_id|end_of_turn|return|endofanswer)\|>|</s>|<eos>|<end_of_turn>|<end_of_utterance>|<｜end▁of▁sentence｜>|\[end of text\]))+",
+    _I,
+    needs=("<", "[end of text]"),
+)
 SPECIAL_TOKEN = compile_later(
     r"<\|start_of_role\|>\w*<\|end_of_role\|>|<\|[^|<>\n]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|</?s>|<unused\d+>|<0x[\dA-F]{2}>|<loc_\d+>|\[/?INST\]|<</?SYS>>|\[/?(?:OUTPUT|ANSWER|CAPTION|RESPONSE|RESULT|END|BOS|EOS|PAD|STOP|DONE|ASSISTANT)\]|\[(?:image|photo|picture|frame) ?#?\d{1,5}\]"
     r"|</?(?:bos|eos|pad|unk|image|img|start_of_turn|end_of_turn|start_of_image|end_of_image|grounding|phrase|ref|answer"

@@ -45,7 +45,7 @@ def _is_list(text: str) -> bool:
 
 def _enclose(left: str, right: str, text: str) -> bool:
     """Whether the first and the last character of a text are a pair of quotes that belong together."""
-    if len(text) < 3 or text[0] != left or text[-1] != right:
+    if len(text) < 2 or text[0] != left or text[-1] != right:
         return False
     inner = text[1:-1]
     return _are_pairs(inner, left) if left == right else _are_nested(inner, left, right)
