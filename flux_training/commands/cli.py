@@ -20,9 +20,9 @@ OUTPUTS = "outputs"
 
 # A console for prose, which it does not wrap: terminals wrap long lines themselves, and in a pipe each message stays on one
 # line.
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, emoji=False)
 # A console for tables, which have to fit the width of the terminal.
-screen = Console()
+screen = Console(emoji=False)
 stack_option = click.option(
     "--stack",
     default=DEFAULT_STACK,

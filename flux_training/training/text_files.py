@@ -114,6 +114,7 @@ YAML_PROBLEMS = {
     "unexpected end of stream": "a quote is not closed",
     "found another document": "a line `---` begins a second document; remove what follows it",
     "could not determine a constructor": "a tag such as !!python/object is not supported; remove it",
+    "expected chomping or indentation": "a value begins with > or |, which begin a text of several lines; write it in quotes",
     "unhashable key": "a key is a list or a mapping; use a text",
     "for merging": "`<<:` takes mappings only",
 }

@@ -425,3 +425,9 @@ def test_results_are_one_json_object_on_request(
     assert {"title": "Python", "verdict": "ok"}.items() <= found["checks"][0].items()
     (stack_file,) = [check for check in found["checks"] if check["verdict"] == "bad"]
     assert stack_file["title"] == "Stack file"
+
+
+def test_the_name_of_a_setting_does_not_become_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """rich takes `:cloud:` for an emoji."""
+    doctor.print_result(bad("Settings", "flux-training:cloud: must be 'local' or 'salad'", "correct it"))
+    assert "flux-training:cloud: must be" in capsys.readouterr().out

@@ -146,7 +146,9 @@ def test_an_unknown_model_names_the_nearest(
     checkout: Path, tmp_path: Path, run: Run, typed: str, nearest: str
 ) -> None:
     del checkout
-    with pytest.raises(click.BadParameter, match=rf"no model '{typed}' \(did you mean `{nearest}`( or .*)?\?\)"):
+    with pytest.raises(
+        click.BadParameter, match=rf"no model '{typed}' \(did you mean `{nearest}`( or .*)?\?\)"
+    ):
         run(new, "cat", "--from", tmp_path, "--model", typed, "--trigger", "x")
 
 

@@ -53,6 +53,14 @@ def test_a_repeated_key_is_an_error(text: str, line: str, tmp_path: Path) -> Non
     assert line in finding(tmp_path)
 
 
+@pytest.mark.parametrize("cloud", ["Local", "aws", "[local]", "true"])
+def test_another_cloud_is_refused_before_anything_is_asked_for(cloud: str, tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")
+    (tmp_path / "Pulumi.dev.yaml").write_text(f"config:\n  loras:cloud: {cloud}\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="loras:cloud: must be 'local' or 'salad'"):
+        uses_local_cloud(tmp_path, "dev")
+
+
 @pytest.mark.parametrize("text", ["config: [a]", "config: a", "- config", "hello"])
 def test_a_file_of_another_shape_is_named_with_an_example(text: str, tmp_path: Path) -> None:
     (tmp_path / "Pulumi.yaml").write_text("name: loras\nruntime: python\n", encoding="utf-8")

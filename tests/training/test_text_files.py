@@ -270,6 +270,7 @@ def test_a_clone_with_autocrlf_has_the_same_bytes(tmp_path: Path) -> None:
         ("a: 1\n---\nb: 2\n", "begins a second document"),
         ("a: !!python/object:os.x {}\n", "a tag such as"),
         ("? [a]\n: b\n", "a key is a list or a mapping"),
+        ("a: >= 24 GB\n", "a value begins with > or |"),
         ("<<: [1]\n", "`<<:` takes mappings only"),
     ],
 )

@@ -173,8 +173,12 @@ def commit_of_tool(tool: Path) -> str:
     """
     head = _git(tool, "rev-parse", "HEAD")
     boundary = _git(tool, "rev-list", "--boundary", "HEAD", *NOT_PUBLISHED).splitlines()
-    published = next((line[1:] for line in boundary if line.startswith("-")), head)
-    return head if _git(tool, "diff", "--name-only", published, head, "--", *TOOL_FILES) else published
+    # After a merge there are several: the commits at which the clone left the published ones.
+    published = [line[1:] for line in boundary if line.startswith("-")]
+    return next(
+        (one for one in published if not _git(tool, "diff", "--name-only", one, head, "--", *TOOL_FILES)),
+        head,
+    )
 
 
 def why_clones_lack_the_tool(tool: Path, commit: str) -> str:

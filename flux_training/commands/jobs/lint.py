@@ -169,7 +169,7 @@ def lint_report_as_json(report: LintReport) -> dict[str, Any]:
 @contextmanager
 def _print_lint_progress() -> Iterator[OnProgress]:
     """Prints to stderr how many images are checked: on a terminal one changing line, else a line for each thousand."""
-    stderr = Console(stderr=True, soft_wrap=True)
+    stderr = Console(stderr=True, soft_wrap=True, emoji=False)
     if not stderr.is_terminal:
         yield report_each_thousand_images(stderr.print)
         return

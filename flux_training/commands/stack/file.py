@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -15,6 +15,7 @@ from flux_training.training.settings import StackSettings, parse_stack_settings
 from flux_training.training.text_files import describe_encoding, describe_yaml_error, git_artefact
 from flux_training.training.words import nearest
 
+CLOUDS = get_args(StackSettings.model_fields["cloud"].annotation)
 # This text replaces the value of an encrypted setting.
 ENCRYPTED = "encrypted"
 # The maximum size of a stack file. A file with a thousand jobs has 100 KB.
@@ -22,8 +23,12 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
 def uses_local_cloud(root: Path, stack: str) -> bool:
-    """Raises BadInput if there is no such stack file or it is not YAML."""
-    return stack_config(root, stack).get(f"{project_name(root)}:cloud") == "local"
+    """Raises BadInput if there is no such stack file, if it is not YAML, or if it names another cloud."""
+    key = f"{project_name(root)}:cloud"
+    cloud = stack_config(root, stack).get(key)
+    if cloud is not None and cloud not in CLOUDS:
+        raise BadInput([f"Pulumi.{stack}.yaml: {key}: must be 'local' or 'salad' (it is {cloud!r})"])
+    return cloud == "local"
 
 
 def stack_settings(root: Path, stack: str) -> StackSettings:

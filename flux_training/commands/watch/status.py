@@ -66,7 +66,7 @@ def _print(found: StackStatus, local: bool) -> None:
     if screen.is_terminal:
         screen.print(render_status_table(found, screen.width, local))
     else:
-        Console(width=PIPE_WIDTH).print(render_status_table(found, PIPE_WIDTH, local, bar=False))
+        Console(width=PIPE_WIDTH, emoji=False).print(render_status_table(found, PIPE_WIDTH, local, bar=False))
 
 
 def undeployed_jobs_note(jobs: Sequence[str], stack: str) -> str:

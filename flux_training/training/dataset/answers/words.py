@@ -22,7 +22,7 @@ MIN_DESCRIBING = 3
 _SERVICE = compile_later(
     r"\b(?:server|service|slot|provider|requests?|prompt|job|tasks?|api|quota|credits?|tier|tokens?|session|connection|endpoint|inference|account|queue|gpu|cuda"
     r"|backend|upstream|limits?|context|deployment|gateway|subscription|billing|policy|cache|worker|instance|payload|memory|allocat\w+|plan|feature"
-    r"|uploads?|downloads?|attachments?|attached|inputs?|outputs?|responses?|query|parameters?|schema|json|authenti\w+|authoriz\w+|permissions?|url|files?|model"
+    r"|uploads?|downloads?|attachments?|attached|inputs?|outputs?|responses?|query|parameters?|schema|json|authenti\w+|authoriz\w+|permissions?|url|files?|(?<!^the )model|model(?= \W)"
     r"|caption(?:s|ing)|describing|description|system|safety|guidelines?|timeout|database|runtime|config(?:uration)?|version|tokenizer|batch"
     r"|errors?|failed|failure|exhausted|exceeded|expired|disconnected|queued|rejected|missing|denied|declined|invalid|unavailable|overloaded|busy|timed out|not found|too large"
     r"|retry|retrying|offline|reached|unsupported|supported|disabled|enabled|paused|suspended|violation|flagged|blocked|cancell?ed|aborted|requires?|required"

@@ -41,7 +41,7 @@ class LiveDisplay(Display):
 
     def __init__(self, stack: str, *, color: bool = True) -> None:
         super().__init__(stack, color=color)
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, emoji=False)
         self._rows: dict[str, _TreeRow] = {}
         self._live: Live | None = None
 
