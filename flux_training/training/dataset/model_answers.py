@@ -183,7 +183,8 @@ def _discusses(text: str) -> bool:
 def _is_list_of_parts(text: str) -> bool:
     return (
         len(patterns.LABELS.findall(text)) >= MIN_LABELS
-        or len(patterns.LOWER_LABELS.findall(text)) >= MIN_LOWER_LABELS
+        # "A scoreboard shows home: 3, guest: 1" is a sentence.
+        or (not begins_with_a_thing(text) and len(patterns.LOWER_LABELS.findall(text)) >= MIN_LOWER_LABELS)
     )
 
 

@@ -45,6 +45,9 @@ ONE_LANGUAGE = (
     "Baked feijoada (a stew of beans) in a clay pot. Steam rises.",
     "A street in Rio de Janeiro / Copacabana at dusk.",
     "A dancer, Paris Opera (Palais Garnier), seen from above.",
+    "お好み焼き (okonomiyaki) topped with bonito flakes and mayonnaise, steaming on an iron plate.",
+    "Борщ (borscht) with sour cream in a clay bowl.",
+    "김치찌개 (kimchi-jjigae) boils in a black stone pot.",
 )
 
 

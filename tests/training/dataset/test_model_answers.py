@@ -226,3 +226,31 @@ def test_repetitions_are_loops_from_a_certain_number(text: str, loops: bool) -> 
 
 def _caption(answer: str) -> str:
     return caption_from(ModelResponse(answer, "stop")).text
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A red dress with a long train is shown on a catwalk. The model faces left.",
+        "A grey wool coat with wide lapels. The model looks away from the camera.",
+        "A studio portrait in hard light. The model wears no jewellery and gazes at the floor.",
+        "A model train crosses a wooden bridge. The model has three green carriages.",
+        "A scoreboard shows home: 3, guest: 1 and time: 67:12 above a green pitch.",
+        "A menu board lists soup: $4, salad: $6 and bread: $2 in white chalk.",
+    ],
+)
+def test_models_in_pictures_and_colons_in_sentences_are_no_service_and_no_list(caption: str) -> None:
+    assert _caption(caption) == caption
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "The model `qwen2.5-vl-7b` is currently downloading (43%).",
+        "The model is overloaded, please retry.",
+        "home: 3, guest: 1, time: 67:12",
+        "subject: cat, place: sofa, light: soft, mood: calm",
+    ],
+)
+def test_a_service_and_a_list_of_parts_are_no_caption(answer: str) -> None:
+    assert not _caption(answer)
