@@ -161,7 +161,7 @@ def test_a_project_gets_a_commit_that_others_can_fetch(tmp_path: Path) -> None:
     for name in ("Pulumi.dev.yaml", "jobs/train.yml"):
         commit_of(tool, name)
         assert commit_of_tool(tool) == published
-    # A newer version of the tool, merged as upgrading.md says.
+    # A newer version of the tool, merged as docs/upgrading.md says.
     git(tool, "checkout", "--quiet", "-b", "theirs", published)
     newer = commit_of(tool, "newer.py")
     git(tool, "update-ref", "refs/remotes/origin/main", newer)
