@@ -61,7 +61,7 @@ def main() -> None:
         refuse_ignored_settings(Path(pulumi.get_root_directory()))
         settings = parse_stack_settings(project, config)
         refuse_plain_secrets(project, config)
-        if shadowing := find_shadowing_packages(Path(pulumi.get_root_directory())):
+        if shadowing := find_shadowing_packages(Path(pulumi.get_root_directory()), Path(__file__).parent):
             raise BadInput(shadowing)
         if settings.storage.kind == "aws":
             check_package()

@@ -11,7 +11,6 @@ PULUMI = "pulumi"
 # not tell the program.
 REFRESH_VARIABLE = "FLUX_REFRESH"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TOOL = Path(__file__).resolve().parents[2]
 PACKAGES = ("components", "flux_training")
 
 
@@ -28,15 +27,17 @@ def pulumi_command(arguments: str, stack: str = "") -> str:
     return f"`{program} {arguments}{f' --stack {stack}' if stack else ''}`"
 
 
-def find_shadowing_packages(root: Path) -> list[str]:
+def find_shadowing_packages(root: Path, tool: Path) -> list[str]:
     """A finding for each file or folder of a user's own project that is named like one of the tool's packages.
 
-    Providers run in the project's folder and would import from there instead.
+    `tool`: the folder of the program. Providers run in the project's folder and would import from there instead.
     """
+    if root.resolve() == tool.resolve():
+        return []
     return [
         f"{root / name}: flux-training has a package with this name; rename the file or folder"
         for name in PACKAGES
-        if (root / name).exists() and (root / name).resolve() != TOOL / name
+        if (root / name).exists()
     ]
 
 
