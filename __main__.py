@@ -145,7 +145,7 @@ def survey_declared_jobs(
 def note_long_trainings(survey: Survey) -> None:
     """Warn of long trainings. Printed before anything is queued."""
     unfinished = [job.folder for job in survey.jobs if survey.states[job.name] is not RunState.COMPLETED]
-    # A command would need the stack, which a preview may be the first to ask for.
+    # Not a command: `pulumi config set` needs an existing stack, and a first preview has none.
     fix = f"`{pulumi.get_project()}:maxSteps: {SUGGESTED_STEPS}` below `config:` in Pulumi.{pulumi.get_stack()}.yaml"
     if note := describe_long_trainings(unfinished, fix):
         print(note, file=sys.stderr, flush=True)

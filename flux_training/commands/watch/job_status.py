@@ -118,7 +118,7 @@ class JobStatus:
         if self.hand_out == HandOutState.RETRYING:
             return self.hand_out
         if self.hand_out == HandOutState.REPORTED or self.hand_out is None:
-            # The launcher has finished then, but the worker still uploads the results.
+            # The launcher has finished, but the worker still uploads the results.
             return "uploading" if self.progress.state == FINISHED else self.progress.state or self.state
         # The running node has not reported yet: progress.json is still that of an earlier node.
         return HandOutState.STARTING

@@ -76,7 +76,7 @@ def logs(job: str, lines: int, follow: bool, stack: str) -> None:
 
 def print_summary(row: JobRow, stack: str) -> None:
     status, progress = row.status, row.status.progress
-    # Not the advice to do what the user is doing.
+    # Leave out the advice to run this very command.
     problem = row.problem.removesuffix(f"; {flux_command(f'logs {row.name}', stack)} shows its output")
     say_wrapped(f"{row.name}, run {status.job.run_id}: {problem or describe_status(status)}")
     queue = status.queue_job

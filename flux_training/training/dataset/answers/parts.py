@@ -151,7 +151,7 @@ def in_english(text: str) -> str:
     if any(patterns.NO_IMAGE.search(piece) or patterns.REFUSAL.match(piece) for piece in foreign):
         return text
     english = _join(text, [piece for piece, kind in zip(pieces, kinds, strict=True) if kind == ENGLISH])
-    # A sentence that goes on in small letters began with the foreign words: the name of a dish and its reading in brackets.
+    # If the English part begins with a small letter, the foreign words before it are part of the sentence, such as the name of a dish.
     is_translated = sum(map(_size, foreign)) >= MIN_SHARE_OF_A_TRANSLATION * _size(english)
     return (
         english if is_translated and not english[:1].islower() and len(english.split()) >= MIN_WORDS else text
